@@ -1,0 +1,53 @@
+"""Multi-task cascaded autoencoders for dynamic facial expression recognition, as transformers models.
+
+Importing the package registers its classes with the Auto* classes, so that `AutoModel.from_pretrained(FOLDER)` works
+without `trust_remote_code` wherever the package is installed.
+"""
+
+# The root of the checkout is the package, and pytest imports it once more under the folder's own name.
+# The guard keeps that second import from defining every class twice.
+if __name__ == "mtcae_dfer":
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForPreTraining,
+        AutoModelForVideoClassification,
+        AutoVideoProcessor,
+    )
+
+    from .configuration_lgi_former import LGIFormerConfig
+    from .configuration_mtcae import MTCAEConfig, TaskDescription
+    from .modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
+    from .modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
+    from .processing_mtcae import MTCAEVideoProcessor
+
+    AutoConfig.register("mtcae", MTCAEConfig, exist_ok=True)
+    AutoModel.register(MTCAEConfig, MTCAEForMultiTaskVideo, exist_ok=True)
+    AutoModelForVideoClassification.register(MTCAEConfig, MTCAEForMultiTaskVideo, exist_ok=True)
+    AutoVideoProcessor.register(MTCAEConfig, MTCAEVideoProcessor, exist_ok=True)
+
+    AutoConfig.register("lgi_former", LGIFormerConfig, exist_ok=True)
+    AutoModel.register(LGIFormerConfig, LGIFormerModel, exist_ok=True)
+    AutoModelForVideoClassification.register(LGIFormerConfig, LGIFormerForVideoClassification, exist_ok=True)
+    AutoModelForPreTraining.register(LGIFormerConfig, LGIFormerForPreTraining, exist_ok=True)
+
+    # What is registered here is copied into every saved folder, which then loads where the package is not installed.
+    MTCAEConfig.register_for_auto_class()
+    MTCAEForMultiTaskVideo.register_for_auto_class("AutoModel")
+    MTCAEVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+    LGIFormerConfig.register_for_auto_class()
+    LGIFormerModel.register_for_auto_class("AutoModel")
+    LGIFormerForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+    LGIFormerForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+
+    __all__ = [
+        "LGIFormerConfig",
+        "LGIFormerForPreTraining",
+        "LGIFormerForVideoClassification",
+        "LGIFormerModel",
+        "MTCAEConfig",
+        "MTCAEForMultiTaskVideo",
+        "MTCAEMultiTaskOutput",
+        "MTCAEVideoProcessor",
+        "TaskDescription",
+    ]

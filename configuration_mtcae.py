@@ -1,0 +1,275 @@
+"""Configuration of MTCAE-DFER: an encoder, an ordered list of tasks, and the structure that joins them."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_lgi_former import LGIFormerConfig, as_height_and_width, compute_token_grid, require
+
+EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
+
+# The paper's encoder: VideoMAE ViT-L on 16 x 224 x 224. Pre-trained VideoMAE checkpoints end in a norm over tokens,
+# which is what `use_mean_pooling=False` means there.
+PAPER_ENCODER = {
+    "model_type": "videomae",
+    "image_size": 224,
+    "patch_size": 16,
+    "num_frames": 16,
+    "tubelet_size": 2,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-6,
+    "use_mean_pooling": False,
+}
+
+# Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
+AUTO_MAP = {
+    "AutoConfig": "configuration_mtcae.MTCAEConfig",
+    "AutoModel": "modeling_mtcae.MTCAEForMultiTaskVideo",
+    "AutoModelForVideoClassification": "modeling_mtcae.MTCAEForMultiTaskVideo",
+}
+
+# Encoders of this repository. transformers does not know them where they are loaded as remote code.
+LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {"lgi_former": LGIFormerConfig}
+
+STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded")
+DECODER_TYPES = ("vit", "mlp")
+POOLINGS = ("mean", "time", "time_and_place")
+TASK_KINDS = ("classification", "regression", "multi_label")
+TASK_RATES = ("clip", "frame")
+LOSSES_OF_KIND = {
+    "classification": ("cross_entropy",),
+    "regression": ("mse", "l1", "smooth_l1"),
+    "multi_label": ("binary_cross_entropy",),
+}
+
+
+@dataclass
+class TaskDescription:
+    """One task of the ordered list `MTCAEConfig.tasks`.
+
+    A task predicts a tensor of shape (B, *output_shape) per clip, or (B, T, *output_shape) per frame. For
+    classification, `output_shape` is `[number of classes]` and the labels are class ids of shape (B,) or (B, T), with
+    -100 where unknown; for regression and multi-label tasks the labels have the prediction's shape, with NaN where
+    unknown.
+
+    Raises:
+        ValueError: a field breaks its rule; the message names field, value and rule.
+    """
+
+    name: str  # key of the task's output, loss and weights; a Python identifier
+    kind: str = "regression"  # classification | regression | multi_label
+    per: str = "clip"  # clip: one output a clip | frame: one output a frame
+    output_shape: list[int] = field(default_factory=list)  # shape of one output; empty = the config's class list
+    loss: str | None = None  # None = mse, cross_entropy or binary_cross_entropy, by kind
+    weight: float = 1.0  # factor of this task's loss in the sum
+    label_key: str | None = None  # name of the label in `forward`; None = the task's name
+    mask_key: str | None = None  # name of a boolean (B, T) input; frames where it is False never reach the loss
+    pooling: str | None = None  # None = the config's pooling
+    output_names: list[str] | None = None  # names of the outputs, for people
+
+    def __post_init__(self) -> None:
+        self._check_choice("kind", TASK_KINDS)
+        self.loss = self.loss or LOSSES_OF_KIND[self.kind][0]
+        self.label_key = self.label_key or self.name
+        self.output_shape = [int(size) for size in self.output_shape]
+        self._check_fields()
+
+    def _check_choice(self, field_name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, field_name)
+        require(value in allowed, f"tasks.{self.name}.{field_name}", value, f"must be one of {', '.join(allowed)}")
+
+    def _check_fields(self) -> None:
+        prefix = f"tasks.{self.name}"
+        require(str(self.name).isidentifier(), "tasks.name", self.name, "must be a Python identifier")
+        # ModuleDict keeps its modules beside its own methods, so these names would shadow a method.
+        require(self.name not in dir(dict), "tasks.name", self.name, "is the name of a dict method; choose another")
+        self._check_choice("per", TASK_RATES)
+        self._check_choice("loss", LOSSES_OF_KIND[self.kind])
+        if self.pooling is not None:
+            self._check_choice("pooling", POOLINGS)
+        shape_is_positive = all(size > 0 for size in self.output_shape)
+        require(shape_is_positive, f"{prefix}.output_shape", self.output_shape, "must hold positive sizes")
+        if self.kind == "classification":
+            require(len(self.output_shape) <= 1, f"{prefix}.output_shape", self.output_shape, "must be [classes]")
+        else:
+            require(bool(self.output_shape), f"{prefix}.output_shape", self.output_shape, "must not be empty")
+        require(self.weight >= 0, f"{prefix}.weight", self.weight, "must be at least 0")
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers one output (of a frame, or of a clip) holds."""
+        return math.prod(self.output_shape)
+
+
+def paper_tasks() -> list[TaskDescription]:
+    """The paper's three tasks in their order, with losses MSE / MSE / CE weighted 0.5 / 0.5 / 1.5 (section III)."""
+    return [
+        TaskDescription(
+            "face_box", per="frame", output_shape=[4], weight=0.5, label_key="face_boxes", mask_key="face_found"
+        ),
+        TaskDescription("face_landmarks", per="frame", output_shape=[5, 2], weight=0.5, mask_key="face_found"),
+        TaskDescription("expression", kind="classification", weight=1.5, label_key="labels"),
+    ]
+
+
+def build_encoder_config(encoder_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+    """Returns the encoder's config object from a config object, a dict with `model_type`, or None (the paper's).
+
+    Raises:
+        ValueError: the dict names no `model_type`, or one that transformers does not know.
+    """
+    if isinstance(encoder_config, PreTrainedConfig):
+        return encoder_config
+    values = dict(PAPER_ENCODER if encoder_config is None else encoder_config)
+    model_type = values.pop("model_type", None)
+    require(
+        model_type is not None, "encoder_config", encoder_config, "must name its model_type, for example 'videomae'"
+    )
+    if model_type in LOCAL_ENCODER_CONFIGS:
+        return LOCAL_ENCODER_CONFIGS[model_type](**values)
+    return AutoConfig.for_model(model_type, **values)
+
+
+@strict
+class MTCAEConfig(PreTrainedConfig):
+    """Configuration of `MTCAEForMultiTaskVideo`. Without arguments it is the paper's model (VideoMAE ViT-L, cascade).
+
+    Raises:
+        ValueError: a value breaks its rule; the message names the field, the value and the rule.
+    """
+
+    model_type = "mtcae"
+    sub_configs = {"encoder_config": AutoConfig}
+
+    encoder_config: dict | PreTrainedConfig | None = None  # the encoder's own config; None = VideoMAE ViT-L
+    tasks: list | None = None  # ordered task descriptions (dicts or TaskDescription); None = the paper's three
+    structure: str = "cascaded"  # single_task | non_fully_shared | fully_shared | cascaded (Table I)
+    decoder_type: str = "vit"  # vit: cross-attention + MLP | mlp: MLP only (Table I)
+    decoder_hidden_size: int = 512  # width of the decoders' tokens
+    decoder_num_layers: int = 5  # L, the depth of the recursion in one decoder
+    decoder_num_attention_heads: int = 3  # heads of one cross-attention
+    decoder_head_dim: int = 512  # channels of one head; 3 heads do not divide 512, so it is a field of its own
+    decoder_mlp_ratio: float = 4.0  # hidden channels of the MLP / decoder_hidden_size
+    decoder_hidden_act: str = "gelu"  # activation in the MLP
+    decoder_dropout: float = 0.0  # dropout on what a cross-attention or MLP adds
+    decoder_attention_dropout: float = 0.0  # dropout on the cross-attention's weights
+    share_decoder_layers: bool = False  # True: one layer's weights serve the whole recursion of a decoder
+    pooling: str = "mean"  # mean (paper) | time: keeps tubelets | time_and_place: learned weights over the grid
+    pooling_maps: int = 8  # learned spatial weight maps of the pooling time_and_place
+    layer_norm_eps: float = 1e-6  # epsilon of the decoders' and heads' norms
+    initializer_range: float = 0.02  # standard deviation of fresh weights
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.encoder_config = build_encoder_config(self.encoder_config)
+        if self.id2label is None and "num_labels" not in kwargs:
+            self.id2label = dict(enumerate(EXPRESSIONS))
+        super().__post_init__(**kwargs)
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
+        self.tasks = [asdict(task) for task in self._build_tasks(self.tasks)]
+        self._check_fields()
+
+    def _build_tasks(self, tasks: list | None) -> list[TaskDescription]:
+        described = paper_tasks() if tasks is None else [self._build_task(task) for task in tasks]
+        for task in described:
+            if task.kind == "classification" and not task.output_shape:
+                task.output_shape = [self.num_labels]
+        return described
+
+    @staticmethod
+    def _build_task(task: dict | TaskDescription) -> TaskDescription:
+        # A class loaded as remote code is not the package's class, so a description is known by its fields.
+        values = dict(task) if isinstance(task, dict) else asdict(task)
+        unknown = sorted(set(values) - {known.name for known in fields(TaskDescription)})
+        require(not unknown, f"tasks.{values.get('name')}", unknown, "are no fields of a task description")
+        return TaskDescription(**values)
+
+    def _check_fields(self) -> None:
+        require(self.structure in STRUCTURES, "structure", self.structure, f"must be one of {', '.join(STRUCTURES)}")
+        require(self.decoder_type in DECODER_TYPES, "decoder_type", self.decoder_type, "must be 'vit' or 'mlp'")
+        require(self.pooling in POOLINGS, "pooling", self.pooling, f"must be one of {', '.join(POOLINGS)}")
+        self._check_sizes()
+        self._check_tasks()
+        self._check_structure()
+        self._check_token_grid()
+
+    def _check_sizes(self) -> None:
+        positive = ("hidden_size", "num_layers", "num_attention_heads", "head_dim", "mlp_ratio")
+        for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps"]:
+            value = getattr(self, field_name)
+            require(value > 0, field_name, value, "must be greater than 0")
+        for field_name in ("decoder_dropout", "decoder_attention_dropout"):
+            value = getattr(self, field_name)
+            require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
+
+    def _check_tasks(self) -> None:
+        names = [task["name"] for task in self.tasks]
+        require(bool(names), "tasks", names, "must hold at least one task")
+        require(len(set(names)) == len(names), "tasks", names, "must hold every name once")
+        expression = self.expression_task
+        if expression is not None:
+            require(
+                expression.output_shape == [self.num_labels],
+                "tasks.expression.output_shape",
+                expression.output_shape,
+                f"must equal the {self.num_labels} classes of id2label",
+            )
+
+    def _check_structure(self) -> None:
+        if self.structure == "single_task":
+            require(len(self.tasks) == 1, "tasks", [task["name"] for task in self.tasks], "single_task takes one task")
+        if self.structure == "cascaded":
+            rule = "a cascade needs 'vit': its decoders read the encoder's output by cross-attention"
+            require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
+
+    def _check_token_grid(self) -> None:
+        compute_token_grid(self.encoder_config, field_prefix="encoder_config.")
+
+    @property
+    def task_descriptions(self) -> list[TaskDescription]:
+        """The ordered tasks as objects; `tasks` holds the same as plain dicts, the way config.json does."""
+        return [TaskDescription(**task) for task in self.tasks]
+
+    @property
+    def expression_task(self) -> TaskDescription | None:
+        """The task whose output is `logits`: the one called "expression", if there is one."""
+        return next((task for task in self.task_descriptions if task.name == "expression"), None)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder's tokens."""
+        return self.encoder_config.hidden_size
+
+    @property
+    def num_frames(self) -> int:
+        """T, the number of frames of a clip."""
+        return self.encoder_config.num_frames
+
+    @property
+    def tubelet_size(self) -> int:
+        """How many consecutive frames one token covers."""
+        return self.encoder_config.tubelet_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
+        return as_height_and_width(self.encoder_config.image_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of the patch that one token covers, in pixels."""
+        return as_height_and_width(self.encoder_config.patch_size)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        """(t, h, w): tubelets, rows and columns of the encoder's tokens, which come in this raster order."""
+        return compute_token_grid(self.encoder_config)
+
+
+__all__ = ["EXPRESSIONS", "MTCAEConfig", "TaskDescription", "paper_tasks"]

@@ -1,0 +1,419 @@
+"""Faces in the frames of a clip: MTCNN's three networks over all frames at once, one face chosen per frame.
+
+The networks and their weights are facenet-pytorch's. The cascade around them is written for short clips:
+
+    frames (T, 3, H, W) ─► running pixel sums ─► pyramid ─► PNet ─► 24×24 crops ─► RNet ─► 48×48 crops ─► ONet
+                            (T, H+1, W+1, 3)     8 rungs    boxes                  boxes                  boxes, points
+
+Every area average that the cascade needs (the pyramid and all crops) is four look-ups in one table of running sums, and
+the networks run in channels-last memory format. The pyramid's rungs are those of facenet-pytorch's defaults, so a face
+gets the same box; rungs for faces smaller than `min_face` are looked at only in frames where no face is found for sure.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from math import floor, log
+
+import torch
+from torch import nn
+from torchvision.ops import batched_nms
+
+from .face_geometry import box_intersection_over_union, boxes_from_pixels, points_from_pixels
+
+FACE_POLICIES = ("track", "largest", "central")
+
+# facenet-pytorch's defaults: the smallest face of its pyramid in pixels, the step between two rungs of the pyramid, and
+# the probabilities that a candidate must reach in the three stages.
+REFERENCE_MIN_FACE = 20.0
+PYRAMID_STEP = 0.709
+STAGE_THRESHOLDS = (0.6, 0.7, 0.7)
+
+SURE_CONFIDENCE = 0.9  # frames without a face of this confidence are looked at again with the complete pyramid
+TRACK_MIN_OVERLAP = 0.3  # two boxes of one track overlap at least this much (intersection over union)
+FRAMES_AT_ONCE = 32  # bounds the memory of long clips
+CROPS_AT_ONCE = 256
+
+_CELL = 12  # PNet sees windows of 12×12 pixels, two pixels apart
+_CELL_STRIDE = 2
+
+
+@dataclass
+class FaceDetections:
+    """One face per frame. Coordinates are divided by the frame's width and height and lie in [0, 1]."""
+
+    boxes: torch.Tensor  # float32 (T, 4): x1, y1, x2, y2; NaN where no face is found
+    landmarks: torch.Tensor  # float32 (T, 5, 2): viewer's left eye, right eye, nose, mouth corners; NaN where none
+    confidence: torch.Tensor  # float32 (T,): probability that this is a face; 0 where none
+    face_found: torch.Tensor  # bool (T,)
+    face_count: torch.Tensor  # int64 (T,): all faces of the frame, the chosen one among them
+
+
+@dataclass
+class _Faces:
+    """N faces of a stack of frames, in pixels."""
+
+    frame_index: torch.Tensor  # int64 (N,)
+    boxes: torch.Tensor  # float32 (N, 4)
+    confidence: torch.Tensor  # float32 (N,)
+    landmarks: torch.Tensor  # float32 (N, 5, 2)
+
+    def __getitem__(self, selection: torch.Tensor) -> "_Faces":
+        return _Faces(*(getattr(self, field.name)[selection] for field in fields(self)))
+
+
+class FaceDetector:
+    """MTCNN for the frames of a clip.
+
+    Args:
+        device: where the networks run.
+        min_face: side of the smallest face to look for first, in pixels of the given frames. The default suits frames
+            of 224×224 pixels with one person in them. A frame in which no face of confidence 0.9 is found is searched
+            again for faces from 20 pixels on (`search_small_faces`).
+        policy: which face of a frame is returned. "track": boxes are linked over the frames, and the linked face seen
+            in most frames is taken (the larger one among equals); "largest": the largest of each frame; "central": the
+            one closest to the centre of each frame. The other faces are counted in `face_count`.
+        search_small_faces: whether to search again with the complete pyramid.
+
+    Raises:
+        ImportError: facenet-pytorch is not installed.
+        ValueError: `min_face` or `policy` is out of range.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        min_face: float = 40.0,
+        policy: str = "track",
+        search_small_faces: bool = True,
+    ):
+        if policy not in FACE_POLICIES:
+            raise ValueError(f"policy={policy!r} must be one of {', '.join(FACE_POLICIES)}")
+        if not min_face >= _CELL:
+            raise ValueError(f"min_face={min_face} must be at least {_CELL} pixels")
+        self.device = torch.device(device)
+        self.min_face = float(min_face)
+        self.policy = policy
+        self.search_small_faces = search_small_faces
+        self._cascade = _Cascade(self.device)
+
+    def detect(self, frames: torch.Tensor) -> FaceDetections:
+        """Finds one face in each frame of a clip.
+
+        Args:
+            frames: uint8 (T, 3, H, W), RGB, consecutive samples of one clip.
+
+        Returns:
+            Detections of the T frames, on the CPU.
+
+        Raises:
+            ValueError: `frames` has another shape or type.
+        """
+        if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
+            raise ValueError(f"frames must be uint8 (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
+        faces = self._find_all(frames)
+        chosen = _choose_faces(faces, len(frames), self.policy, frames.shape[-1], frames.shape[-2])
+        return _detections(faces, chosen, len(frames), frames.shape[-1], frames.shape[-2])
+
+    @torch.inference_mode()
+    def _find_all(self, frames: torch.Tensor) -> _Faces:
+        """All faces of all frames; frames without a sure face are searched with the complete pyramid."""
+        parts = [_no_faces()]
+        for start in range(0, len(frames), FRAMES_AT_ONCE):
+            stack = frames[start : start + FRAMES_AT_ONCE].to(self.device)
+            faces = self._cascade.find(stack, self.min_face)
+            if self.search_small_faces and self.min_face > REFERENCE_MIN_FACE:
+                faces = self._search_again(stack, faces)
+            faces.frame_index = faces.frame_index + start
+            parts.append(faces)
+        return _join(parts)
+
+    def _search_again(self, frames: torch.Tensor, faces: _Faces) -> _Faces:
+        sure = torch.zeros(len(frames), dtype=torch.bool)
+        sure[faces.frame_index[faces.confidence >= SURE_CONFIDENCE]] = True
+        unsure = (~sure).nonzero()[:, 0]
+        if len(unsure) == 0:
+            return faces
+        again = self._cascade.find(frames[unsure.to(frames.device)], REFERENCE_MIN_FACE)
+        again.frame_index = unsure[again.frame_index]
+        return _join([faces[sure[faces.frame_index]], again])
+
+
+class _Cascade:
+    """PNet proposes boxes, RNet sorts them out, ONet finishes them and adds the points."""
+
+    def __init__(self, device: torch.device):
+        networks = _load_networks()
+        self.device = device
+        self.proposal, self.refinement, self.output = (
+            network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            for network in networks
+        )
+
+    def find(self, frames: torch.Tensor, min_face: float) -> _Faces:
+        """Faces of frames uint8 (T, 3, H, W); on the CPU, sorted by frame and falling confidence."""
+        height, width = frames.shape[-2:]
+        sums = _PixelSums(frames)
+        frame_index, boxes = self._propose(sums, min_face)
+        frame_index, boxes, crops = _cut(sums, frame_index, boxes, 24)
+        frame_index, boxes = self._refine(frame_index, boxes, crops)
+        frame_index, boxes, crops = _cut(sums, frame_index, boxes, 48)
+        return self._finish(frame_index, boxes, crops)
+
+    def _propose(self, sums: "_PixelSums", min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """First stage: frame index (N,) and square boxes (N, 4) of candidates."""
+        device = self.device
+        frame_index = [torch.zeros(0, dtype=torch.long, device=device)]  # a tiny frame has no rungs at all
+        boxes, scores, offsets = ([torch.zeros(0, *width, device=device)] for width in ((4,), (), (4,)))
+        for scale in _pyramid_scales(sums.height, sums.width, min_face):
+            pictures = sums.resized(int(sums.height * scale + 1), int(sums.width * scale + 1))
+            regression, probability = self.proposal(pictures)  # (T, 4, h, w), (T, 2, h, w)
+            probability = probability[:, 1]
+            frame, row, column = (probability >= STAGE_THRESHOLDS[0]).nonzero(as_tuple=True)
+            score = probability[frame, row, column]
+            corner = torch.stack([column, row], dim=1).float() * _CELL_STRIDE
+            window = torch.cat([((corner + 1) / scale).floor(), ((corner + _CELL) / scale).floor()], dim=1)
+            kept = batched_nms(window, score, frame, 0.5)
+            frame_index.append(frame[kept])
+            boxes.append(window[kept])
+            scores.append(score[kept])
+            offsets.append(regression[frame, :, row, column][kept])
+        frame_index, boxes, scores, offsets = (torch.cat(part) for part in (frame_index, boxes, scores, offsets))
+        kept = batched_nms(boxes, scores, frame_index, 0.7)
+        return frame_index[kept], _square(_move(boxes[kept], offsets[kept], inclusive=False))
+
+    def _refine(
+        self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Second stage: the candidates that RNet takes for faces, their boxes moved and made square again."""
+        offsets, probability = _run_in_chunks(self.refinement, crops, (4, 2))
+        passed = (probability[:, 1] > STAGE_THRESHOLDS[1]).nonzero()[:, 0]
+        kept = passed[batched_nms(boxes[passed], probability[passed, 1], frame_index[passed], 0.7)]
+        return frame_index[kept], _square(_move(boxes[kept], offsets[kept]))
+
+    def _finish(self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor) -> _Faces:
+        """Third stage: final boxes, probabilities and points."""
+        offsets, points, probability = _run_in_chunks(self.output, crops, (4, 10, 2))
+        passed = (probability[:, 1] > STAGE_THRESHOLDS[2]).nonzero()[:, 0]
+        boxes, points = boxes[passed], points[passed]
+        # (N, 10): five x, then five y, as shares of the box -> (N, 5, 2) pixels
+        landmarks = points.view(-1, 2, 5).transpose(1, 2)
+        landmarks = landmarks * (boxes[:, None, 2:] - boxes[:, None, :2] + 1) + boxes[:, None, :2] - 1
+        faces = _Faces(
+            frame_index[passed].cpu(),
+            _move(boxes, offsets[passed]).cpu(),
+            probability[passed, 1].cpu(),
+            landmarks.cpu(),
+        )
+        return faces[_suppress_nested(faces, 0.7)]
+
+
+class _PixelSums:
+    """Running sums over rows and columns of a stack of frames, from which any area average is four look-ups."""
+
+    def __init__(self, frames: torch.Tensor):
+        """Takes frames uint8 (T, 3, H, W)."""
+        count, channels, self.height, self.width = frames.shape
+        # Whole numbers: every area average comes out exact, whatever the order of the sums (and a table that runs over
+        # 2^31 still gives the right differences).
+        self.table = torch.zeros(
+            count, self.height + 1, self.width + 1, channels, dtype=torch.int32, device=frames.device
+        )
+        inner = self.table[:, 1:, 1:]
+        torch.cumsum(frames.permute(0, 2, 3, 1), dim=2, dtype=torch.int32, out=inner)
+        for row in range(1, self.height):  # several times faster on a CPU than a cumsum along a strided axis
+            inner[:, row] += inner[:, row - 1]
+
+    def resized(self, height: int, width: int) -> torch.Tensor:
+        """All frames, area-averaged to (T, 3, height, width) and scaled for the networks; channels last."""
+        top, bottom = _area_bins(self.height, height, self.table.device)
+        left, right = _area_bins(self.width, width, self.table.device)
+        rows = self.table.index_select(1, bottom).sub_(self.table.index_select(1, top))  # (T, h, W+1, 3)
+        sums = rows.index_select(2, right).sub_(rows.index_select(2, left))  # (T, h, w, 3)
+        return _network_input(sums, (bottom - top)[:, None] * (right - left))
+
+    def crops(self, frame_index: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
+        """Crops (N, 3, size, size), area-averaged from whole-pixel boxes `corners` (N, 4), x2 and y2 exclusive."""
+        left, right = _crop_bins(corners[:, 0], corners[:, 2], size)
+        top, bottom = _crop_bins(corners[:, 1], corners[:, 3], size)
+        pixels = self.table.view(-1, self.table.shape[-1])  # (T * (H+1) * (W+1), 3)
+        rows = frame_index[:, None] * (self.height + 1)
+        top_row, bottom_row = (rows + top) * (self.width + 1), (rows + bottom) * (self.width + 1)
+
+        def look_up(row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+            return pixels.index_select(0, (row[:, :, None] + column[:, None, :]).view(-1))
+
+        sums = look_up(bottom_row, right)
+        sums.sub_(look_up(top_row, right)).sub_(look_up(bottom_row, left)).add_(look_up(top_row, left))
+        area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
+        return _network_input(sums.view(len(corners), size, size, pixels.shape[-1]), area)
+
+
+def _load_networks() -> tuple[nn.Module, nn.Module, nn.Module]:
+    try:
+        from facenet_pytorch import MTCNN
+    except ImportError as error:
+        raise ImportError(
+            "Finding faces needs facenet-pytorch, which is not installed: pip install facenet-pytorch==2.5.3"
+        ) from error
+    detector = MTCNN()
+    return detector.pnet, detector.rnet, detector.onet
+
+
+def _pyramid_scales(height: int, width: int, min_face: float) -> Iterator[float]:
+    """Scales of the pyramid: the rungs of facenet-pytorch's default, from the one that fits `min_face` on.
+
+    The 1 % of tolerance lets min_face=40 mean the rung of 39.8 pixels.
+    """
+    rung = floor(log(min_face * 1.01 / REFERENCE_MIN_FACE) / -log(PYRAMID_STEP))
+    scale = _CELL / REFERENCE_MIN_FACE * PYRAMID_STEP**rung
+    while min(height, width) * scale >= _CELL:
+        yield scale
+        scale *= PYRAMID_STEP
+
+
+def _area_bins(length: int, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """First pixel and end pixel (count,) of `count` even bins over `length` pixels; broken pixels count as whole."""
+    step = torch.arange(count + 1, device=device) * length
+    return step[:-1] // count, (step[1:] + count - 1) // count
+
+
+def _crop_bins(start: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_area_bins`, for N stretches [start, end) at once: (N, count) each."""
+    step = torch.arange(count + 1, device=start.device) * (end - start)[:, None]
+    return start[:, None] + step[:, :-1] // count, start[:, None] + (step[:, 1:] + count - 1) // count
+
+
+def _network_input(sums: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
+    """Sums (N, h, w, 3) over areas (h, w) or (N, h, w) -> averages scaled to about [-1, 1], (N, 3, h, w)."""
+    return sums.float().div_(area[..., None]).sub_(127.5).div_(128).permute(0, 3, 1, 2)
+
+
+def _cut(
+    sums: _PixelSums, frame_index: torch.Tensor, boxes: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Crops of the boxes' visible parts; boxes without one are dropped.
+
+    MTCNN's boxes count pixels from 1 and include the last one: pixels x1 - 1 to x2 in the usual count.
+    """
+    corners = boxes.trunc().long()
+    corners[:, :2] = corners[:, :2].clamp(min=1) - 1
+    corners[:, 2].clamp_(max=sums.width)
+    corners[:, 3].clamp_(max=sums.height)
+    visible = (corners[:, 2:] > corners[:, :2]).all(dim=1).nonzero()[:, 0]
+    frame_index, boxes = frame_index[visible], boxes[visible]
+    return frame_index, boxes, sums.crops(frame_index, corners[visible], size)
+
+
+def _run_in_chunks(
+    network: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], crops: torch.Tensor, widths: tuple[int, ...]
+) -> list[torch.Tensor]:
+    """Runs a network whose outputs are (N, width) over crops (N, 3, h, w), N may be 0."""
+    if len(crops) == 0:
+        return [crops.new_zeros(0, width) for width in widths]
+    return [torch.cat(parts) for parts in zip(*(network(chunk) for chunk in crops.split(CROPS_AT_ONCE)), strict=True)]
+
+
+def _move(boxes: torch.Tensor, offsets: torch.Tensor, inclusive: bool = True) -> torch.Tensor:
+    """Moves the edges of boxes (N, 4) by offsets (N, 4) given as shares of their width and height."""
+    extent = boxes[:, 2:] - boxes[:, :2] + (1 if inclusive else 0)
+    return boxes + offsets * extent.repeat(1, 2)
+
+
+def _square(boxes: torch.Tensor) -> torch.Tensor:
+    """The squares of the longer side around the centres of boxes (N, 4)."""
+    extent = boxes[:, 2:] - boxes[:, :2]
+    side = extent.amax(dim=1, keepdim=True)
+    corner = boxes[:, :2] + extent * 0.5 - side * 0.5
+    return torch.cat([corner, corner + side], dim=1)
+
+
+def _suppress_nested(faces: _Faces, threshold: float) -> torch.Tensor:
+    """Indices of the faces that stay when each one removes those of lower confidence that it covers.
+
+    Overlap is measured against the smaller box, so that a box within another one goes too. The rest is sorted by frame
+    and falling confidence.
+    """
+    order = torch.argsort(faces.confidence, descending=True, stable=True)
+    order = order[torch.argsort(faces.frame_index[order], stable=True)]
+    boxes, frame = faces.boxes[order], faces.frame_index[order]
+    extent = boxes[:, 2:] - boxes[:, :2] + 1
+    shared = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - torch.maximum(
+        boxes[:, None, :2], boxes[None, :, :2]
+    )
+    shared = (shared + 1).clamp(min=0).prod(dim=-1)  # (N, N)
+    smaller = torch.minimum(extent.prod(dim=1)[:, None], extent.prod(dim=1)[None, :])
+    covers = ((shared > threshold * smaller) & (frame[:, None] == frame[None, :])).tolist()
+    kept: list[int] = []
+    for candidate in range(len(order)):
+        if not any(covers[stronger][candidate] for stronger in kept):
+            kept.append(candidate)
+    return order[torch.tensor(kept, dtype=torch.long)]
+
+
+def _no_faces() -> _Faces:
+    return _Faces(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 5, 2))
+
+
+def _join(parts: list[_Faces]) -> _Faces:
+    return _Faces(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(_Faces)))
+
+
+def _choose_faces(faces: _Faces, frame_count: int, policy: str, width: int, height: int) -> dict[int, int]:
+    """Index of the chosen face by frame; frames without one are left out."""
+    if policy == "track":
+        return _longest_track(faces, frame_count)
+    if policy == "largest":
+        merit = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(dim=1)
+    else:
+        centre = (faces.boxes[:, 2:] + faces.boxes[:, :2]) / 2
+        merit = -(centre - torch.tensor([width / 2, height / 2])).square().sum(dim=1)
+    chosen: dict[int, int] = {}
+    for face in torch.argsort(merit, stable=True).tolist():
+        chosen[int(faces.frame_index[face])] = face
+    return chosen
+
+
+def _longest_track(faces: _Faces, frame_count: int) -> dict[int, int]:
+    """The track that covers most frames, the one of larger mean area among equals."""
+    tracks = _link_tracks(faces, frame_count)
+    area = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(dim=1)
+    return max(tracks, key=lambda track: (len(track), float(area[list(track.values())].mean())), default={})
+
+
+def _link_tracks(faces: _Faces, frame_count: int) -> list[dict[int, int]]:
+    """Links faces over the frames: each track is a face's index by frame.
+
+    In each frame the pairs of a track's last box and a face are taken in the order of falling overlap; faces that are
+    left over begin tracks of their own. A track may pause for any number of frames.
+    """
+    tracks: list[dict[int, int]] = []
+    for frame in range(frame_count):
+        found = (faces.frame_index == frame).nonzero()[:, 0].tolist()
+        last = [list(track.values())[-1] for track in tracks]
+        overlap = box_intersection_over_union(faces.boxes[last][:, None], faces.boxes[found][None])  # (tracks, found)
+        free_tracks, free_faces = set(range(len(tracks))), set(range(len(found)))
+        for pair in torch.argsort(overlap.flatten(), descending=True, stable=True).tolist():
+            track, face = divmod(pair, len(found))
+            if overlap[track, face] >= TRACK_MIN_OVERLAP and track in free_tracks and face in free_faces:
+                tracks[track][frame] = found[face]
+                free_tracks.remove(track)
+                free_faces.remove(face)
+        tracks.extend({frame: found[face]} for face in sorted(free_faces))
+    return tracks
+
+
+def _detections(faces: _Faces, chosen: dict[int, int], frame_count: int, width: int, height: int) -> FaceDetections:
+    """Writes the chosen faces into arrays over the frames, normalised and clipped to the frame."""
+    frames, indices = list(chosen.keys()), list(chosen.values())
+    detections = FaceDetections(
+        boxes=torch.full((frame_count, 4), torch.nan),
+        landmarks=torch.full((frame_count, 5, 2), torch.nan),
+        confidence=torch.zeros(frame_count),
+        face_found=torch.zeros(frame_count, dtype=torch.bool),
+        face_count=torch.bincount(faces.frame_index, minlength=frame_count),
+    )
+    detections.boxes[frames] = boxes_from_pixels(faces.boxes[indices], width, height).clamp(0, 1)
+    detections.landmarks[frames] = points_from_pixels(faces.landmarks[indices], width, height).clamp(0, 1)
+    detections.confidence[frames] = faces.confidence[indices]
+    detections.face_found[frames] = True
+    return detections

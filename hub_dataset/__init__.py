@@ -1,0 +1,1 @@
+"""Corpora to clips, clips to face labels, labels to a data set that `load_dataset` opens."""

@@ -1,0 +1,52 @@
+"""What a corpus reader hands on: clips with their expression and their subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Class ids of the expression task are positions in this list, never a folder's order.
+EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise", "contempt")
+
+UNKNOWN_SUBJECT = "unknown"
+
+
+class DatasetError(ValueError):
+    """A data set cannot be read, built or loaded. The message is one line for the user: what, where, what to do."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video of a corpus."""
+
+    path: Path  # where the video file is
+    expression: str  # name of its class
+    subject: str  # who is seen in it; UNKNOWN_SUBJECT where nobody said
+    name: str  # path relative to the corpus's folder, with forward slashes
+    attributes: dict[str, str] = field(default_factory=dict, hash=False)  # everything else that the corpus tells
+
+
+def order_class_names(expressions: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Class names in the order of their ids.
+
+    Given names are taken as they are. Otherwise names that all belong to EXPRESSIONS stand in that fixed order, and any
+    other set of names stands in alphabetical order.
+
+    Args:
+        expressions: the expressions of a corpus's clips, with repeats.
+        class_names: all classes in the wanted order, where the caller knows them; may hold more than `expressions`.
+
+    Raises:
+        DatasetError: `class_names` repeats a name or lacks one of the expressions.
+    """
+    present = sorted(set(expressions))
+    if class_names is None:
+        known = set(present) <= set(EXPRESSIONS)
+        return tuple(name for name in EXPRESSIONS if name in present) if known else tuple(present)
+    if len(set(class_names)) < len(class_names):
+        raise DatasetError(f"The class names {', '.join(class_names)} hold a name twice: give each class once.")
+    unknown = [name for name in present if name not in class_names]
+    if unknown:
+        raise DatasetError(f"Expression {unknown[0]!r} is not among the class names {', '.join(class_names)}: add it.")
+    return tuple(class_names)

@@ -1,0 +1,187 @@
+"""Reader for any folder of videos: one sub-folder per class, or a table that names the clips.
+
+SOURCE/happiness/clip 1.mp4          the class is the sub-folder's name
+SOURCE.csv  (path,expression,subject)  paths are relative to the table's own folder
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".flv", ".mov", ".webm", ".m4v"})
+CLIP_COLUMNS = ("path", "expression", "subject")
+SUBJECT_COLUMNS = ("path", "subject")
+
+
+def read_folder(
+    source: str | os.PathLike,
+    subjects_csv: str | os.PathLike | None = None,
+    subject_pattern: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> list[Clip]:
+    """Lists the clips of a folder or of a table, sorted by name.
+
+    Args:
+        source: a folder `class_name/…/clip.mp4` (mp4, mkv, avi, flv, mov, webm, m4v), or a CSV file with the columns
+            path (relative to the CSV's folder), expression, subject. Further columns become the clips' attributes.
+        subjects_csv: for a folder: a CSV file with the columns path (relative to the folder, or the bare file name) and
+            subject. It must name every clip; rows without a clip are ignored.
+        subject_pattern: for a folder: a regular expression searched in each file name; its group `subject`, or else its
+            first group, is the subject.
+        class_names: the only allowed expressions; None allows all.
+
+    Returns:
+        Clips. Without `subjects_csv` and `subject_pattern` the subjects of a folder are UNKNOWN_SUBJECT: such clips can
+        be labelled and trained on, but not split by subject.
+
+    Raises:
+        DatasetError: the source is not such a folder or table; a column is missing, a row has an unknown expression, no
+            subject, a path that leaves the folder or one that an earlier row has; a clip has no subject in
+            `subjects_csv`; or the pattern does not match. The message names the file and the row.
+    """
+    source = Path(source)
+    if subjects_csv is not None and subject_pattern is not None:
+        raise DatasetError("subjects_csv and subject_pattern both tell the subjects: give one of them.")
+    if source.is_dir():
+        return _read_tree(source, _subject_finder(subjects_csv, subject_pattern), class_names)
+    if not source.exists():
+        raise DatasetError(f"{source} does not exist: give a folder of class_name/clip.mp4 or a CSV file.")
+    if source.suffix.lower() != ".csv":
+        raise DatasetError(f"{source} is neither a folder nor a .csv file: give a folder of class_name/clip.mp4.")
+    if subjects_csv is not None or subject_pattern is not None:
+        raise DatasetError(f"{source} tells the subjects itself: leave out subjects_csv and subject_pattern.")
+    return _read_clip_table(source, class_names)
+
+
+def _read_tree(folder: Path, subjects: _SubjectFinder, class_names: Sequence[str] | None) -> list[Clip]:
+    names = sorted(_video_names(folder))
+    in_classes = [name for name in names if len(PurePosixPath(name).parts) > 1]
+    if not in_classes:
+        found = f"{len(names)} videos outside of sub-folders" if names else "no videos"
+        raise DatasetError(f"{folder} holds {found}: expected class_name/clip.mp4, one sub-folder per class.")
+    clips = [Clip(folder / name, PurePosixPath(name).parts[0], subjects.subject_of(name), name) for name in in_classes]
+    _check_expressions(((clip.expression, str(clip.path)) for clip in clips), class_names)
+    return clips
+
+
+def _video_names(folder: Path) -> Iterator[str]:
+    """Paths of all videos relative to the folder; hidden files and folders are left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+class _SubjectFinder:
+    """Nobody says who is seen in a clip."""
+
+    def subject_of(self, name: str) -> str:
+        return UNKNOWN_SUBJECT
+
+
+class _SubjectTable(_SubjectFinder):
+    """A table of paths (or bare file names) and subjects."""
+
+    def __init__(self, table: Path):
+        self.table = table
+        self.subjects: dict[str, str] = {}
+        for row_name, row in _read_rows(table, SUBJECT_COLUMNS):
+            if not row["subject"]:
+                raise DatasetError(f"{row_name} has no subject: fill in the column.")
+            if self.subjects.setdefault(row["path"], row["subject"]) != row["subject"]:
+                raise DatasetError(f"{row_name} gives {row['path']!r} another subject than an earlier row: keep one.")
+
+    def subject_of(self, name: str) -> str:
+        for key in (name, PurePosixPath(name).name):
+            if key in self.subjects:
+                return self.subjects[key]
+        raise DatasetError(f"{self.table} has no row for the clip {name!r}: add its path and subject.")
+
+
+class _SubjectPattern(_SubjectFinder):
+    """A regular expression that finds the subject in the file name."""
+
+    def __init__(self, pattern: str):
+        try:
+            self.pattern = re.compile(pattern)
+        except re.error as error:
+            raise DatasetError(f"The subject pattern {pattern!r} is no regular expression: {error}.") from error
+        if self.pattern.groups == 0:
+            raise DatasetError(f"The subject pattern {pattern!r} has no group: put the subject's part in brackets.")
+        self.group: int | str = "subject" if "subject" in self.pattern.groupindex else 1
+
+    def subject_of(self, name: str) -> str:
+        match = self.pattern.search(PurePosixPath(name).name)
+        if match is None or not match[self.group]:
+            raise DatasetError(f"The subject pattern {self.pattern.pattern!r} finds no subject in the clip {name!r}.")
+        return match[self.group]
+
+
+def _subject_finder(subjects_csv: str | os.PathLike | None, subject_pattern: str | None) -> _SubjectFinder:
+    if subjects_csv is not None:
+        return _SubjectTable(Path(subjects_csv))
+    return _SubjectFinder() if subject_pattern is None else _SubjectPattern(subject_pattern)
+
+
+def _read_clip_table(table: Path, class_names: Sequence[str] | None) -> list[Clip]:
+    clips: dict[str, Clip] = {}
+    places: list[tuple[str, str]] = []
+    for row_name, row in _read_rows(table, CLIP_COLUMNS):
+        clip = _clip_from_row(table.parent, row, row_name)
+        if clip.name in clips:
+            raise DatasetError(f"{row_name} names {clip.name!r}, which an earlier row names too: keep one of them.")
+        clips[clip.name] = clip
+        places.append((clip.expression, row_name))
+    if not clips:
+        raise DatasetError(f"{table} has no rows: name one clip per row.")
+    _check_expressions(places, class_names)
+    return [clips[name] for name in sorted(clips)]
+
+
+def _clip_from_row(folder: Path, row: Mapping[str, str], row_name: str) -> Clip:
+    for column in CLIP_COLUMNS:
+        if not row[column]:
+            raise DatasetError(f"{row_name} has no {column}: fill in the column.")
+    path = PurePosixPath(row["path"])
+    inside = not path.is_absolute() and ".." not in path.parts
+    if not inside or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(f"{row_name}: the path {row['path']!r} leaves the folder {folder}: move the clip into it.")
+    attributes = {name: value for name, value in row.items() if name not in CLIP_COLUMNS}
+    return Clip(folder / path, row["expression"], row["subject"], path.as_posix(), attributes)
+
+
+def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a CSV file with a header, each with its name for messages ("FILE, row 2" is the first below the header).
+
+    Raises:
+        DatasetError: the file is missing, is no UTF-8 text, or lacks a column.
+    """
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="", restval="")
+            missing = [column for column in columns if column not in (reader.fieldnames or [])]
+            if missing:
+                raise DatasetError(
+                    f"{table} has no column {missing[0]!r}: its first row must name {', '.join(columns)}."
+                )
+            for row in reader:
+                row.pop("", None)
+                yield f"{table}, row {reader.line_num}", {name: value.strip() for name, value in row.items()}
+    except OSError as error:
+        raise DatasetError(f"{table} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{table} is not a CSV file in UTF-8: {error}.") from error
+
+
+def _check_expressions(places: Iterator[tuple[str, str]] | list, class_names: Sequence[str] | None) -> None:
+    """Checks each (expression, where it stands) against the allowed names."""
+    for expression, place in places:
+        if class_names is not None and expression not in class_names:
+            raise DatasetError(f"{place}: expression {expression!r} is unknown; known are {', '.join(class_names)}.")

@@ -1,0 +1,208 @@
+"""Face labels for clips: found on exactly the frames that the model gets.
+
+Every clip is read, resized and searched for faces on its own, on one thread, so its labels do not depend on how many
+processes share the work or on which other clips are labelled with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
+
+if TYPE_CHECKING:
+    from mtcae_dfer.face_detection import FaceDetector
+    from mtcae_dfer.video_reading import VideoSource
+
+CLIPS_AHEAD = 8  # clips handed out per worker before the first of them must be finished
+
+
+@dataclass(frozen=True)
+class LabellingOptions:
+    """How clips are labelled."""
+
+    num_frames: int = field(default=16, metadata={"help": "Frames per clip, spread evenly over the whole clip."})
+    height: int = field(default=224, metadata={"help": "Height to which frames are squashed, in pixels."})
+    width: int = field(default=224, metadata={"help": "Width to which frames are squashed, in pixels."})
+    min_face: float = field(default=40.0, metadata={"help": "Side of the smallest face to look for first, in pixels."})
+    face_policy: str = field(default="track", metadata={"help": "Which face is labelled: track, largest or central."})
+    device: str = field(default="cpu", metadata={"help": "Where the face detector runs."})
+
+    def make_detector(self) -> FaceDetector:
+        """Loads the face detector."""
+        from mtcae_dfer.face_detection import FaceDetector
+
+        return FaceDetector(device=self.device, min_face=self.min_face, policy=self.face_policy)
+
+
+@dataclass(eq=False)
+class ClipLabels:
+    """Face labels of the T sampled frames of one clip. Coordinates are divided by the frame's width and height."""
+
+    frame_indices: np.ndarray  # int64 (T,) frames in display order that were looked at; sorted, repeats possible
+    face_boxes: np.ndarray  # float32 (T, 4) x1, y1, x2, y2; NaN where no face is found
+    face_landmarks: np.ndarray  # float32 (T, 5, 2); NaN where no face is found
+    face_found: np.ndarray  # bool (T,)
+    face_confidence: np.ndarray  # float32 (T,); 0 where no face is found
+    face_count: np.ndarray  # int64 (T,) all faces in the frame
+    warning: str | None = None  # one line where only a part of the video could be read
+
+
+@dataclass(eq=False)
+class LabelledClip:
+    """What came of one clip: labels, or the reason why there are none."""
+
+    labels: ClipLabels | None
+    failure: str | None  # one line
+    sha256: str  # of the video file; "" where it cannot be read
+    byte_count: int  # of the video file
+
+
+def label_clip(
+    source: VideoSource, detector: FaceDetector, num_frames: int = 16, size: tuple[int, int] = (224, 224)
+) -> ClipLabels:
+    """Labels the faces of one clip, on the frames that a model with this `num_frames` and `size` gets.
+
+    Args:
+        source: path, bytes or binary file object of a video.
+        detector: the face detector.
+        num_frames: number of frames spread over the whole clip.
+        size: (height, width) to which the frames are squashed before the search, in pixels.
+
+    Raises:
+        VideoReadingError: the video cannot be read; the message says why in one line.
+    """
+    from mtcae_dfer.video_reading import read_clip
+
+    clip = read_clip(source, num_frames=num_frames, size=size)
+    faces = detector.detect(clip.frames)
+    return ClipLabels(
+        frame_indices=np.asarray(clip.frame_indices, dtype=np.int64),
+        face_boxes=faces.boxes.numpy(),
+        face_landmarks=faces.landmarks.numpy(),
+        face_found=faces.face_found.numpy(),
+        face_confidence=faces.confidence.numpy(),
+        face_count=faces.face_count.numpy(),
+        warning=clip.warning,
+    )
+
+
+def label_clips(
+    clips: Sequence[Clip], options: LabellingOptions | None = None, workers: int = 1
+) -> Iterator[LabelledClip]:
+    """Labels clips, in their order. A clip that cannot be read yields its failure and does not stop the others.
+
+    With `workers` above 1, fresh processes read and search clips side by side; a calling script then needs the usual
+    `if __name__ == "__main__":` guard.
+
+    Raises:
+        DatasetError: a worker process died.
+        ValueError, ImportError: the face detector cannot be made with these options.
+    """
+    options = options or LabellingOptions()
+    workers = min(workers, len(clips))
+    if workers <= 1:
+        yield from _label_here(clips, options)
+        return
+    options.make_detector()  # says here, in one line, what every worker would stumble over
+    # Fresh processes: a forked copy of a process in which torch already runs threads can hang.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(options,))
+    try:
+        yield from _in_order(executor, clips, workers * CLIPS_AHEAD)
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "A labelling process died (out of memory?): start again, with fewer workers; finished clips are kept."
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def hash_file(path: str | os.PathLike) -> tuple[str, int]:
+    """SHA-256 (hexadecimal) and length in bytes of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest(), file.tell()
+
+
+def _in_order(executor: ProcessPoolExecutor, clips: Sequence[Clip], ahead: int) -> Iterator[LabelledClip]:
+    """Results in the order of the clips, with a bounded number of clips under way."""
+    waiting: deque[Future[LabelledClip]] = deque()
+    for clip in clips:
+        waiting.append(executor.submit(_label_in_worker, clip))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _label_here(clips: Sequence[Clip], options: LabellingOptions) -> Iterator[LabelledClip]:
+    detector = options.make_detector()
+    for clip in clips:
+        with _one_thread():
+            labelled = _label_file(clip, detector, options)
+        yield labelled
+
+
+def _label_file(clip: Clip, detector: FaceDetector, options: LabellingOptions) -> LabelledClip:
+    from mtcae_dfer.video_reading import VideoReadingError
+
+    try:
+        labels = label_clip(clip.path, detector, options.num_frames, (options.height, options.width))
+        digest, byte_count = hash_file(clip.path)
+    except VideoReadingError as error:
+        return LabelledClip(None, _without_folder(str(error), clip), "", 0)
+    except OSError as error:
+        return LabelledClip(None, f"{clip.name} cannot be read: {error.strerror}.", "", 0)
+    if labels.warning is not None:
+        labels.warning = _without_folder(labels.warning, clip)
+    return LabelledClip(labels, None, digest, byte_count)
+
+
+def _without_folder(message: str, clip: Clip) -> str:
+    """Names the clip as the data set does: where the corpus lay on the builder's machine is nobody's business."""
+    return message.replace(str(clip.path), clip.name)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Runs torch on one thread, as the workers do: sums come out the same to the last bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_worker_state: dict[str, object] = {}
+
+
+def _start_worker(options: LabellingOptions) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    # Ctrl-C is the calling process's to handle: it lets the workers finish their clips and stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker_state["options"] = options
+    _worker_state["detector"] = options.make_detector()
+
+
+def _label_in_worker(clip: Clip) -> LabelledClip:
+    return _label_file(clip, _worker_state["detector"], _worker_state["options"])

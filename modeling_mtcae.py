@@ -1,0 +1,602 @@
+"""MTCAE-DFER: a video encoder, cascaded decoders with cross-attention, and one head per task.
+
+Source: "MTCAE-DFER: Multi-Task Cascaded Autoencoder for Dynamic Facial Expression Recognition" (IJCB 2025), section
+III, Algorithm 1 and Table I. Shapes: B clips, T frames, N tokens in raster order (t, h, w), D channels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_mtcae import LOCAL_ENCODER_CONFIGS, MTCAEConfig, TaskDescription
+from .modeling_lgi_former import LGIFormerModel
+
+logger = logging.get_logger(__name__)
+
+# Encoders of this repository, by model type; the Auto* classes find all others.
+LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {"lgi_former": LGIFormerModel}
+
+IGNORED_CLASS = -100
+
+
+@dataclass
+class MTCAEMultiTaskOutput(ModelOutput):
+    """Output of `MTCAEForMultiTaskVideo`. What the configured tasks do not predict is None.
+
+    Attributes:
+        loss: weighted sum of the task losses, scalar; None without labels.
+        logits: (B, K) scores of the task "expression".
+        face_boxes: (B, T, 4) boxes (x1, y1, x2, y2) divided by frame width and height.
+        face_landmarks: (B, T, 5, 2) points (x, y) divided by frame width and height: left eye, right eye, nose, left
+            and right mouth corner.
+        task_outputs: every task's prediction by its name, (B, *output_shape) or (B, T, *output_shape).
+        task_losses: every task's own loss by its name, before its weight; only tasks with labels.
+        hidden_states: the encoder's, (layers + 1) x (B, N, D).
+        attentions: the encoder's, layers x (B, heads, N, N).
+        cross_attentions: the decoders' in the order of the tasks, each (B, heads, N, N): query x memory.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    face_boxes: torch.Tensor | None = None
+    face_landmarks: torch.Tensor | None = None
+    task_outputs: dict[str, torch.Tensor] | None = None
+    task_losses: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain softmax attention. Query, key, value: (B, heads, N, head_dim) -> ((B, N, heads, head_dim), weights)."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    # The softmax stays in float32: half precision loses the small weights of a long memory.
+    weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class MTCAECrossAttention(nn.Module):
+    """Multi-head attention of a query sequence on the memory. Head width is free: heads x head_dim may exceed D."""
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.decoder_head_dim
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        inner_size = config.decoder_num_attention_heads * self.head_dim
+        self.query = nn.Linear(config.decoder_hidden_size, inner_size)
+        self.key = nn.Linear(config.decoder_hidden_size, inner_size)
+        self.value = nn.Linear(config.decoder_hidden_size, inner_size)
+        self.output = nn.Linear(inner_size, config.decoder_hidden_size)
+
+    def _split_heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
+        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self, query: torch.Tensor, memory: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Query (B, N, D), memory (B, M, D) -> attended (B, N, D) and weights (B, heads, N, M) where eager."""
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attend(
+            self,
+            self._split_heads(self.query(query)),
+            self._split_heads(self.key(memory)),
+            self._split_heads(self.value(memory)),
+            None,
+            is_causal=self.is_causal,
+            scaling=self.scaling,
+            dropout=self.config.decoder_attention_dropout if self.training else 0.0,
+        )
+        # (B, N, heads, head_dim) -> (B, N, heads * head_dim)
+        return self.output(attended.flatten(-2)), weights
+
+
+class MTCAEMLP(nn.Module):
+    """Two dense layers with an activation between, applied to every token."""
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__()
+        hidden_size = int(config.decoder_hidden_size * config.decoder_mlp_ratio)
+        self.dense_in = nn.Linear(config.decoder_hidden_size, hidden_size)
+        self.activation = ACT2FN[config.decoder_hidden_act]
+        self.dense_out = nn.Linear(hidden_size, config.decoder_hidden_size)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return self.dense_out(self.activation(self.dense_in(tokens)))
+
+
+class MTCAEDecoderLayer(GradientCheckpointingLayer):
+    """One step of the recursion in Algorithm 1: cross-attention on the memory, then an MLP; no self-attention.
+
+    A decoder of type "mlp" (Table I) has the MLP alone.
+    """
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__()
+        self.has_attention = config.decoder_type == "vit"
+        if self.has_attention:
+            self.norm_query = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+            self.cross_attention = MTCAECrossAttention(config)
+        self.norm_mlp = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MTCAEMLP(config)
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def forward(self, tokens: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
+        """Y (B, N, D), memory (B, N, D) -> Y' = MLP(Norm(Z')) + Z' with Z' = MHA(Norm(Y), memory) + Y."""
+        if self.has_attention:
+            attended, _ = self.cross_attention(self.norm_query(tokens), memory)
+            tokens = tokens + self.dropout(attended)
+        return tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
+
+
+class MTCAEDecoder(nn.Module):
+    """Algorithm 1: refines a query in L steps, each of which reads the same memory Norm(Dense(F)).
+
+    Args:
+        config: the model's configuration.
+        starts_from_encoder: True if the first query is Dense(F) itself; False if it is another decoder's output.
+    """
+
+    def __init__(self, config: MTCAEConfig, starts_from_encoder: bool) -> None:
+        super().__init__()
+        self.starts_from_encoder = starts_from_encoder
+        self.reads_memory = config.decoder_type == "vit"
+        self.depth = config.decoder_num_layers
+        # A decoder that neither starts from the encoder's tokens nor reads them has no use for the projection.
+        if starts_from_encoder or self.reads_memory:
+            self.dense = nn.Linear(config.hidden_size, config.decoder_hidden_size)
+        if self.reads_memory:
+            self.norm_memory = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+        distinct_layers = 1 if config.share_decoder_layers else self.depth
+        self.layers = nn.ModuleList([MTCAEDecoderLayer(config) for _ in range(distinct_layers)])
+
+    def forward(self, query: torch.Tensor | None, encoded: torch.Tensor) -> torch.Tensor:
+        """Query (B, N, D) or None, encoder's output F (B, N, D_encoder) -> Y (B, N, D)."""
+        projected = self.dense(encoded) if self.starts_from_encoder or self.reads_memory else None
+        memory = self.norm_memory(projected) if self.reads_memory else None
+        tokens = projected if self.starts_from_encoder else query
+        for step in range(self.depth):
+            tokens = self.layers[step % len(self.layers)](tokens, memory)
+        return tokens
+
+
+class MTCAESingleTask(nn.Module):
+    """Structure 1 of Table I: no decoder; the task's head reads the encoder's output.
+
+    F ─── head ─── expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.task_names = task_names
+        self.output_size = config.hidden_size
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> the same tokens for the task."""
+        return dict.fromkeys(self.task_names, encoded)
+
+
+class MTCAENonFullyShared(nn.Module):
+    """Structures 2 and 3 of Table I: every task has its own decoder on the encoder's output.
+
+    F ─┬─ decoder ─── head ─── face box
+       ├─ decoder ─── head ─── landmarks
+       └─ decoder ─── head ─── expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.output_size = config.decoder_hidden_size
+        self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=True) for name in task_names})
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
+        return {name: decoder(None, encoded) for name, decoder in self.decoders.items()}
+
+
+class MTCAEFullyShared(nn.Module):
+    """Structures 4 and 5 of Table I: one decoder for all tasks, then one decoder per task on its output.
+
+    F ─── shared decoder ─┬─ decoder ─── head ─── face box
+                          ├─ decoder ─── head ─── landmarks
+                          └─ decoder ─── head ─── expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.output_size = config.decoder_hidden_size
+        self.shared_decoder = MTCAEDecoder(config, starts_from_encoder=True)
+        self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=False) for name in task_names})
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
+        shared = self.shared_decoder(None, encoded)
+        return {name: decoder(shared, encoded) for name, decoder in self.decoders.items()}
+
+
+class MTCAECascade(nn.Module):
+    """Structure 6 of Table I, the paper's model: each task's query is the previous task's output.
+
+    F ──┬──────────────────┬──────────────────┐            (memory: keys and values)
+        ├─ decoder ── Y1 ── decoder ── Y2 ── decoder ── Y3  (queries)
+                       │                │                │
+                      head             head             head
+                    face box        landmarks       expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.output_size = config.decoder_hidden_size
+        self.decoders = nn.ModuleDict(
+            {name: MTCAEDecoder(config, starts_from_encoder=position == 0) for position, name in enumerate(task_names)}
+        )
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name, in the order of the cascade."""
+        tokens: torch.Tensor | None = None
+        outputs = {}
+        for name, decoder in self.decoders.items():
+            tokens = decoder(tokens, encoded)
+            outputs[name] = tokens
+        return outputs
+
+
+STRUCTURE_CLASSES: dict[str, type[nn.Module]] = {
+    "single_task": MTCAESingleTask,
+    "non_fully_shared": MTCAENonFullyShared,
+    "fully_shared": MTCAEFullyShared,
+    "cascaded": MTCAECascade,
+}
+
+
+class MTCAEPooling(nn.Module):
+    """Pools tokens to one vector a clip, or to one a tubelet for the poolings that keep time.
+
+    mean (paper): over all tokens, which throws time and place away.
+    time: over the h x w tokens of each tubelet.
+    time_and_place: `pooling_maps` learned weighted sums over the h x w tokens of each tubelet, so that a head can tell
+        where in the frame a token stood.
+    """
+
+    def __init__(self, config: MTCAEConfig, pooling: str, size: int) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.token_grid = config.token_grid
+        self.keeps_time = pooling != "mean"
+        self.output_size = size
+        if pooling == "time_and_place":
+            _, rows, columns = self.token_grid
+            self.place_weight = nn.Parameter(torch.empty(config.pooling_maps, rows * columns))
+            self.output_size = config.pooling_maps * size
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, output_size), or (B, t, output_size) where time is kept."""
+        if self.pooling == "mean":
+            return tokens.mean(dim=1)
+        tubelets, rows, columns = self.token_grid
+        # (B, t * h * w, D) -> (B, t, h * w, D)
+        grid = tokens.unflatten(1, (tubelets, rows * columns))
+        if self.pooling == "time":
+            return grid.mean(dim=2)
+        # maps (M, h * w) x tokens (B, t, h * w, D) -> (B, t, M, D) -> (B, t, M * D)
+        return torch.matmul(self.place_weight, grid).flatten(2)
+
+
+class MTCAETaskHead(nn.Module):
+    """FC(Pool(Norm(Y))): one task's prediction from its tokens (section III)."""
+
+    def __init__(self, config: MTCAEConfig, task: TaskDescription, size: int) -> None:
+        super().__init__()
+        self.per_frame = task.per == "frame"
+        self.output_shape = tuple(task.output_shape)
+        self.num_frames = config.num_frames
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.pool = MTCAEPooling(config, task.pooling or config.pooling, size)
+        frames_per_vector = config.tubelet_size if self.pool.keeps_time else config.num_frames
+        num_outputs = task.num_outputs * (frames_per_vector if self.per_frame else 1)
+        self.output = nn.Linear(self.pool.output_size, num_outputs)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, *output_shape), or (B, T, *output_shape) for a task per frame."""
+        pooled = self.pool(self.norm(tokens))
+        if self.per_frame:
+            # (B, T * outputs) or (B, t, tubelet_size * outputs) -> (B, T, *output_shape)
+            return self.output(pooled).reshape(-1, self.num_frames, *self.output_shape)
+        if self.pool.keeps_time:
+            pooled = pooled.mean(dim=1)
+        return self.output(pooled).reshape(-1, *self.output_shape)
+
+
+def expand_mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Boolean (B, T) -> boolean of the shape of `like` (B, T, ...)."""
+    # (B, T) -> (B, T, 1, ..., 1) -> like.shape
+    return mask.bool().reshape(*mask.shape, *[1] * (like.ndim - mask.ndim)).expand_as(like)
+
+
+def masked_mean(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean of `values` where `valid`; exactly zero, with a zero gradient, where nothing is valid."""
+    return values.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def classification_loss(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy of (B, K) or (B, T, K) scores with class ids (B,) or (B, T); -100 marks an unknown label."""
+    valid = labels != IGNORED_CLASS
+    if mask is not None:
+        valid = valid & mask.bool()
+    # (B, [T,] K) -> (B, K, [T]): the class axis is the second in torch's cross-entropy
+    scores = prediction.movedim(-1, 1)
+    losses = functional.cross_entropy(scores, labels.masked_fill(~valid, 0), reduction="none")
+    return masked_mean(losses, valid)
+
+
+def elementwise_loss(
+    compare: Callable[..., torch.Tensor], prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Mean of `compare` over known labels. Prediction and labels have one shape; NaN marks an unknown label."""
+    labels = labels.to(prediction.dtype)
+    valid = ~torch.isnan(labels)
+    if mask is not None:
+        valid = valid & expand_mask(mask, labels)
+    # Unknown labels are replaced on both sides before the comparison: a NaN times zero would still be NaN in the
+    # gradient.
+    losses = compare(prediction.masked_fill(~valid, 0.0), labels.masked_fill(~valid, 0.0), reduction="none")
+    return masked_mean(losses, valid)
+
+
+ELEMENTWISE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "mse": functional.mse_loss,
+    "l1": functional.l1_loss,
+    "smooth_l1": functional.smooth_l1_loss,
+    "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
+}
+
+
+def task_loss(
+    task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """One task's unweighted loss, a float32 scalar. Unknown labels and masked frames add nothing to it."""
+    # Half-precision losses overflow or vanish; autocast leaves these functions in the type they get.
+    prediction = prediction.float()
+    if task.kind == "classification":
+        return classification_loss(prediction, labels, mask)
+    return elementwise_loss(ELEMENTWISE_LOSSES[task.loss], prediction, labels, mask)
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """A fresh encoder from its config, one of this repository or of transformers."""
+    local_class = LOCAL_ENCODERS.get(config.model_type)
+    return AutoModel.from_config(config) if local_class is None else local_class._from_config(config)
+
+
+def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A pre-trained encoder from a folder or Hub id, and the report of what was loaded."""
+    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
+    config = LOCAL_ENCODER_CONFIGS.get(model_type, AutoConfig).from_pretrained(source, **overrides)
+    return LOCAL_ENCODERS.get(model_type, AutoModel).from_pretrained(source, config=config, output_loading_info=True)
+
+
+class MTCAEPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and the capabilities that transformers asks a model class for."""
+
+    config_class = MTCAEConfig
+    base_model_prefix = "mtcae"
+    main_input_name = "pixel_values"
+    input_modalities = "video"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VideoMAEEmbeddings", "VideoMAELayer", "LGIFormerLayer", "MTCAEDecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # The encoder records its own hidden states and attentions; listing its classes here would overwrite them.
+    _can_record_outputs = {"cross_attentions": OutputRecorder(MTCAECrossAttention, index=1)}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MTCAEPooling) and module.pooling == "time_and_place":
+            # Sums of h * w independent tokens of unit variance get unit variance.
+            init.normal_(module.place_weight, mean=0.0, std=module.place_weight.shape[1] ** -0.5)
+
+
+class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
+    """Encoder, structure of decoders, and one head per task of the config's ordered task list."""
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__(config)
+        self.tasks = config.task_descriptions
+        self.encoder = build_encoder(config.encoder_config)
+        self.structure = STRUCTURE_CLASSES[config.structure](config, [task.name for task in self.tasks])
+        self.heads = nn.ModuleDict(
+            {task.name: MTCAETaskHead(config, task, self.structure.output_size) for task in self.tasks}
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's patch embedding."""
+        return self.encoder.get_input_embeddings()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        face_boxes: torch.Tensor | None = None,
+        face_landmarks: torch.Tensor | None = None,
+        face_found: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MTCAEMultiTaskOutput:
+        """Predicts every task of the config and, given labels, the weighted sum of their losses.
+
+        Args:
+            pixel_values: (B, T, 3, H, W), as `MTCAEVideoProcessor` makes them.
+            labels: (B,) expression class ids, -100 where unknown.
+            face_boxes: (B, T, 4) boxes (x1, y1, x2, y2) divided by frame width and height, NaN where unknown.
+            face_landmarks: (B, T, 5, 2) points (x, y) divided by frame width and height, NaN where unknown.
+            face_found: (B, T) boolean; frames where it is False never reach the losses of the face tasks.
+            **kwargs: labels of further tasks by their `label_key`, masks by their `mask_key`, and transformers' own
+                (`output_hidden_states`, `output_attentions`, `return_dict`).
+
+        Raises:
+            ValueError: the clip has another number of frames than the model, a label is outside the class list, or
+                attention weights are asked of an implementation that does not keep them.
+            TypeError: an argument is no label or mask of any task.
+        """
+        targets = {"labels": labels, "face_boxes": face_boxes, "face_landmarks": face_landmarks}
+        targets |= {"face_found": face_found} | self._take_task_arguments(kwargs)
+        self._check_inputs(pixel_values, kwargs)
+        encoded = self.encoder(pixel_values, **kwargs)
+        tokens = self.structure(encoded.last_hidden_state)
+        predictions = {name: head(tokens[name]) for name, head in self.heads.items()}
+        losses = self._compute_losses(predictions, targets)
+        return MTCAEMultiTaskOutput(
+            loss=self._weighted_sum(losses) if losses else None,
+            logits=predictions.get("expression"),
+            face_boxes=predictions.get("face_box"),
+            face_landmarks=predictions.get("face_landmarks"),
+            task_outputs=predictions,
+            task_losses=losses or None,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def _take_task_arguments(self, kwargs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+        """Moves the tasks' labels and masks out of `kwargs`; what remains must be transformers' own."""
+        known = {key for task in self.tasks for key in (task.label_key, task.mask_key) if key is not None}
+        unknown = [key for key in kwargs if key not in known and key not in TransformersKwargs.__annotations__]
+        if unknown:
+            raise TypeError(
+                f"forward() got {', '.join(unknown)}: no task of this model has such a label or mask; "
+                f"its tasks take {', '.join(sorted(known))}."
+            )
+        return {key: kwargs.pop(key) for key in list(kwargs) if key in known}
+
+    def _check_inputs(self, pixel_values: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        config = self.config
+        if pixel_values.ndim != 5 or pixel_values.shape[1] != config.num_frames:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, {config.num_frames} "
+                f"frames, 3, height, width). Sample {config.num_frames} frames with the processor's num_frames."
+            )
+        if kwargs.get("output_attentions") and config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions=True: attention '{config._attn_implementation}' keeps no weights; "
+                "call model.set_attn_implementation('eager') first."
+            )
+
+    def _compute_losses(
+        self, predictions: dict[str, torch.Tensor], targets: dict[str, torch.Tensor | None]
+    ) -> dict[str, torch.Tensor]:
+        losses = {}
+        for task in self.tasks:
+            labels = targets.get(task.label_key)
+            if labels is not None:
+                self._check_labels(task, predictions[task.name], labels)
+                mask = targets.get(task.mask_key) if task.mask_key else None
+                losses[task.name] = task_loss(task, predictions[task.name], labels, mask)
+        return losses
+
+    def _check_labels(self, task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor) -> None:
+        expected = prediction.shape[:-1] if task.kind == "classification" else prediction.shape
+        if labels.shape != expected:
+            raise ValueError(
+                f"{task.label_key} has shape {tuple(labels.shape)}; task {task.name} takes {tuple(expected)}."
+            )
+        # On an accelerator the check would wait for the device at every step; the data set checks its labels there.
+        if task.kind != "classification" or torch.compiler.is_compiling() or labels.device.type != "cpu":
+            return
+        num_classes = prediction.shape[-1]
+        outside = (labels != IGNORED_CLASS) & ((labels < 0) | (labels >= num_classes))
+        if outside.any():
+            raise ValueError(
+                f"{task.label_key} holds {labels[outside].unique().tolist()}: class ids of task {task.name} run from "
+                f"0 to {num_classes - 1}, and {IGNORED_CLASS} marks an unknown label."
+            )
+
+    def _weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        weights = {task.name: task.weight for task in self.tasks}
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def freeze_encoder(self) -> None:
+        """Stops training the encoder: its weights take no gradient, and its dropout stays off."""
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> "MTCAEForMultiTaskVideo":
+        """As in torch, except that a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        pretrained_encoder: str,
+        encoder_overrides: dict[str, Any] | None = None,
+        **config_overrides: Any,
+    ) -> "MTCAEForMultiTaskVideo":
+        """Puts a pre-trained encoder under fresh decoders and heads.
+
+        Args:
+            pretrained_encoder: folder or Hub id of a VideoMAE or LGI-Former checkpoint: base model, pre-training
+                model or fine-tuned classifier.
+            encoder_overrides: fields of the encoder's config to change, for example `{"image_size": 160}`.
+            **config_overrides: fields of `MTCAEConfig`.
+
+        Raises:
+            ValueError: a weight of the encoder is not in the checkpoint.
+        """
+        loaded, report = load_encoder(pretrained_encoder, encoder_overrides or {})
+        encoder_config = loaded.config
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"{pretrained_encoder}: the checkpoint lacks {len(missing)} weights of the encoder, first "
+                f"{missing[0]}; give the folder of a {encoder_config.model_type} checkpoint."
+            )
+        model = cls(MTCAEConfig(encoder_config=encoder_config, **config_overrides))
+        # Copied tensor by tensor: loading the checkpoint into the whole model, or assigning the module, loses the
+        # biases of queries and values, whose names transformers converts for the model type "videomae" alone.
+        model.encoder.load_state_dict(loaded.state_dict())
+        model._log_new_weights(pretrained_encoder, report["unexpected_keys"])
+        return model
+
+    def _log_new_weights(self, source: str, unused: set[str]) -> None:
+        new = [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
+        groups = sorted({".".join(name.split(".")[:3]) for name in new})
+        logger.warning(
+            f"Encoder weights taken from {source}. New and untrained: {len(new)} tensors in {', '.join(groups)}. "
+            f"Not used from the checkpoint: {', '.join(sorted(unused)) or 'nothing'}."
+        )
+
+
+__all__ = ["MTCAEForMultiTaskVideo", "MTCAEMultiTaskOutput", "MTCAEPreTrainedModel"]

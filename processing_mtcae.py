@@ -1,0 +1,476 @@
+"""From a video to a model's input, and from a model's output to pixels and names.
+
+file, bytes, array, list of frames ─► 16 frames over the whole clip ─► (square crop) ─► 224 × 224 ─► pixel_values
+logits, boxes, points              ─► probabilities by name, pixels of the source video, times in seconds
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from PIL.Image import Image
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+)
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.utils import ModelOutput, logging
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from .face_detection import FaceDetections, FaceDetector
+from .face_geometry import boxes_to_pixels, map_from_crop, points_to_pixels
+from .video_reading import probe_video, read_clip, resize_frames, uniform_frame_indices
+
+logger = logging.get_logger(__name__)
+
+VideoArray = np.ndarray | torch.Tensor
+VideoInput = str | os.PathLike | bytes | BinaryIO | VideoArray | Sequence[Image | VideoArray]
+Box = tuple[float, float, float, float]
+
+WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
+CHANNEL_COUNTS = (1, 3, 4)  # gray, RGB, RGB with transparency
+
+
+@dataclass(frozen=True)
+class ClipMetadata:
+    """Where the frames of one clip come from: what it takes to map a prediction back onto the source video."""
+
+    name: str  # path as given, "<bytes>", the file object's name, or "<array>"
+    width: int  # pixels of the upright source frame
+    height: int  # pixels of the upright source frame
+    timestamps: list[float] | None  # T times in seconds from the first frame; None for arrays without a frame rate
+    frame_indices: list[int]  # T indices into the source's frames
+    crop_box: Box  # part of the frame that the model sees: (x1, y1, x2, y2) divided by frame width and height
+    warning: str | None  # one line where only a part of the video could be read, or no face was found to crop to
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """The sampled frames of one video on their way through the processor."""
+
+    frames: torch.Tensor  # uint8 (T, 3, H, W)
+    metadata: ClipMetadata
+
+
+class MTCAEVideoProcessorKwargs(VideosKwargs, total=False):
+    """Arguments beyond those of every video processor.
+
+    Attributes:
+        do_face_crop: crop each clip to the square around its face before resizing; one square for the whole clip.
+        face_crop_margin: what is added on every side of the faces found, as a fraction of their longer side.
+        crop_boxes: one (x1, y1, x2, y2) per video, divided by frame width and height: crop to the square around it
+            without looking for a face. None or NaN leaves that video whole. For a single call, never stored.
+    """
+
+    do_face_crop: bool | None
+    face_crop_margin: float | None
+    crop_boxes: Any
+
+
+class MTCAEVideoProcessor(BaseVideoProcessor):
+    """Samples 16 frames over the whole clip and squashes them to 224 × 224, as in the paper.
+
+    Accepts a video, or a list of videos of any mixture of these kinds:
+        - a file: path (str or path-like), the file's bytes, or a binary file object;
+        - an array: numpy or torch, (T, H, W, C) or (T, C, H, W), uint8, or floating point in [0, 1];
+        - a list of frames: PIL pictures, or arrays (H, W, C) or (C, H, W).
+    A file and an array of all its frames give the same pixel values.
+    """
+
+    valid_kwargs = MTCAEVideoProcessorKwargs
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 224, "width": 224}
+    default_to_square = True
+    do_convert_rgb = True
+    do_resize = True
+    do_center_crop = False
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_sample_frames = True
+    num_frames = 16
+    do_face_crop = False
+    face_crop_margin = 0.25
+    return_tensors = "pt"
+    model_input_names = ["pixel_values"]
+
+    def __init__(self, **kwargs: Unpack[MTCAEVideoProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+        # A saved folder always points at the copy of this module beside it.
+        self.auto_map = {"AutoVideoProcessor": "processing_mtcae.MTCAEVideoProcessor"}
+
+    def preprocess(
+        self, videos: VideoInput | Sequence[VideoInput], **kwargs: Unpack[MTCAEVideoProcessorKwargs]
+    ) -> BatchFeature:
+        """Turn videos into a model's input.
+
+        Args:
+            videos: one video or a list of videos (see the class).
+            **kwargs: any attribute of the class for this call only; besides them `crop_boxes`, `return_metadata=True`
+                to get `video_metadata` (one `ClipMetadata` per video), and `video_metadata` with an `fps` to give
+                arrays a time.
+
+        Returns:
+            `pixel_values`: float32 (B, T, 3, H, W).
+
+        Raises:
+            VideoReadingError: a file cannot be read; the message is one line and names the file.
+            ValueError: an array has the wrong shape or values, or an argument does not fit.
+            TypeError: a video is of no known kind, or an argument is unknown.
+        """
+        options = self._resolve_options(kwargs)
+        videos = _list_videos(videos)
+        given_metadata = _one_per_video("video_metadata", options["video_metadata"], len(videos))
+        crop_boxes = _one_per_video("crop_boxes", options["crop_boxes"], len(videos))
+        clips = [
+            self._prepare_clip(video, metadata, crop_box, options)
+            for video, metadata, crop_box in zip(videos, given_metadata, crop_boxes, strict=True)
+        ]
+        batch = self._normalise_clips([clip.frames for clip in clips], options)
+        if options["return_metadata"]:
+            batch["video_metadata"] = [clip.metadata for clip in clips]
+        return batch
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Indices (T,) of the frames to take from a clip of `metadata.total_num_frames` frames."""
+        if fps is not None:
+            raise ValueError(f"fps={fps}: frames are spread over the whole clip by num_frames, not by a frame rate")
+        return np.array(uniform_frame_indices(metadata.total_num_frames, num_frames or self.num_frames))
+
+    def post_process_multi_task(
+        self,
+        outputs: ModelOutput,
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        metadata: Sequence[ClipMetadata] | None = None,
+        id2label: Mapping[int | str, str] | None = None,
+        top_k: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Turn a model's output into names, pixels of the source videos, and times.
+
+        Args:
+            outputs: with `logits` (B, K), `face_boxes` (B, T, 4) and `face_landmarks` (B, T, 5, 2), each of which may
+                be None.
+            target_sizes: (height, width) of each source video in pixels; by default those in `metadata`.
+            metadata: `video_metadata` of the call that made the input; undoes its crops and gives the times.
+            id2label: names of the K expressions, usually `model.config.id2label`; needed where there are logits.
+            top_k: how many of the expressions to keep; all by default.
+
+        Returns:
+            One dict per video: "expression" {name: probability}, the most probable first; "face_boxes" float32 (T, 4)
+            and "face_landmarks" float32 (T, 5, 2) in pixels of the upright source video; "timestamps", T seconds.
+            What the model does not predict, and times that are not known, are None.
+
+        Raises:
+            ValueError: boxes or points without sizes, logits without names, or lists of the wrong length.
+        """
+        predictions = [outputs.get(name) for name in ("logits", "face_boxes", "face_landmarks")]
+        batch_sizes = {len(prediction) for prediction in predictions if prediction is not None}
+        if len(batch_sizes) != 1:
+            raise ValueError("outputs hold no logits, face_boxes or face_landmarks of one and the same batch")
+        (batch_size,) = batch_sizes
+        logits, boxes, landmarks = (_per_video(prediction, batch_size) for prediction in predictions)
+        metadata = _one_per_video("metadata", metadata, batch_size)
+        target_sizes = _one_per_video("target_sizes", target_sizes, batch_size)
+        return [
+            {
+                "expression": _name_probabilities(logits[index], id2label, top_k),
+                **_place_in_source(boxes[index], landmarks[index], target_sizes[index], metadata[index]),
+                "timestamps": metadata[index].timestamps if metadata[index] is not None else None,
+            }
+            for index in range(batch_size)
+        ]
+
+    def _resolve_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Check a call's arguments and fill up with the processor's own attributes."""
+        unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__))
+        if unknown:
+            raise TypeError(f"MTCAEVideoProcessor has no argument {', '.join(unknown)}")
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        defaults = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
+        options = self._standardize_kwargs(**{**defaults, **given})
+        _check_options(options)
+        return options
+
+    def _prepare_clip(
+        self, video: VideoInput, metadata: Mapping[str, Any] | None, crop_box: Any, options: dict[str, Any]
+    ) -> _Clip:
+        """Read or take over one video, sample it, crop it and resize it: uint8 (T, 3, height, width)."""
+        size = (options["size"].height, options["size"].width) if options["do_resize"] else None
+        crops = options["do_face_crop"] or crop_box is not None
+        if _is_file(video):
+            # Only a crop needs the frames in their full size.
+            clip = _read_file(video, None if crops else size, options)
+        else:
+            clip = _take_array(video, metadata, options)
+        if crops:
+            clip = _crop_clip(clip, crop_box, options["face_crop_margin"])
+        if clip.metadata.warning is not None:
+            logger.warning(clip.metadata.warning)
+        return clip if size is None else replace(clip, frames=resize_frames(clip.frames, size))
+
+    def _normalise_clips(self, clips: list[torch.Tensor], options: dict[str, Any]) -> BatchFeature:
+        """uint8 clips (T, 3, H, W) -> pixel_values (B, T, 3, H, W)."""
+        if options["device"] is not None:
+            clips = [clip.to(options["device"]) for clip in clips]
+        names = ("size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+        names += ("do_normalize", "image_mean", "image_std")
+        # Frames have been resized one video at a time, to hold no more than one in its full size.
+        arguments = {name: options[name] for name in names} | {"do_resize": False}
+        clips = self._preprocess(videos=clips, **arguments)["pixel_values_videos"]
+        clips = [clip.to(torch.float32) for clip in clips]
+        shapes = {tuple(clip.shape) for clip in clips}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"clips of different shapes {sorted(shapes)} make no batch: "
+                "leave do_sample_frames and do_resize on, or pass them one by one"
+            )
+        # B × (T, 3, H, W) -> (B, T, 3, H, W)
+        return BatchFeature({"pixel_values": torch.stack(clips)}, tensor_type=options["return_tensors"])
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse what would be ignored otherwise."""
+    if options["do_resize"] and not (options["size"].height and options["size"].width):
+        raise ValueError(f"size={dict(options['size'])}: frames are squashed, so give 'height' and 'width'")
+    if options["resample"] not in (None, PILImageResampling.BILINEAR):
+        raise ValueError(f"resample={options['resample']}: frames are resized bilinearly everywhere, in training too")
+    if options["fps"] is not None:
+        raise ValueError(f"fps={options['fps']}: frames are spread over the whole clip by num_frames, not by a rate")
+    if options["face_crop_margin"] < 0:
+        raise ValueError(f"face_crop_margin={options['face_crop_margin']} must not be negative")
+
+
+def _is_file(video: Any) -> bool:
+    return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
+
+
+def _is_frame(item: Any) -> bool:
+    return isinstance(item, Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+
+
+def _list_videos(videos: VideoInput | Sequence[VideoInput]) -> list[VideoInput]:
+    """One video or many -> list of videos."""
+    if _is_file(videos):
+        return [videos]
+    if isinstance(videos, (np.ndarray, torch.Tensor)):
+        # (B, T, ., ., .) holds B videos
+        return list(videos) if videos.ndim == 5 else [videos]
+    if not isinstance(videos, Sequence):
+        raise TypeError(f"a video is a path, bytes, a file object, an array or a list of frames, not {type(videos)}")
+    if len(videos) == 0:
+        raise ValueError("the list of videos is empty")
+    return [videos] if all(_is_frame(item) for item in videos) else list(videos)
+
+
+def _one_per_video(name: str, values: Any, count: int) -> list[Any]:
+    """Spread an argument that is given per video; None stands for None everywhere."""
+    if values is None:
+        return [None] * count
+    if isinstance(values, Mapping):
+        values = [values]
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} videos")
+    return list(values)
+
+
+def _read_file(video: VideoInput, size: tuple[int, int] | None, options: dict[str, Any]) -> _Clip:
+    if options["do_sample_frames"]:
+        sampled = read_clip(video, options["num_frames"], size)
+    else:
+        sampled = read_clip(video, size=size, frame_indices=range(probe_video(video).frame_count))
+    info = sampled.info
+    metadata = ClipMetadata(
+        name=info.name,
+        width=info.width,
+        height=info.height,
+        timestamps=sampled.timestamps,
+        frame_indices=sampled.frame_indices,
+        crop_box=WHOLE_FRAME,
+        warning=sampled.warning,
+    )
+    return _Clip(sampled.frames, metadata)
+
+
+def _take_array(video: VideoInput, given: Mapping[str, Any] | None, options: dict[str, Any]) -> _Clip:
+    frames = _stack_frames(video)
+    count = len(frames)
+    if count == 0:
+        raise ValueError("a video without frames: its first axis is empty")
+    indices = uniform_frame_indices(count, options["num_frames"]) if options["do_sample_frames"] else range(count)
+    # Sampled first, so that a long array is not converted as a whole.
+    frames = _to_rgb(frames[list(indices)], options["input_data_format"])
+    frame_rate = (given or {}).get("fps")
+    metadata = ClipMetadata(
+        name="<array>",
+        width=frames.shape[-1],
+        height=frames.shape[-2],
+        timestamps=[index / frame_rate for index in indices] if frame_rate else None,
+        frame_indices=list(indices),
+        crop_box=WHOLE_FRAME,
+        warning=None,
+    )
+    return _Clip(frames, metadata)
+
+
+def _stack_frames(video: VideoInput) -> torch.Tensor:
+    """An array or a list of frames -> (T, ., ., .), values and layout as they were."""
+    if isinstance(video, (np.ndarray, torch.Tensor)):
+        return torch.as_tensor(video)
+    if not isinstance(video, Sequence) or not all(_is_frame(frame) for frame in video):
+        raise TypeError(f"a video is a path, bytes, a file object, an array or a list of frames, not {type(video)}")
+    frames = [np.array(frame.convert("RGB")) if isinstance(frame, Image) else frame for frame in video]
+    shapes = {tuple(frame.shape) for frame in frames}
+    if len(shapes) > 1:
+        raise ValueError(f"the frames of a video must have one size, but here are {sorted(shapes)}")
+    return torch.stack([torch.as_tensor(frame) for frame in frames])
+
+
+def _to_rgb(video: torch.Tensor, layout: ChannelDimension | str | None) -> torch.Tensor:
+    """(T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1] -> uint8 (T, 3, H, W)."""
+    if video.ndim != 4:
+        raise ValueError(
+            f"a video array has 4 axes, (T, H, W, C) or (T, C, H, W), but this one is {tuple(video.shape)}"
+        )
+    if _channels_are_last(video, layout):
+        video = video.permute(0, 3, 1, 2)  # (T, H, W, C) -> (T, C, H, W)
+    # Gray is repeated, transparency is dropped, as PIL does.
+    video = video.expand(-1, 3, -1, -1) if video.shape[1] == 1 else video[:, :3]
+    return _to_bytes(video).contiguous()
+
+
+def _channels_are_last(video: torch.Tensor, layout: ChannelDimension | str | None) -> bool:
+    shape = tuple(video.shape)
+    first, last = shape[1] in CHANNEL_COUNTS, shape[3] in CHANNEL_COUNTS
+    if layout is not None:
+        is_last = ChannelDimension(layout) == ChannelDimension.LAST
+        first, last = first and not is_last, last and is_last
+    if first == last:
+        problem = "both the second and the last axis may be the channels" if first else "no axis has 1, 3 or 4 channels"
+        raise ValueError(
+            f"video array of shape {shape}: {problem}; give input_data_format='channels_first' or 'channels_last'"
+        )
+    return last
+
+
+def _to_bytes(video: torch.Tensor) -> torch.Tensor:
+    """uint8 as it is; floats in [0, 1] are scaled to it."""
+    if video.dtype == torch.uint8:
+        return video
+    if video.is_floating_point() and bool(((video >= 0) & (video <= 1)).all()):
+        return (video * 255).round().to(torch.uint8)
+    raise ValueError(
+        f"a video array is uint8, or floating point in [0, 1], but this one is {video.dtype} "
+        f"from {video.min().item():.4g} to {video.max().item():.4g}: convert it, for example with .astype('uint8')"
+    )
+
+
+def _crop_clip(clip: _Clip, crop_box: Any, margin: float) -> _Clip:
+    """Crop a clip to the square around a given box, or else around the faces that are found in it."""
+    metadata, where = clip.metadata, "no face found"
+    if crop_box is not None:
+        box, margin, where = torch.as_tensor(crop_box, dtype=torch.float32), 0.0, "the crop box is NaN"
+    else:
+        box = _enclosing_box(_face_detector().detect(clip.frames))
+    if box.shape != (4,):
+        raise ValueError(f"a crop box is (x1, y1, x2, y2), but here is one of shape {tuple(box.shape)}")
+    if not bool(torch.isfinite(box).all()):
+        warning = f"'{metadata.name}': {where}, so the whole frame is used"
+        return replace(clip, metadata=replace(metadata, warning=_join(metadata.warning, warning)))
+    left, top, side = _square_around(box.tolist(), margin, metadata.width, metadata.height)
+    pixels = torch.tensor([left, top, left + side, top + side], dtype=torch.float64)
+    corners = pixels / torch.tensor([metadata.width, metadata.height] * 2)
+    frames = clip.frames[..., top : top + side, left : left + side]
+    return _Clip(frames, replace(metadata, crop_box=tuple(corners.tolist())))
+
+
+@lru_cache(maxsize=1)
+def _face_detector() -> FaceDetector:
+    """One detector for all processors: its weights are read once, and never saved with a processor."""
+    return FaceDetector(device="cpu")
+
+
+def _enclosing_box(faces: FaceDetections) -> torch.Tensor:
+    """The smallest box (4,) around the faces of all frames; NaN where there is none."""
+    boxes = faces.boxes[faces.face_found]
+    if len(boxes) == 0:
+        return torch.full((4,), float("nan"))
+    return torch.cat([boxes[:, :2].amin(dim=0), boxes[:, 2:].amax(dim=0)])
+
+
+def _square_around(box: Sequence[float], margin: float, width: int, height: int) -> tuple[int, int, int]:
+    """(left, top, side) in pixels of the square around a normalised box, widened by the margin on every side.
+
+    The square is moved to lie inside the frame, and made smaller where it is larger than the frame.
+    """
+    x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"crop box {tuple(box)} has no area: it must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2")
+    side = max(1, min(round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)), width, height))
+    left = min(max(round((x1 + x2 - side) / 2), 0), width - side)
+    top = min(max(round((y1 + y2 - side) / 2), 0), height - side)
+    return left, top, side
+
+
+def _join(*lines: str | None) -> str:
+    return "; ".join(line for line in lines if line is not None)
+
+
+def _per_video(prediction: torch.Tensor | None, batch_size: int) -> Sequence[torch.Tensor | None]:
+    return [None] * batch_size if prediction is None else prediction.detach().float().cpu()
+
+
+def _name_probabilities(
+    logits: torch.Tensor | None, id2label: Mapping[int | str, str] | None, top_k: int | None
+) -> dict[str, float] | None:
+    """Logits (K,) -> {name: probability}, the most probable first."""
+    if logits is None:
+        return None
+    if id2label is None:
+        raise ValueError("outputs hold logits: give their names as id2label=model.config.id2label")
+    # JSON turns the keys into strings.
+    names = {int(index): name for index, name in id2label.items()}
+    if sorted(names) != list(range(len(logits))):
+        raise ValueError(f"id2label names the classes {sorted(names)}, but there are {len(logits)} logits")
+    probabilities, order = logits.softmax(dim=-1).sort(descending=True, stable=True)
+    pairs = zip(order.tolist(), probabilities.tolist(), strict=True)
+    return dict([(names[index], probability) for index, probability in pairs][:top_k])
+
+
+def _place_in_source(
+    boxes: torch.Tensor | None,
+    landmarks: torch.Tensor | None,
+    target_size: tuple[int, int] | None,
+    metadata: ClipMetadata | None,
+) -> dict[str, torch.Tensor | None]:
+    """Boxes (T, 4) and landmarks (T, 5, 2), normalised by what the model saw -> pixels of the source video."""
+    if boxes is None and landmarks is None:
+        return {"face_boxes": None, "face_landmarks": None}
+    if target_size is None and metadata is None:
+        raise ValueError("outputs hold face boxes or landmarks: give target_sizes=[(height, width), …] or metadata")
+    height, width = target_size if target_size is not None else (metadata.height, metadata.width)
+    crop_box = metadata.crop_box if metadata is not None else WHOLE_FRAME
+    # map_from_crop takes both; what is not predicted is stood in for by nothing at all.
+    some_boxes = boxes if boxes is not None else torch.empty(0, 4)
+    some_landmarks = landmarks if landmarks is not None else torch.empty(0, 5, 2)
+    some_boxes, some_landmarks = map_from_crop(some_boxes, some_landmarks, crop_box)
+    return {
+        "face_boxes": None if boxes is None else boxes_to_pixels(some_boxes, width, height),
+        "face_landmarks": None if landmarks is None else points_to_pixels(some_landmarks, width, height),
+    }
+
+
+__all__ = ["ClipMetadata", "MTCAEVideoProcessor"]

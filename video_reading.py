@@ -1,0 +1,509 @@
+"""Reading a video file: probe it, sample it, decode it, resize it — and nothing else.
+
+Everything that turns a file into frames goes through `read_clip`: labelling, training and prediction therefore see the
+very same pictures. One pass over the packets counts the frames (container headers are not trusted: FLV and Matroska say
+0), a second, streaming pass decodes up to the last wanted frame and converts only the wanted ones to RGB.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+from typing import BinaryIO
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from torchvision.transforms.v2 import functional as transforms
+
+VideoSource = str | os.PathLike | bytes | BinaryIO
+
+# A FLV or Matroska file that ends this much before the duration in its header is taken for a truncated one.
+TRUNCATION_TOLERANCE_SECONDS = 0.5
+
+# Frames per second where neither the container nor the codec says anything.
+FALLBACK_FRAME_RATE = 25
+
+
+class VideoReadingError(ValueError):
+    """A video cannot be read. The message is one line for the user: what is wrong, with which file, what to do."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video stream without reading all of its pictures."""
+
+    name: str  # path as given, "<bytes>", or the file object's name ("<file object>" where it has none)
+    width: int  # pixels, after rotation
+    height: int  # pixels, after rotation
+    rotation: int  # degrees clockwise (0, 90, 180, 270) by which the stored pictures are turned to stand upright
+    frame_count: int  # frames for display, counted by demuxing packets
+    duration: float  # seconds, from the first frame's begin to the last frame's end
+    frame_rate: float  # frames per second, averaged over the stream
+
+
+@dataclass(frozen=True)
+class SampledClip:
+    """The sampled frames of one video."""
+
+    frames: torch.Tensor  # uint8 (T, 3, H, W), RGB
+    frame_indices: list[int]  # T indices of the frames in display order, sorted; a short video repeats some
+    timestamps: list[float]  # T times in seconds, relative to the video's first frame
+    info: VideoInfo  # of the whole video; of a damaged one, frame_count counts the frames that decode
+    warning: str | None  # one line where only a part of the video could be read, else None
+
+
+def probe_video(source: VideoSource) -> VideoInfo:
+    """Describe a video: demux all its packets, decode its first frame.
+
+    Args:
+        source: path (str or path-like), the file's bytes, or a binary file object (read from its beginning).
+
+    Raises:
+        VideoReadingError: the source is no readable video; the message says why, in one line.
+        TypeError: the source is none of the above.
+    """
+    video = _ReopenableVideo.from_source(source)
+    packets = _count_packets(video)
+    if packets.frame_count > 0:
+        with _open_stream(video, single_thread=True) as (container, stream):
+            for frame in _DecodedFrames(container, stream):
+                return _describe(video, packets, frame)
+    raise VideoReadingError(_no_frame_message(video, packets))
+
+
+def uniform_frame_indices(frame_count: int, num_frames: int) -> list[int]:
+    """Spread `num_frames` indices evenly over a clip, first and last frame included.
+
+    Index i is i * (frame_count - 1) / (num_frames - 1), rounded, halves upwards. A clip shorter than `num_frames`
+    repeats frames. A single frame is taken from the middle.
+
+    Args:
+        frame_count: number of frames in the clip, at least 1.
+        num_frames: number of indices wanted, at least 1.
+
+    Returns:
+        Sorted list of `num_frames` indices in [0, frame_count - 1].
+
+    Raises:
+        ValueError: one of the numbers is below 1.
+    """
+    if frame_count < 1 or num_frames < 1:
+        raise ValueError(f"frame_count={frame_count} and num_frames={num_frames} must both be at least 1")
+    if num_frames == 1:
+        return [(frame_count - 1) // 2]
+    last, gaps = frame_count - 1, num_frames - 1
+    # Integer arithmetic, floor(position * last / gaps + 1/2): halves fall the same way on every machine.
+    return [(2 * position * last + gaps) // (2 * gaps) for position in range(num_frames)]
+
+
+def read_clip(
+    source: VideoSource,
+    num_frames: int = 16,
+    size: tuple[int, int] | None = None,
+    frame_indices: Sequence[int] | None = None,
+) -> SampledClip:
+    """Sample a video's frames, as upright RGB pictures.
+
+    Memory is bounded by the sampled frames: each is resized as soon as it is decoded, and all others are dropped.
+
+    Args:
+        source: path (str or path-like), the file's bytes, or a binary file object (read from its beginning; one that
+            cannot seek is first read into memory, compressed as it is).
+        num_frames: number of frames to spread over the whole video (see `uniform_frame_indices`).
+        size: (height, width) of the result in pixels; None keeps the video's own size.
+        frame_indices: exact frames to take instead (display order, repeats allowed, returned sorted); `num_frames` is
+            then not used.
+
+    Returns:
+        The sampled clip. Where a damaged video yields fewer frames than it promises, sampling is spread over the frames
+        that do decode, and `warning` says so.
+
+    Raises:
+        VideoReadingError: the source is no readable video, no frame decodes, or one of `frame_indices` does not exist
+            or does not decode; the message says so in one line.
+        TypeError: the source is none of the above.
+        ValueError: `frame_indices` is empty, or `num_frames` is below 1.
+    """
+    video = _ReopenableVideo.from_source(source)
+    packets = _count_packets(video)
+    wanted = _wanted_indices(video, packets, num_frames, frame_indices)
+    reading, readable = _decode_frames(video, packets, wanted, size), packets.frame_count
+    if reading.damaged or not reading.pictures.keys() >= set(wanted):
+        reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
+        readable = reading.frame_count
+        wanted = _wanted_of_damaged(video, packets, readable, wanted, resample=frame_indices is None)
+        if not reading.pictures.keys() >= set(wanted):
+            reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
+    return SampledClip(
+        # T × (3, H, W) -> (T, 3, H, W)
+        frames=torch.stack([reading.pictures[index] for index in wanted]),
+        frame_indices=wanted,
+        timestamps=[reading.seconds[index] for index in wanted],
+        info=replace(reading.info, frame_count=readable),
+        warning=_damage_warning(video, packets, readable, reading.has_gap),
+    )
+
+
+def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Squash frames to a size: the one resize of this repository (bilinear with antialiasing).
+
+    Args:
+        frames: uint8 (..., 3, H, W).
+        size: (height, width) in pixels.
+
+    Returns:
+        uint8 (..., 3, height, width).
+    """
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    leading = frames.shape[:-3]
+    # (..., 3, H, W) -> (N, 3, H, W); one memory layout, so that a file's frames and an array's are computed alike
+    flat = frames.reshape(-1, *frames.shape[-3:]).contiguous()
+    flat = transforms.resize(flat, list(size), interpolation=transforms.InterpolationMode.BILINEAR, antialias=True)
+    # (N, 3, height, width) -> (..., 3, height, width)
+    return flat.reshape(*leading, *flat.shape[-3:])
+
+
+@dataclass(frozen=True)
+class _ReopenableVideo:
+    """A video that can be opened more than once: a path, or a seekable file object."""
+
+    name: str  # for VideoInfo
+    label: str  # for messages
+    target: str | BinaryIO
+
+    @classmethod
+    def from_source(cls, source: VideoSource) -> "_ReopenableVideo":
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return cls._from_bytes("<bytes>", bytes(source))
+        if hasattr(source, "read"):
+            return cls._from_file_object(source)
+        if isinstance(source, (str, os.PathLike)):
+            return cls._from_path(os.fsdecode(os.fspath(source)))
+        raise TypeError(f"a video is a path, bytes or a binary file object, not {type(source).__name__}")
+
+    @classmethod
+    def _from_path(cls, path: str) -> "_ReopenableVideo":
+        if path.startswith(("http://", "https://")):
+            raise VideoReadingError(f"'{path}' is an address, not a file: download the video and give its path")
+        if os.path.isdir(path):
+            raise VideoReadingError(f"'{path}' is a directory, not a video file: give the path of one file inside it")
+        if not os.path.exists(path):
+            raise VideoReadingError(f"'{path}' does not exist: check the path")
+        if not os.path.isfile(path):
+            raise VideoReadingError(f"'{path}' is not a regular file: save the video to disk and give its path")
+        if os.path.getsize(path) == 0:
+            raise VideoReadingError(f"'{path}' is empty (0 bytes): copy or download the video again")
+        # The prefix keeps FFmpeg from reading a name such as "concat:a.mp4" as a protocol.
+        return cls(path, f"'{path}'", f"file:{os.path.abspath(path)}")
+
+    @classmethod
+    def _from_bytes(cls, name: str, content: bytes) -> "_ReopenableVideo":
+        if not content:
+            raise VideoReadingError(f"{name} is empty (0 bytes): give the content of a whole video file")
+        return cls(name, name, BytesIO(content))
+
+    @classmethod
+    def _from_file_object(cls, file: BinaryIO) -> "_ReopenableVideo":
+        name = getattr(file, "name", None)
+        name = name if isinstance(name, str) else "<file object>"
+        can_seek = hasattr(file, "seekable") and file.seekable()
+        # Counting and decoding are two passes: what cannot be rewound is kept in memory, compressed as it is.
+        head = (file.seek(0), file.read(1))[1] if can_seek else file.read()
+        if isinstance(head, str):
+            raise TypeError(f"{name} is open in text mode: open it with mode 'rb'")
+        return cls(name, name, file) if can_seek and head else cls._from_bytes(name, head)
+
+
+@dataclass(frozen=True)
+class _PacketCount:
+    """What one pass over the packets found."""
+
+    frame_count: int  # packets of the video stream that hold a frame for display
+    missing: int  # frames that the header promises beyond them
+    missing_is_estimated: bool  # the header gives a duration only
+    duration: float  # seconds, from the first frame's begin to the last frame's end
+    frame_rate: float  # frames per second
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one decoding pass found."""
+
+    pictures: dict[int, torch.Tensor]  # frame index -> uint8 (3, H, W), for the wanted indices that decode
+    seconds: dict[int, float]  # frame index -> time in seconds, relative to the first frame
+    frame_count: int  # frames seen; all that decode only after reading to the end
+    damaged: bool  # FFmpeg refused at least one packet
+    has_gap: bool  # frames followed after a refused packet
+    info: VideoInfo | None  # None where nothing decodes
+
+
+class _Packets:
+    """Iterate over a container's packets up to its end, or up to the place from where it can be read no further."""
+
+    def __init__(self, container: InputContainer, *streams: VideoStream) -> None:
+        self.demuxed = container.demux(*streams)
+        self.broke_off = False
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        try:
+            yield from self.demuxed
+        except av.error.FFmpegError:
+            self.broke_off = True
+
+
+class _DecodedFrames:
+    """Iterate over the frames that decode, passing over the packets that FFmpeg refuses and remembering that it did."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.packets = _Packets(container, stream)
+        self.refused_packet = False
+        self.has_gap = False
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        for packet in self.packets:
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                self.refused_packet = True
+                continue
+            # The empty packet at the end only hands out frames that were decoded before.
+            self.has_gap = self.has_gap or (self.refused_packet and packet.size > 0 and len(frames) > 0)
+            yield from frames
+
+    @property
+    def damaged(self) -> bool:
+        return self.refused_packet or self.packets.broke_off
+
+
+@contextmanager
+def _open_stream(video: _ReopenableVideo, single_thread: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video at its beginning; what FFmpeg cannot open becomes a VideoReadingError."""
+    if not isinstance(video.target, str):
+        video.target.seek(0)
+    try:
+        # metadata_errors: a tag in an unknown encoding is no reason to refuse a clip.
+        # protocol_whitelist: a play list posing as a video must not reach the network.
+        container = av.open(video.target, metadata_errors="replace", options={"protocol_whitelist": "file"})
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoReadingError(
+            f"{video.label} cannot be opened as a video ({_reason(error)}): "
+            "it is damaged, cut off or no video; copy or export it again"
+        ) from error
+    with container:
+        yield container, _find_video_stream(video, container, single_thread)
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's words on one line, without error numbers and file names."""
+    return " ".join((getattr(error, "strerror", None) or str(error)).split())
+
+
+def _find_video_stream(video: _ReopenableVideo, container: InputContainer, single_thread: bool) -> VideoStream:
+    # The cover picture of a music file is a "video stream" too.
+    cover = Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
+        found = f"only {' and '.join(kinds)}" if kinds else "no stream at all"
+        raise VideoReadingError(f"{video.label} has no video stream ({found}): give a file with moving pictures")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoReadingError(f"{video.label} uses a video codec that cannot be decoded: convert it to H.264")
+    if single_thread:
+        stream.thread_count = 1
+    else:
+        stream.thread_type = "AUTO"
+    return stream
+
+
+def _count_packets(video: _ReopenableVideo) -> _PacketCount:
+    """Count a video's frames by demuxing, without decoding, and compare with what its header promises."""
+    shown = hidden = 0
+    begin, end, file_end = math.inf, -math.inf, -math.inf
+    with _open_stream(video) as (container, stream):
+        frame_duration = 1 / float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
+        packets = _Packets(container)
+        for packet in packets:
+            packet_begin, packet_end = _packet_span(packet, frame_duration)
+            file_end = max(file_end, packet_end)
+            if packet.stream_index != stream.index:
+                continue
+            if packet.is_discard or not _holds_a_frame(packet, stream):
+                # The empty packets without a time that end every stream are no frames of any kind.
+                hidden += packet.size > 0 or packet.dts is not None
+                continue
+            shown += 1
+            begin, end = min(begin, packet_begin), max(end, packet_end)
+        shortfall = _seconds_short_of_header(container, stream, end, file_end, frame_duration)
+        missing = round(shortfall / frame_duration)
+        is_estimated = stream.frames == 0
+        if missing > 0 and not is_estimated:
+            missing = max(stream.frames - shown - hidden, 0)
+    if packets.broke_off and missing == 0:
+        missing, is_estimated = 1, True
+    duration = end - begin if 0 < end - begin < math.inf else shown * frame_duration
+    return _PacketCount(shown, missing, is_estimated, duration, shown / duration if shown else 1 / frame_duration)
+
+
+def _packet_span(packet: av.Packet, frame_duration: float) -> tuple[float, float]:
+    """(begin, end) of a packet in seconds; (inf, -inf), which no minimum or maximum takes, where it has no time."""
+    if packet.pts is None or not packet.time_base:
+        return math.inf, -math.inf
+    begin = float(packet.pts * packet.time_base)
+    return begin, begin + (float(packet.duration * packet.time_base) if packet.duration else frame_duration)
+
+
+def _holds_a_frame(packet: av.Packet, stream: VideoStream) -> bool:
+    """Whether a packet yields a picture: it is not empty, and no VP8 reference frame that is never shown."""
+    if packet.size == 0:
+        return False
+    # RFC 6386, section 9.1: bit 4 of a VP8 frame's first byte is its show_frame flag.
+    return stream.codec_context.name not in ("vp8", "libvpx") or bool(memoryview(packet)[0] & 0x10)
+
+
+def _seconds_short_of_header(
+    container: InputContainer, stream: VideoStream, end: float, file_end: float, frame_duration: float
+) -> float:
+    """By how much a cut-off file ends before the end that its header promises, in seconds; 0 for a whole one.
+
+    Times, not numbers of frames, are compared: an edit list may hide frames that the header counts.
+    """
+    if stream.frames > 0 and stream.duration:
+        promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        found, tolerance = end, frame_duration / 2
+    elif container.duration and container.format.name in ("matroska,webm", "flv"):
+        # Only these two write the duration into their header; for others FFmpeg guesses it from what is there.
+        promised, found, tolerance = container.duration / av.time_base, file_end, TRUNCATION_TOLERANCE_SECONDS
+    else:
+        return 0.0
+    return promised - found if math.isfinite(found) and promised - found > tolerance else 0.0
+
+
+def _wanted_indices(
+    video: _ReopenableVideo, packets: _PacketCount, num_frames: int, frame_indices: Sequence[int] | None
+) -> list[int]:
+    if packets.frame_count == 0:
+        raise VideoReadingError(_no_frame_message(video, packets))
+    if frame_indices is None:
+        return uniform_frame_indices(packets.frame_count, num_frames)
+    wanted = sorted(int(index) for index in frame_indices)
+    if not wanted:
+        raise ValueError("frame_indices is empty: give at least one frame index, or None to sample num_frames frames")
+    _check_indices_exist(video, wanted, packets.frame_count)
+    return wanted
+
+
+def _wanted_of_damaged(
+    video: _ReopenableVideo, packets: _PacketCount, readable: int, wanted: list[int], resample: bool
+) -> list[int]:
+    """The indices to take where only `readable` frames decode: spread anew, or refused where they were prescribed."""
+    if readable == 0:
+        raise VideoReadingError(_no_frame_message(video, packets))
+    if resample:
+        return uniform_frame_indices(readable, len(wanted))
+    _check_indices_exist(video, wanted, readable)
+    return wanted
+
+
+def _check_indices_exist(video: _ReopenableVideo, wanted: Sequence[int], frame_count: int) -> None:
+    outside = [index for index in wanted if not 0 <= index < frame_count]
+    if outside:
+        raise VideoReadingError(
+            f"{video.label} has {frame_count} readable frames, but frame {outside[0]} was asked for: "
+            f"indices run from 0 to {frame_count - 1}"
+        )
+
+
+def _decode_frames(
+    video: _ReopenableVideo,
+    packets: _PacketCount,
+    wanted: Sequence[int],
+    size: tuple[int, int] | None,
+    to_the_end: bool = False,
+) -> _Reading:
+    """Decode a video and keep the wanted frames, resized.
+
+    Stops after the last wanted frame, or reads on to count all frames that decode. That count runs on one thread: with
+    several, a refused packet takes a number of good frames with it that depends on the number of processor cores.
+    """
+    pictures, seconds, info, begin, frame_count = {}, {}, None, 0.0, 0
+    keep = frozenset(wanted)
+    with _open_stream(video, single_thread=to_the_end) as (container, stream):
+        frames = _DecodedFrames(container, stream)
+        for index, frame in enumerate(islice(frames, None if to_the_end else wanted[-1] + 1)):
+            frame_count = index + 1
+            if info is None:
+                info = _describe(video, packets, frame)
+                begin = _frame_seconds(frame, index, packets)
+            if index in keep:
+                # A stream may change its size on the way; without a size asked for, the first frame's counts.
+                pictures[index] = resize_frames(_upright_picture(frame), size or (info.height, info.width))
+                seconds[index] = _frame_seconds(frame, index, packets) - begin
+    return _Reading(pictures, seconds, frame_count, frames.damaged, frames.has_gap, info)
+
+
+def _frame_seconds(frame: av.VideoFrame, index: int, packets: _PacketCount) -> float:
+    """A frame's time in its stream; from its index where the stream carries no times."""
+    if frame.pts is None or not frame.time_base:
+        return index / packets.frame_rate
+    return float(frame.pts * frame.time_base)
+
+
+def _describe(video: _ReopenableVideo, packets: _PacketCount, frame: av.VideoFrame) -> VideoInfo:
+    swap_axes, flip_columns, flip_rows = _orientation(frame)
+    height, width = (frame.width, frame.height) if swap_axes else (frame.height, frame.width)
+    # Swapping the axes and then mirroring left to right is a quarter turn clockwise.
+    rotation = (90 if flip_columns else 270) if swap_axes else (180 if flip_rows else 0)
+    return VideoInfo(video.name, width, height, rotation, packets.frame_count, packets.duration, packets.frame_rate)
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How to turn a stored picture upright: (swap rows and columns, then mirror left-right, then mirror up-down).
+
+    The display matrix takes a stored point (x, y) to (a x + c y, b x + d y) on the screen. Only multiples of a quarter
+    turn and mirrorings are honoured; any other angle counts as the nearest of them.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    if abs(a) >= abs(b):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def _upright_picture(frame: av.VideoFrame) -> torch.Tensor:
+    """Convert one frame of any pixel format to an upright RGB picture, uint8 (3, H, W)."""
+    # (H, W, 3) -> (3, H, W)
+    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    swap_axes, flip_columns, flip_rows = _orientation(frame)
+    if swap_axes:
+        picture = picture.transpose(1, 2)  # (3, H, W) -> (3, W, H)
+    flipped_axes = [axis for axis, flipped in ((1, flip_rows), (2, flip_columns)) if flipped]
+    return picture.flip(flipped_axes).contiguous()
+
+
+def _no_frame_message(video: _ReopenableVideo, packets: _PacketCount) -> str:
+    if packets.frame_count == 0:
+        return f"{video.label} has a video stream without a single frame: record or export it again"
+    return (
+        f"{video.label} is damaged: none of its {packets.frame_count} frames can be decoded; "
+        "copy or download the video again"
+    )
+
+
+def _damage_warning(video: _ReopenableVideo, packets: _PacketCount, readable: int, has_gap: bool) -> str | None:
+    promised = packets.frame_count + packets.missing
+    if readable >= promised:
+        return None
+    part = f"{readable}" if has_gap else f"the first {readable}"
+    whole = f"about {promised}" if packets.missing_is_estimated else f"{promised}"
+    return f"{video.label} is damaged or cut off: only {part} of {whole} frames could be read; sampled from those"
