@@ -31,7 +31,9 @@ STAGE_THRESHOLDS = (0.6, 0.7, 0.7)
 SURE_CONFIDENCE = 0.9  # frames without a face of this confidence are looked at again with the complete pyramid
 TRACK_MIN_OVERLAP = 0.3  # two boxes of one track overlap at least this much (intersection over union)
 FRAMES_AT_ONCE = 32  # bounds the memory of long clips
-CROPS_AT_ONCE = 256
+# Crop pixels that the networks see at once: on a CPU as many as leave the layers' outputs in its cache.
+CROP_PIXELS_AT_ONCE = {"cpu": 8 * 48 * 48}
+CROP_PIXELS_AT_ONCE_ELSEWHERE = 1024 * 48 * 48
 
 _CELL = 12  # PNet sees windows of 12×12 pixels, two pixels apart
 _CELL_STRIDE = 2
@@ -82,7 +84,7 @@ class FaceDetector:
     def __init__(
         self,
         device: str | torch.device = "cpu",
-        min_face: float = 40.0,
+        min_face: float = 56.0,
         policy: str = "track",
         search_small_faces: bool = True,
     ):
@@ -262,7 +264,7 @@ def _load_networks() -> tuple[nn.Module, nn.Module, nn.Module]:
 def _pyramid_scales(height: int, width: int, min_face: float) -> Iterator[float]:
     """Scales of the pyramid: the rungs of facenet-pytorch's default, from the one that fits `min_face` on.
 
-    The 1 % of tolerance lets min_face=40 mean the rung of 39.8 pixels.
+    The 1 % of tolerance lets min_face=56 mean the rung of 56.1 pixels.
     """
     rung = floor(log(min_face * 1.01 / REFERENCE_MIN_FACE) / -log(PYRAMID_STEP))
     scale = _CELL / REFERENCE_MIN_FACE * PYRAMID_STEP**rung
@@ -310,7 +312,9 @@ def _run_in_chunks(
     """Runs a network whose outputs are (N, width) over crops (N, 3, h, w), N may be 0."""
     if len(crops) == 0:
         return [crops.new_zeros(0, width) for width in widths]
-    return [torch.cat(parts) for parts in zip(*(network(chunk) for chunk in crops.split(CROPS_AT_ONCE)), strict=True)]
+    pixels = CROP_PIXELS_AT_ONCE.get(crops.device.type, CROP_PIXELS_AT_ONCE_ELSEWHERE)
+    chunks = crops.split(max(1, pixels // (crops.shape[-1] * crops.shape[-2])))
+    return [torch.cat(parts) for parts in zip(*(network(chunk) for chunk in chunks), strict=True)]
 
 
 def _move(boxes: torch.Tensor, offsets: torch.Tensor, inclusive: bool = True) -> torch.Tensor:

@@ -270,7 +270,9 @@ def _list_videos(videos: VideoInput | Sequence[VideoInput]) -> list[VideoInput]:
         # (B, T, ., ., .) holds B videos
         return list(videos) if videos.ndim == 5 else [videos]
     if not isinstance(videos, Sequence):
-        raise TypeError(f"a video is a path, bytes, a file object, an array or a list of frames, not {type(videos)}")
+        raise TypeError(
+            f"a video is a path, bytes, a file object, an array or a list of frames, not {type(videos).__name__}"
+        )
     if len(videos) == 0:
         raise ValueError("the list of videos is empty")
     return [videos] if all(_is_frame(item) for item in videos) else list(videos)
@@ -331,7 +333,9 @@ def _stack_frames(video: VideoInput) -> torch.Tensor:
     if isinstance(video, (np.ndarray, torch.Tensor)):
         return torch.as_tensor(video)
     if not isinstance(video, Sequence) or not all(_is_frame(frame) for frame in video):
-        raise TypeError(f"a video is a path, bytes, a file object, an array or a list of frames, not {type(video)}")
+        raise TypeError(
+            f"a video is a path, bytes, a file object, an array or a list of frames, not {type(video).__name__}"
+        )
     frames = [np.array(frame.convert("RGB")) if isinstance(frame, Image) else frame for frame in video]
     shapes = {tuple(frame.shape) for frame in frames}
     if len(shapes) > 1:

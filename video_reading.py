@@ -291,7 +291,9 @@ def _open_stream(video: _ReopenableVideo, single_thread: bool = False) -> Iterat
     try:
         # metadata_errors: a tag in an unknown encoding is no reason to refuse a clip.
         # protocol_whitelist: a play list posing as a video must not reach the network.
-        container = av.open(video.target, metadata_errors="replace", options={"protocol_whitelist": "file"})
+        # Given as `options`, it would crash PyAV below 18 with FLV, whose streams come up only while it is read.
+        options = {"protocol_whitelist": "file"}
+        container = av.open(video.target, metadata_errors="replace", container_options=options)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoReadingError(
             f"{video.label} cannot be opened as a video ({_reason(error)}): "

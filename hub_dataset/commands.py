@@ -64,7 +64,7 @@ def _add_build_options(parser: argparse.ArgumentParser, dataset_name: str | None
     parser.add_argument("--num-folds", type=int, default=5, help="number of folds, for --splits folds (default: 5)")
     parser.add_argument("--num-frames", type=int, default=16, help="labelled frames per clip (default: 16)")
     parser.add_argument("--size", type=int, default=224, help="side of the labelled frames in pixels (default: 224)")
-    parser.add_argument("--min-face", type=float, default=40.0, help="smallest face to look for first (default: 40)")
+    parser.add_argument("--min-face", type=float, default=56.0, help="smallest face to look for first (default: 56)")
     parser.add_argument(
         "--face-policy", default="track", choices=("track", "largest", "central"), help="which face is labelled"
     )

@@ -36,7 +36,7 @@ class LabellingOptions:
     num_frames: int = field(default=16, metadata={"help": "Frames per clip, spread evenly over the whole clip."})
     height: int = field(default=224, metadata={"help": "Height to which frames are squashed, in pixels."})
     width: int = field(default=224, metadata={"help": "Width to which frames are squashed, in pixels."})
-    min_face: float = field(default=40.0, metadata={"help": "Side of the smallest face to look for first, in pixels."})
+    min_face: float = field(default=56.0, metadata={"help": "Side of the smallest face to look for first, in pixels."})
     face_policy: str = field(default="track", metadata={"help": "Which face is labelled: track, largest or central."})
     device: str = field(default="cpu", metadata={"help": "Where the face detector runs."})
 

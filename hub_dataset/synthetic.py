@@ -96,8 +96,13 @@ class SyntheticCorpusConfig:
     max_intensity: float = field(
         default=1.0, metadata={"help": "Strongest expression at its apex, min_intensity to 1."}
     )
-    min_face_width: float = field(default=0.38, metadata={"help": "Narrowest face, as a share of the frame, >= 0.2."})
-    max_face_width: float = field(default=0.60, metadata={"help": "Widest face, as a share of the frame, <= 0.7."})
+    min_face_width: float = field(default=0.46, metadata={"help": "Narrowest face, as a share of the frame, >= 0.2."})
+    max_face_width: float = field(default=0.58, metadata={"help": "Widest face, as a share of the frame, <= 0.7."})
+    # Recordings in a laboratory are framed about as tightly; larger values make a corpus that is harder to learn.
+    position_reach: float = field(
+        default=0.05,
+        metadata={"help": "Farthest that a clip's face is off the middle, as a share of the frame, <= 0.2."},
+    )
     speech_share: float = field(default=0.35, metadata={"help": "Share of clips in which the mouth talks, 0 to 1."})
     seed: int = field(default=0, metadata={"help": "Seed of every random stream, >= 0."})
 
@@ -122,6 +127,7 @@ class SyntheticCorpusConfig:
         yield "min_intensity", 0.0 <= self.min_intensity <= 1.0, "between 0 and 1"
         yield "max_intensity", self.min_intensity <= self.max_intensity <= 1.0, "between min_intensity and 1"
         yield "min_face_width", 0.2 <= self.min_face_width <= 0.7, "between 0.2 and 0.7"
+        yield "position_reach", 0.0 <= self.position_reach <= 0.2, "between 0 and 0.2"
         yield "max_face_width", self.min_face_width <= self.max_face_width <= 0.7, "between min_face_width and 0.7"
         yield "speech_share", 0.0 <= self.speech_share <= 1.0, "between 0 and 1"
         yield "seed", self.seed >= 0, "at least 0"
@@ -273,14 +279,14 @@ def _drift(random: np.random.Generator, seconds: np.ndarray, reach: float) -> np
 def _draw_pose(config: SyntheticCorpusConfig, random: np.random.Generator, seconds: np.ndarray) -> FacePose:
     """Head position, size and turn through the clip; the face stays inside the frame."""
     half_width = 0.5 * random.uniform(config.min_face_width, config.max_face_width)
-    room_x = min(0.5 - 1.12 * half_width - 0.03, 0.16)
+    room_x = min(0.5 - 1.12 * half_width - 0.03, config.position_reach)
     low, high = 0.98 * half_width + 0.03, 1.0 - 1.66 * half_width - 0.03  # of the point between the eyes
-    middle, room_y = 0.5 * (low + high), min(0.5 * (high - low), 0.13)
+    middle, room_y = 0.5 * (low + high), min(0.5 * (high - low), 0.8 * config.position_reach)
     return FacePose(
         centre_x=0.5 + random.uniform(-room_x, room_x) + _drift(random, seconds, 0.03),
         centre_y=middle + random.uniform(-room_y, room_y) + _drift(random, seconds, 0.02),
         half_width=half_width * (1.0 + _drift(random, seconds, 0.025)),
-        roll=random.uniform(-0.10, 0.10) + _drift(random, seconds, 0.06),
+        roll=random.uniform(-0.06, 0.06) + _drift(random, seconds, 0.05),
         yaw=random.uniform(-0.14, 0.14) + _drift(random, seconds, 0.08),
         pitch=random.uniform(-0.08, 0.08) + _drift(random, seconds, 0.05),
     )

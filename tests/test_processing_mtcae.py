@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,8 @@ from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
 
 from mtcae_dfer import MTCAEVideoProcessor, processing_mtcae
+from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer.face_geometry import boxes_from_pixels, map_to_crop
 from mtcae_dfer.processing_mtcae import ClipMetadata
 from mtcae_dfer.video_reading import VideoReadingError, read_clip, uniform_frame_indices
 
@@ -98,8 +101,6 @@ def test_a_batch_array_holds_one_video_per_row(processor: MTCAEVideoProcessor, f
 def test_a_compressed_file_and_its_decoded_frames_give_the_same_pixel_values(
     processor: MTCAEVideoProcessor, tmp_path: Path
 ) -> None:
-    import av
-
     path = files.write_video(tmp_path / "clip.mp4", files.noisy_frames(40, 90, 121), codec="mpeg4")
     with av.open(str(path)) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -347,8 +348,6 @@ def test_a_real_clip_is_cropped_to_its_face(processor: MTCAEVideoProcessor) -> N
     assert metadata.warning is None
     x1, y1, x2, y2 = metadata.crop_box
     assert (x2 - x1) * 480 == pytest.approx((y2 - y1) * 360)
-    from mtcae_dfer.face_detection import FaceDetector
-
     faces = FaceDetector().detect(read_clip(clip).frames)
     boxes = faces.boxes[faces.face_found]
     assert len(boxes) == 16
@@ -400,8 +399,6 @@ def test_metadata_undoes_the_crop_and_gives_the_times(processor: MTCAEVideoProce
 
 
 def test_a_box_comes_back_to_where_it_was_before_the_crop(processor: MTCAEVideoProcessor, frames: np.ndarray) -> None:
-    from mtcae_dfer.face_geometry import boxes_from_pixels, map_to_crop
-
     batch = processor(frames, crop_boxes=[(0.2, 0.2, 0.5, 0.7)], return_metadata=True)
     pixels = torch.tensor([20.0, 15.0, 40.0, 41.0]).expand(16, 4)
     boxes, landmarks = map_to_crop(

@@ -3,6 +3,7 @@
 import inspect
 import io
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -412,8 +413,6 @@ def cut_off_before_the_index(path: Path) -> Path:
 
 
 def pipe(path: Path) -> Path:
-    import os
-
     os.mkfifo(path)
     return path
 
@@ -466,9 +465,10 @@ def test_a_play_list_under_a_videos_name_does_not_reach_the_network(tmp_path: Pa
         for name in ("a.m3u8", "a.mp4"):
             path = tmp_path / name
             path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n")
-            for source in (path, path.read_bytes()):
-                with pytest.raises(VideoReadingError):
-                    read_clip(source)
+            with path.open("rb") as opened:
+                for source in (path, path.read_bytes(), opened):
+                    with pytest.raises(VideoReadingError):
+                        read_clip(source)
         with pytest.raises(TimeoutError):
             server.accept()
 

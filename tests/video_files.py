@@ -66,6 +66,8 @@ def write_video(
         container.metadata.update(metadata or {})
         audio = container.add_stream("aac", rate=16000, layout="mono") if with_audio else None
         stream = container.add_stream(codec, rate=frame_rate, options=options or {})
+        # FFmpeg's conversion to deep pixel formats on several threads now and then spoils a row of an odd width.
+        stream.thread_count = 1
         for index, array in enumerate(frames):
             if index == 0:
                 stream.height, stream.width, stream.pix_fmt = array.shape[0], array.shape[1], pixel_format
@@ -104,7 +106,7 @@ def write_audio_with_cover(path: Path) -> Path:
         audio = container.add_stream("aac", rate=16000, layout="mono")
         cover = container.add_stream("mjpeg", rate=1)
         cover.height, cover.width, cover.pix_fmt = 48, 80, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value  # a plain number, for PyAV below 18
         frame = av.VideoFrame.from_ndarray(next(iter(numbered_frames(1))), format="rgb24")
         container.mux(cover.encode(frame))
         container.mux(cover.encode())

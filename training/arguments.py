@@ -42,7 +42,6 @@ class DataArguments:
         metadata={"help": "Decoded frames up to this many GB stay in memory; beyond, clips are decoded anew."},
     )
     augment: bool = field(default=True, metadata={"help": "Random crop, scale, flip and light on training clips."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Loading processes per training process."})
 
 
 @dataclass
@@ -62,6 +61,10 @@ class ModelArguments:
     decoder_type: str | None = field(default=None, metadata={"help": "vit or mlp."})
     pooling: str | None = field(default=None, metadata={"help": "mean (paper), time, or time_and_place."})
     freeze_encoder: bool = field(default=False, metadata={"help": "Train decoders and heads alone."})
+    whiten_patch_embedding: bool = field(
+        default=False,
+        metadata={"help": "Start a fresh patch embedding from the training tubelets' principal components."},
+    )
 
 
 @dataclass
@@ -85,6 +88,7 @@ class OptimisationArguments:
     bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
     fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for about a third more time."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Loading processes per training process."})
     save_total_limit: int = field(default=2, metadata={"help": "Training checkpoints that are kept."})
     save_seconds: float = field(
         default=60.0, metadata={"help": "At least so much time lies between two training checkpoints."}

@@ -1,0 +1,264 @@
+"""Face labelling: this repository's detector against facenet-pytorch called frame by frame, in one run.
+
+    python benchmarks/labelling.py [--clips 16] [--rounds 3] [--samples FOLDER] [--device cuda]
+
+All contestants get the same 16 frames of 224×224 pixels, already in memory. The reference is what users write,
+`MTCNN(keep_all=True).detect(frame, landmarks=True)` with its defaults, torch on all processors. Rows with "processes"
+are one process of one thread per processor, for the reference too: on small networks threads cost more than they bring,
+and on a busy machine much more. Rounds of the contestants alternate; the table shows each one's median. Agreement is
+measured on the frames where the reference finds a face with probability 0.9 or more, against its largest face; truth is
+what was drawn (synthetic clips).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import multiprocessing.connection
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtcae_dfer.face_detection import FaceDetections, FaceDetector
+from mtcae_dfer.face_geometry import box_intersection_over_union
+from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, draw_clip, encode_clip
+from mtcae_dfer.video_reading import read_clip
+
+SIZE = (224, 224)
+NUM_FRAMES = 16
+SURE = 0.9
+SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
+ONE_FACE_PATTERNS = ("1001_*.flv", "0*.mp4")  # the samples that show one large face
+
+
+@dataclass
+class BenchClip:
+    """Frames of a clip, and where known its drawn truth."""
+
+    name: str
+    frames: torch.Tensor  # uint8 (16, 3, 224, 224)
+    boxes: np.ndarray | None = None  # (16, 4)
+    points: np.ndarray | None = None  # (16, 5, 2)
+
+
+@dataclass
+class Contestant:
+    """One way of labelling clips."""
+
+    name: str
+    seconds: Callable[[], float]  # time for all clips, once
+    labels: Callable[[], list[FaceDetections]] | None  # for the agreement
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=16, help="drawn clips (default: 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds of each contestant (default: 3)")
+    parser.add_argument("--samples", type=Path, default=SAMPLES, help="folder of real clips, where present")
+    parser.add_argument("--device", default="cpu", help="device of the single-process contestants (default: cpu)")
+    arguments = parser.parse_args()
+    report("Drawn clips", drawn_clips(arguments.clips), arguments.rounds, arguments.device)
+    real = real_clips(arguments.samples)
+    if real:
+        report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
+
+
+def drawn_clips(count: int) -> list[BenchClip]:
+    """Clips of different people with different expressions, encoded and decoded again."""
+    config = SyntheticCorpusConfig()
+    clips = []
+    for number in range(count):
+        expression = config.expressions[number % len(config.expressions)]
+        clip = draw_clip(config, number % config.subjects + 1, expression, 1)
+        video = encode_clip(clip.frames, config.frame_rate, clip.scene.compression)
+        sampled = read_clip(video, NUM_FRAMES, SIZE)
+        boxes, points = (values[sampled.frame_indices] for values in (clip.truth.face_boxes, clip.truth.face_landmarks))
+        clips.append(BenchClip(clip.truth.path, sampled.frames, boxes, points))
+    return clips
+
+
+def real_clips(folder: Path) -> list[BenchClip]:
+    files = sorted(file for pattern in ONE_FACE_PATTERNS for file in folder.glob(pattern))
+    return [BenchClip(file.name, read_clip(file, NUM_FRAMES, SIZE).frames) for file in files]
+
+
+def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> None:
+    processors = os.cpu_count() or 1
+    print(f"\n## {title}: {len(clips)} clips of {NUM_FRAMES} frames, {processors} processors, device {device}\n")
+    with WorkerPool(clips, processors, Reference) as reference_pool, WorkerPool(clips, processors, Detector) as pool:
+        contestants = [
+            in_this_process("facenet-pytorch, frame by frame", Reference(device), clips),
+            Contestant(f"facenet-pytorch, frame by frame, {processors} processes", reference_pool.seconds, None),
+            in_this_process("this detector, every rung (min_face 20)", Detector(device, min_face=20), clips),
+            in_this_process("this detector, defaults", Detector(device), clips),
+            Contestant(f"this detector, defaults, {processors} processes", pool.seconds, None),
+        ]
+        times: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+        for _ in range(rounds):
+            for contestant in contestants:
+                times[contestant.name].append(contestant.seconds())
+    print_speed(times, len(clips))
+    print_agreement(contestants, clips)
+
+
+class Reference:
+    """facenet-pytorch, frame by frame, with its defaults."""
+
+    def __init__(self, device: str = "cpu"):
+        from facenet_pytorch import MTCNN
+
+        self.network = MTCNN(keep_all=True, device=torch.device(device))
+
+    def label(self, frames: torch.Tensor) -> FaceDetections:
+        pictures = frames.permute(0, 2, 3, 1).numpy()
+        return as_detections([self.network.detect(picture, landmarks=True) for picture in pictures])
+
+
+class Detector:
+    """This repository's detector."""
+
+    def __init__(self, device: str = "cpu", **options: float):
+        self.detector = FaceDetector(device=device, **options)
+
+    def label(self, frames: torch.Tensor) -> FaceDetections:
+        return self.detector.detect(frames)
+
+
+def in_this_process(name: str, labeller: Reference | Detector, clips: Sequence[BenchClip]) -> Contestant:
+    def label_all() -> list[FaceDetections]:
+        return [labeller.label(clip.frames) for clip in clips]
+
+    return Contestant(name, timed(label_all), label_all)
+
+
+def as_detections(frames: Sequence[tuple]) -> FaceDetections:
+    """The largest face of each frame, which facenet-pytorch puts first."""
+    count = len(frames)
+    boxes, points = torch.full((count, 4), torch.nan), torch.full((count, 5, 2), torch.nan)
+    confidence, face_count = torch.zeros(count), torch.zeros(count, dtype=torch.long)
+    for index, (found_boxes, probabilities, found_points) in enumerate(frames):
+        if found_boxes is not None:
+            boxes[index] = torch.from_numpy(np.asarray(found_boxes[0], dtype=np.float32)) / SIZE[0]
+            points[index] = torch.from_numpy(np.asarray(found_points[0], dtype=np.float32)) / SIZE[0]
+            confidence[index], face_count[index] = float(probabilities[0]), len(found_boxes)
+    return FaceDetections(boxes.clamp(0, 1), points.clamp(0, 1), confidence, face_count > 0, face_count)
+
+
+def timed(work: Callable[[], object]) -> Callable[[], float]:
+    work()  # warm
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        work()
+        return time.perf_counter() - begin
+
+    return seconds
+
+
+class WorkerPool:
+    """Processes of one thread each that share the clips, as `label_clips` does."""
+
+    def __init__(self, clips: Sequence[BenchClip], count: int, labeller: type):
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            share = [clip.frames.numpy() for clip in clips[number::count]]
+            process = context.Process(target=serve_rounds, args=(theirs, share, labeller), daemon=True)
+            process.start()
+            self.pipes.append(ours)
+            self.processes.append(process)
+        for pipe in self.pipes:
+            pipe.recv()  # ready
+
+    def seconds(self) -> float:
+        begin = time.perf_counter()
+        for pipe in self.pipes:
+            pipe.send("go")
+        for pipe in self.pipes:
+            pipe.recv()
+        return time.perf_counter() - begin
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            pipe.send("stop")
+            process.join()
+
+
+def serve_rounds(pipe: multiprocessing.connection.Connection, share: list[np.ndarray], labeller_type: type) -> None:
+    torch.set_num_threads(1)
+    labeller = labeller_type()
+    clips = [torch.from_numpy(frames) for frames in share]
+    for frames in clips[:2]:
+        labeller.label(frames)
+    pipe.send("ready")
+    while pipe.recv() == "go":
+        for frames in clips:
+            labeller.label(frames)
+        pipe.send("done")
+
+
+def print_speed(times: dict[str, list[float]], clip_count: int) -> None:
+    medians = {name: statistics.median(rounds) for name, rounds in times.items()}
+    reference = next(iter(medians.values()))
+    print("| | ms per clip | frames per second | throughput, reference = 1 |\n|---|---:|---:|---:|")
+    for name, seconds in medians.items():
+        rate = clip_count * NUM_FRAMES / seconds
+        print(f"| {name} | {seconds / clip_count * 1e3:.1f} | {rate:.0f} | {reference / seconds:.1f} |")
+
+
+def print_agreement(contestants: Sequence[Contestant], clips: Sequence[BenchClip]) -> None:
+    labels = {contestant.name: contestant.labels() for contestant in contestants if contestant.labels is not None}
+    reference = next(iter(labels.values()))
+    with_truth = clips[0].boxes is not None
+    print("\n| | found, of the reference's sure frames | IoU | landmark distance / box diagonal |", end="")
+    print(" IoU with truth | landmark error / true diagonal |" if with_truth else "")
+    print("|---|---:|---:|---:|" + ("---:|---:|" if with_truth else ""))
+    for name, found in labels.items():
+        share, overlap, distance = agreement(found, reference)
+        line = f"| {name} | {share:.2%} | {overlap:.4f} | {distance:.2%} |"
+        print(line + (" {:.4f} | {:.3%} |".format(*truth_errors(found, clips)) if with_truth else ""))
+
+
+def agreement(found: Sequence[FaceDetections], reference: Sequence[FaceDetections]) -> tuple[float, float, float]:
+    """Share of the reference's sure frames with a face, mean overlap of boxes, mean distance of points per diagonal."""
+    ours, theirs = stacked(found), stacked(reference)
+    sure = theirs.confidence >= SURE
+    both = sure & ours.face_found
+    overlap = box_intersection_over_union(ours.boxes[both], theirs.boxes[both])
+    distance = landmark_distance(ours.landmarks[both], theirs.landmarks[both], theirs.boxes[both])
+    return float(both.sum() / sure.sum()), float(overlap.mean()), float(distance.mean())
+
+
+def truth_errors(found: Sequence[FaceDetections], clips: Sequence[BenchClip]) -> tuple[float, float]:
+    """Mean overlap with the drawn boxes, and mean distance from the drawn points per true diagonal."""
+    ours = stacked(found)
+    boxes = torch.from_numpy(np.concatenate([clip.boxes for clip in clips])).float()
+    points = torch.from_numpy(np.concatenate([clip.points for clip in clips])).float()
+    seen = ours.face_found
+    overlap = box_intersection_over_union(ours.boxes[seen], boxes[seen])
+    return float(overlap.mean()), float(landmark_distance(ours.landmarks[seen], points[seen], boxes[seen]).mean())
+
+
+def landmark_distance(one: torch.Tensor, two: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Mean distance of five points (N, 5, 2) as a share of the diagonals of boxes (N, 4); frames are square."""
+    return (one - two).norm(dim=-1).mean(dim=-1) / (boxes[:, 2:] - boxes[:, :2]).norm(dim=-1)
+
+
+def stacked(clips: Sequence[FaceDetections]) -> FaceDetections:
+    """Detections of several clips as those of one long one."""
+    names = ("boxes", "landmarks", "confidence", "face_found", "face_count")
+    return FaceDetections(*(torch.cat([getattr(clip, name) for clip in clips]) for name in names))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The command `mtcae`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mtcae_dfer.hub_dataset.commands import add_dataset_commands
+from mtcae_dfer.training.predict import add_predict_command
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Each sets `run`, a function from the parsed namespace to the exit status."""
+    parser = argparse.ArgumentParser(prog="mtcae", description="Multi-task facial expression recognition in video.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_predict_command(subparsers)
+    add_dataset_commands(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status. What the user can mend is one line on standard error."""
+    parsed = make_parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"mtcae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

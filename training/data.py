@@ -1,0 +1,110 @@
+"""From the rows of a built data set to batches: frames, expression, face labels."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mtcae_dfer.hub_dataset.loading import clip_bytes
+from mtcae_dfer.training.augmentation import AugmentationConfig, LabelledFrames, augment
+from mtcae_dfer.video_reading import read_clip
+
+READING_THREADS = 4
+
+
+class ClipDataset(Dataset):
+    """The clips of one split as the model sees them, before normalisation.
+
+    Args:
+        rows: rows of a built data set, with videos as bytes.
+        size: (height, width) of the model's frames.
+        augmentation: how clips are changed at random; None leaves them as they are.
+        seed: with the epoch and the clip it decides a clip's augmentation, whatever process loads it.
+        keep_frames: decode every clip once and keep its frames in memory.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        size: tuple[int, int],
+        augmentation: AugmentationConfig | None = None,
+        seed: int = 0,
+        keep_frames: bool = False,
+    ) -> None:
+        self.rows = rows
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self.names, self.subjects = list(rows["name"]), list(rows["subject"])
+        self.labels = read_labels(rows)
+        self.frames = self._read_all() if keep_frames else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's augmentations."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One clip: frames uint8 (T, 3, H, W), labels, face_boxes (T, 4), face_landmarks (T, 5, 2), face_found (T,)."""
+        labels = {name: values[index] for name, values in self.labels.items()}
+        frames = self.frames[index] if self.frames is not None else self._read(index)
+        clip = LabelledFrames(frames, labels["face_boxes"], labels["face_landmarks"])
+        if self.augmentation is not None:
+            clip = augment(clip, self.augmentation, self._generator(index))
+        return {
+            "frames": clip.frames,
+            "labels": labels["labels"],
+            "face_boxes": clip.face_boxes,
+            "face_landmarks": clip.face_landmarks,
+            "face_found": labels["face_found"],
+            "index": torch.tensor(index),
+        }
+
+    def _generator(self, index: int) -> torch.Generator:
+        # A hash of the three numbers, so that neighbouring epochs and clips share nothing.
+        entropy = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(entropy))
+
+    def _read(self, index: int) -> torch.Tensor:
+        row = self.rows[index]
+        # The labels belong to exactly these frames, however the clip would be sampled today.
+        return read_clip(clip_bytes(row), size=self.size, frame_indices=row["frame_indices"]).frames
+
+    def _read_all(self) -> torch.Tensor:
+        with ThreadPoolExecutor(READING_THREADS) as readers:
+            clips = readers.map(self._read, range(len(self)))
+            return torch.stack(list(tqdm(clips, total=len(self), desc="Reading clips", unit="clip")))
+
+
+def read_labels(rows: datasets.Dataset) -> dict[str, torch.Tensor]:
+    """All labels of N clips: labels (N,), face_boxes (N, T, 4), face_landmarks (N, T, 5, 2), face_found (N, T)."""
+    columns = rows.select_columns(["frame_indices", "face_boxes", "face_landmarks", "face_found"]).with_format("numpy")
+    boxes, landmarks, found = (columns[:][name] for name in ("face_boxes", "face_landmarks", "face_found"))
+    return {
+        "labels": torch.tensor(rows["expression"], dtype=torch.long),
+        "face_boxes": torch.from_numpy(np.stack(list(boxes)).astype(np.float32)),
+        "face_landmarks": torch.from_numpy(np.stack(list(landmarks)).astype(np.float32)),
+        "face_found": torch.from_numpy(np.stack(list(found)).astype(bool)),
+    }
+
+
+def frames_in_memory(rows: datasets.Dataset, size: tuple[int, int]) -> int:
+    """Bytes that the decoded frames of these rows take."""
+    return len(rows) * labelled_frame_count(rows) * 3 * size[0] * size[1]
+
+
+def labelled_frame_count(rows: datasets.Dataset) -> int:
+    """T, the number of labelled frames of every clip."""
+    return rows.features["frame_indices"].length
+
+
+def class_names(rows: datasets.Dataset) -> list[str]:
+    """Names of the expressions in the order of their ids."""
+    return list(rows.features["expression"].names)

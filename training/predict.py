@@ -1,0 +1,198 @@
+"""`mtcae predict`: clips in, expression scores and faces out."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoVideoProcessor
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.video_reading import VideoReadingError, read_clip
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+class PredictionError(ValueError):
+    """A model cannot be used. The message is one line for the user: what, where, what to do."""
+
+
+def add_predict_command(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command `predict`; the parsed namespace's `run(namespace)` returns the exit status."""
+    parser = subparsers.add_parser("predict", help="expressions and faces of video clips")
+    parser.add_argument("clips", nargs="+", metavar="CLIP", help="video files")
+    parser.add_argument("--model", required=True, help="model folder or Hub id")
+    parser.add_argument("--json", metavar="OUT", help="write the results as JSON to this file")
+    parser.add_argument("--top-k", type=int, help="how many expressions to show (default: all)")
+    parser.add_argument("--verify-face", action="store_true", help="also say in how many frames MTCNN finds a face")
+    parser.add_argument("--picture", metavar="PNG", help="draw the frames of the first clip with boxes and points")
+    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    parser.set_defaults(run=run_predict_command)
+
+
+def run_predict_command(arguments: argparse.Namespace) -> int:
+    """Predicts all clips; one that cannot be read is reported and does not stop the others."""
+    if arguments.top_k is not None and arguments.top_k < 1:
+        raise PredictionError(f"--top-k {arguments.top_k}: must be at least 1")
+    model, processor = load_model(arguments.model, arguments.device)
+    detector = FaceDetector(device=arguments.device) if arguments.verify_face else None
+    results = [predict_file(clip, model, processor, arguments.top_k, detector) for clip in arguments.clips]
+    for result in results:
+        print(format_result(result))
+    if arguments.json:
+        write_json(results, Path(arguments.json))
+    if arguments.picture:
+        draw_picture(results[0], model, processor, Path(arguments.picture))
+    return report_failures(results)
+
+
+def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, BaseVideoProcessor]:
+    """Loads a model with its processor for prediction.
+
+    Args:
+        name: model folder or Hub id.
+        device: where the model runs.
+
+    Raises:
+        PredictionError: no such model, a folder without weights, or a model of another kind.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in WEIGHT_FILES):
+        raise PredictionError(
+            f"{name}: the folder holds no weights ({WEIGHT_FILES[0]}); give the folder of a trained model"
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+        processor = AutoVideoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise PredictionError(f"{name}: no model folder or Hub id that can be read ({_first_line(error)})") from error
+    if config.model_type != "mtcae":
+        raise PredictionError(
+            f"{name}: holds a model of type {config.model_type}, not mtcae; train one on top of it first"
+        )
+    if processor.num_frames != config.num_frames:
+        raise PredictionError(
+            f"{name}: the model takes {config.num_frames} frames, but its processor samples {processor.num_frames}; "
+            f"set num_frames to {config.num_frames} in video_preprocessor_config.json"
+        )
+    return MTCAEForMultiTaskVideo.from_pretrained(name).to(device).eval(), processor
+
+
+@torch.inference_mode()
+def predict_file(
+    clip: str,
+    model: MTCAEForMultiTaskVideo,
+    processor: BaseVideoProcessor,
+    top_k: int | None = None,
+    detector: FaceDetector | None = None,
+) -> dict[str, Any]:
+    """Predicts one video file.
+
+    Returns:
+        JSON-serialisable: "clip"; "expression" {name: probability}, the most probable first; "face_boxes" (T, 4) and
+        "face_landmarks" (T, 5, 2) in pixels of the source video; "timestamps", T seconds; "width" and "height" in
+        pixels; "face_coverage", the share of frames with a face according to MTCNN, None without a detector;
+        "warning", one line or None. A file that cannot be read gives "clip" and "error" alone.
+    """
+    try:
+        inputs = processor(clip, return_metadata=True)
+        coverage = face_coverage(clip, processor, detector) if detector is not None else None
+    except VideoReadingError as error:
+        return {"clip": clip, "error": str(error)}
+    (metadata,) = inputs.pop("video_metadata")
+    outputs = model(inputs["pixel_values"].to(model.device))
+    (result,) = processor.post_process_multi_task(
+        outputs, metadata=[metadata], id2label=model.config.id2label, top_k=top_k
+    )
+    return {
+        "clip": clip,
+        **{name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in result.items()},
+        "width": metadata.width,
+        "height": metadata.height,
+        "face_coverage": coverage,
+        "warning": metadata.warning,
+    }
+
+
+def face_coverage(clip: str, processor: BaseVideoProcessor, detector: FaceDetector) -> float:
+    """Share of the sampled frames in which MTCNN finds a face, at the size that it labels training frames in."""
+    frames = read_clip(clip, processor.num_frames, size=(224, 224)).frames
+    return float(detector.detect(frames).face_found.float().mean())
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """A readable block of lines for one clip."""
+    if "error" in result:
+        return f"{result['clip']}\n  not read: {result['error']}"
+    lines = [result["clip"]]
+    for name, probability in (result["expression"] or {}).items():
+        lines.append(f"  {name:<12} {probability:6.1%}  {'█' * round(30 * probability)}")
+    if result["face_boxes"] is not None:
+        middle = len(result["face_boxes"]) // 2
+        box = ", ".join(f"{edge:.0f}" for edge in result["face_boxes"][middle])
+        lines.append(f"  face box of frame {middle + 1} of {len(result['face_boxes'])}: ({box}) pixels")
+    if result["face_coverage"] is not None:
+        lines.append(f"  frames with a face (MTCNN): {result['face_coverage']:.0%}")
+    if result["face_coverage"] == 0:
+        lines.append("  no face was found: do not trust the scores above")
+    if result["warning"]:
+        lines.append(f"  note: {result['warning']}")
+    return "\n".join(lines)
+
+
+def write_json(results: Sequence[dict[str, Any]], file: Path) -> None:
+    """Writes the results under a temporary name first, so that the file is whole or not there.
+
+    Raises:
+        PredictionError: the file cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.partial")
+    try:
+        temporary.write_text(json.dumps(list(results), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        raise PredictionError(f"--json {file}: cannot be written ({error.strerror}); choose another file") from error
+
+
+def draw_picture(
+    result: dict[str, Any], model: MTCAEForMultiTaskVideo, processor: BaseVideoProcessor, file: Path
+) -> None:
+    """Draws a clip's frames with predicted (model) and found (MTCNN) boxes and points, and its expression scores."""
+    from mtcae_dfer.training.overlay import draw_clip_picture
+
+    if "error" in result:
+        raise PredictionError(f"--picture: {result['error']}")
+    clip = read_clip(result["clip"], processor.num_frames, size=(224, 224))
+    faces = FaceDetector(device=str(model.device)).detect(clip.frames)
+    scale = torch.tensor([result["width"], result["height"]])
+    boxes, landmarks = result["face_boxes"], result["face_landmarks"]
+    draw_clip_picture(
+        clip.frames,
+        None if boxes is None else torch.tensor(boxes) / scale.repeat(2),
+        None if landmarks is None else torch.tensor(landmarks) / scale,
+        labelled_boxes=faces.boxes,
+        labelled_landmarks=faces.landmarks,
+        face_found=faces.face_found,
+        expression_scores=result["expression"],
+        output_png=file,
+    )
+
+
+def report_failures(results: Sequence[dict[str, Any]]) -> int:
+    """Lists the clips that could not be read; returns the exit status."""
+    failures = [result for result in results if "error" in result]
+    if failures:
+        print(f"{len(failures)} of {len(results)} clips could not be read:", file=sys.stderr)
+    for result in failures:
+        print(f"  {result['error']}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
