@@ -17,8 +17,10 @@ if __name__ == "mtcae_dfer":
 
     from .configuration_lgi_former import LGIFormerConfig
     from .configuration_mtcae import MTCAEConfig, TaskDescription
+    from .configuration_tpsbt import TPSBTConfig
     from .modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
     from .modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
+    from .modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
     from .processing_mtcae import MTCAEVideoProcessor
 
     AutoConfig.register("mtcae", MTCAEConfig, exist_ok=True)
@@ -31,6 +33,10 @@ if __name__ == "mtcae_dfer":
     AutoModelForVideoClassification.register(LGIFormerConfig, LGIFormerForVideoClassification, exist_ok=True)
     AutoModelForPreTraining.register(LGIFormerConfig, LGIFormerForPreTraining, exist_ok=True)
 
+    AutoConfig.register("tpsbt", TPSBTConfig, exist_ok=True)
+    AutoModel.register(TPSBTConfig, TPSBTModel, exist_ok=True)
+    AutoModelForVideoClassification.register(TPSBTConfig, TPSBTForVideoClassification, exist_ok=True)
+
     # What is registered here is copied into every saved folder, which then loads where the package is not installed.
     MTCAEConfig.register_for_auto_class()
     MTCAEForMultiTaskVideo.register_for_auto_class("AutoModel")
@@ -39,6 +45,9 @@ if __name__ == "mtcae_dfer":
     LGIFormerModel.register_for_auto_class("AutoModel")
     LGIFormerForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
     LGIFormerForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+    TPSBTConfig.register_for_auto_class()
+    TPSBTModel.register_for_auto_class("AutoModel")
+    TPSBTForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 
     __all__ = [
         "LGIFormerConfig",
@@ -49,5 +58,8 @@ if __name__ == "mtcae_dfer":
         "MTCAEForMultiTaskVideo",
         "MTCAEMultiTaskOutput",
         "MTCAEVideoProcessor",
+        "TPSBTConfig",
+        "TPSBTForVideoClassification",
+        "TPSBTModel",
         "TaskDescription",
     ]

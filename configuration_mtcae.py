@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_lgi_former import LGIFormerConfig, as_height_and_width, compute_token_grid, require
+from .configuration_tpsbt import TPSBTConfig
 
 EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 
@@ -35,7 +36,7 @@ AUTO_MAP = {
 }
 
 # Encoders of this repository. transformers does not know them where they are loaded as remote code.
-LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {"lgi_former": LGIFormerConfig}
+LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {"lgi_former": LGIFormerConfig, "tpsbt": TPSBTConfig}
 
 STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded")
 DECODER_TYPES = ("vit", "mlp")
@@ -253,8 +254,8 @@ class MTCAEConfig(PreTrainedConfig):
 
     @property
     def tubelet_size(self) -> int:
-        """How many consecutive frames one token covers."""
-        return self.encoder_config.tubelet_size
+        """How many consecutive frames one of the encoder's tokens covers."""
+        return self.num_frames // self.token_grid[0]
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -269,7 +270,8 @@ class MTCAEConfig(PreTrainedConfig):
     @property
     def token_grid(self) -> tuple[int, int, int]:
         """(t, h, w): tubelets, rows and columns of the encoder's tokens, which come in this raster order."""
-        return compute_token_grid(self.encoder_config)
+        # An encoder that shortens time on its way says so itself.
+        return getattr(self.encoder_config, "token_grid", None) or compute_token_grid(self.encoder_config)
 
 
 __all__ = ["EXPRESSIONS", "MTCAEConfig", "TaskDescription", "paper_tasks"]

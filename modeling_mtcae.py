@@ -22,11 +22,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mtcae import LOCAL_ENCODER_CONFIGS, MTCAEConfig, TaskDescription
 from .modeling_lgi_former import LGIFormerModel
+from .modeling_tpsbt import TPSBTModel
 
 logger = logging.get_logger(__name__)
 
 # Encoders of this repository, by model type; the Auto* classes find all others.
-LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {"lgi_former": LGIFormerModel}
+LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {"lgi_former": LGIFormerModel, "tpsbt": TPSBTModel}
 
 IGNORED_CLASS = -100
 
@@ -567,7 +568,7 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         """Puts a pre-trained encoder under fresh decoders and heads.
 
         Args:
-            pretrained_encoder: folder or Hub id of a VideoMAE or LGI-Former checkpoint: base model, pre-training
+            pretrained_encoder: folder or Hub id of a VideoMAE, LGI-Former or TPSBT checkpoint: base model, pre-training
                 model or fine-tuned classifier.
             encoder_overrides: fields of the encoder's config to change, for example `{"image_size": 160}`.
             **config_overrides: fields of `MTCAEConfig`.

@@ -1,6 +1,51 @@
-"""Puts this folder on the path, so that the tests can `from video_files import write_video`."""
+"""What several test files share: small drawn corpora, a data set and a run made from them, and real clips."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
+from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.folder import read_folder
+from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
+
+# Test files can then `from video_files import write_video`.
 sys.path.insert(0, str(Path(__file__).parent))
+
+SMALL_EXPRESSIONS = ("neutral", "happiness")
+REAL_SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn corpus of six short clips: three subjects, two expressions."""
+    config = SyntheticCorpusConfig(subjects=3, takes=1, expressions=SMALL_EXPRESSIONS, min_frames=18, max_frames=20)
+    return make_synthetic_corpus(tmp_path_factory.mktemp("drawn") / "corpus", config, workers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def small_dataset(small_corpus: Path) -> Path:
+    """The small corpus as a labelled data set: one subject in each split."""
+    clips = read_folder(small_corpus / "videos" / "clips.csv", class_names=SMALL_EXPRESSIONS)
+    folder = small_corpus.parent / "dataset"
+    build_dataset(clips, folder, BuildOptions(class_names=SMALL_EXPRESSIONS), workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs of the tiny preset on the small data set."""
+    from mtcae_dfer.training.run import main
+
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    words = ["--dataset", str(small_dataset), "--output_dir", str(folder), "--num_train_epochs", "2"]
+    assert main([*words, "--save_seconds", "0"]) == 0
+    return folder
+
+
+@pytest.fixture()
+def real_samples() -> Path:
+    """The folder of real clips; the test is skipped where there is none."""
+    if not REAL_SAMPLES.is_dir():
+        pytest.skip("the real sample clips are not here")
+    return REAL_SAMPLES

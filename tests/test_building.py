@@ -244,7 +244,7 @@ def test_a_finished_data_set_is_returned_as_it_is(clips, built, monkeypatch):
         (dataclasses.replace(OPTIONS, splits="none"), "protocol"),
         (
             dataclasses.replace(OPTIONS, labelling=dataclasses.replace(FEW_FRAMES, min_face=60.0)),
-            "min_face 40.0 instead",
+            "min_face 56.0 instead",
         ),
     ],
 )
