@@ -1,5 +1,4 @@
-"""TPSBT, the encoder of SVFAP: joint attention at full resolution, then stages of fewer tubelets that exchange through a
-few bottleneck tokens.
+"""TPSBT, the encoder of SVFAP: joint attention at full resolution, then shorter stages around a few bottleneck tokens.
 
 Source: "SVFAP: Self-supervised Video Facial Affect Perceiver" (IEEE Transactions on Affective Computing). Shapes: B
 clips, T frames, N tokens in raster order (t, h, w), t tubelets of s = h x w places, K bottleneck tokens, D channels.

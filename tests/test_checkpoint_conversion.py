@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForPreTraining, AutoModelForVideoClassification
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 
 from mtcae_dfer.modeling_lgi_former import stratified_tube_mask
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
@@ -65,15 +65,19 @@ def draw_vit_block(weights: Drawn, name: str, width: int, hidden: int) -> None:
     weights.add_linear(f"{name}.mlp.fc2", width, hidden)
 
 
+def draw_context_attention(weights: Drawn, name: str) -> None:
+    weights.add(f"{name}.q_bias", WIDTH)
+    weights.add(f"{name}.v_bias", WIDTH)
+    weights.add(f"{name}.q.weight", WIDTH, WIDTH)
+    weights.add(f"{name}.kv.weight", 2 * WIDTH, WIDTH)
+    weights.add_linear(f"{name}.proj", WIDTH, WIDTH)
+
+
 def draw_lgi_block(weights: Drawn, name: str) -> None:
     for norm in ("first_attn_norm0", "second_attn_norm0", "third_attn_norm0", "third_attn_norm1", "norm2"):
         weights.add_norm(f"{name}.{norm}", WIDTH)
     for attention in ("first_attn", "second_attn", "third_attn"):
-        weights.add(f"{name}.{attention}.q_bias", WIDTH)
-        weights.add(f"{name}.{attention}.v_bias", WIDTH)
-        weights.add(f"{name}.{attention}.q.weight", WIDTH, WIDTH)
-        weights.add(f"{name}.{attention}.kv.weight", 2 * WIDTH, WIDTH)
-        weights.add_linear(f"{name}.{attention}.proj", WIDTH, WIDTH)
+        draw_context_attention(weights, f"{name}.{attention}")
     weights.add_linear(f"{name}.mlp.fc1", HIDDEN, WIDTH)
     weights.add_linear(f"{name}.mlp.fc2", WIDTH, HIDDEN)
 
@@ -108,6 +112,27 @@ def draw_mae_dfer(pre_training: bool) -> Weights:
     draw_embedding(weights, prefix)
     for depth in range(16):
         draw_lgi_block(weights, f"{prefix}blocks.{depth}")
+    draw_decoder(weights) if pre_training else draw_head(weights)
+    return dict(weights)
+
+
+def draw_svfap(pre_training: bool) -> Weights:
+    weights, prefix = Drawn(), "encoder." if pre_training else ""
+    draw_embedding(weights, prefix)
+    for depth in range(21):
+        name = f"{prefix}blocks.{depth}"
+        draw_vit_block(weights, name, WIDTH, HIDDEN)
+        if depth >= 12:
+            draw_context_attention(weights, f"{name}.cross_attn")
+            weights.add_norm(f"{name}.cross_norm1", WIDTH)
+            weights.add_norm(f"{name}.cross_norm2", WIDTH)
+    for stage in range(2):
+        weights.add(f"{prefix}temporal_downsamples.{stage}.weight", WIDTH, WIDTH, 2)
+        weights[f"{prefix}temporal_downsamples.{stage}.weight"] /= WIDTH**0.5
+        weights.add(f"{prefix}temporal_downsamples.{stage}.bias", WIDTH)
+        weights.add_norm(f"{prefix}spatial_downsamples.{stage}.norm", WIDTH)
+        weights.add_linear(f"{prefix}spatial_downsamples.{stage}.mlp.fc1", 24, WIDTH)
+        weights.add_linear(f"{prefix}spatial_downsamples.{stage}.mlp.fc2", 3, 24)
     draw_decoder(weights) if pre_training else draw_head(weights)
     return dict(weights)
 
@@ -212,6 +237,38 @@ def released_mae_dfer(clip: torch.Tensor, weights: Weights) -> torch.Tensor:
     return linear(norm(pooled, weights, "fc_norm"), weights, "head")
 
 
+def cross_block(x: torch.Tensor, context: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
+    query, context = norm(x, weights, f"{name}.cross_norm1"), norm(context, weights, f"{name}.cross_norm2")
+    return vit_block(x + attend(query, context, weights, f"{name}.cross_attn"), weights, name)
+
+
+def released_pyramid(clip: torch.Tensor, weights: Weights, prefix: str = "") -> torch.Tensor:
+    """One clip (T, C, H, W) -> (2 tubelets * 4 places, D)."""
+    x = embed(clip, weights, prefix)
+    for depth in range(12):
+        x = vit_block(x, weights, f"{prefix}blocks.{depth}")
+    for stage, blocks in enumerate((range(12, 18), range(18, 21))):
+        kernel = weights[f"{prefix}temporal_downsamples.{stage}.weight"]
+        pairs = [(x[8 * t : 8 * t + 4], x[8 * t + 4 : 8 * t + 8]) for t in range(len(x) // 8)]
+        slots = [first @ kernel[:, :, 0].T + second @ kernel[:, :, 1].T for first, second in pairs]
+        slots = [slot + weights[f"{prefix}temporal_downsamples.{stage}.bias"] for slot in slots]
+        summaries = []
+        for slot in slots:
+            name = f"{prefix}spatial_downsamples.{stage}"
+            scores = mlp(norm(slot, weights, f"{name}.norm"), weights, name)
+            shares = scores.exp() / scores.exp().sum(0)
+            summaries += [(shares[:, token : token + 1] * slot).sum(0) for token in range(3)]
+        x, bottleneck = torch.cat(slots), torch.stack(summaries)
+        for depth in blocks[:-1]:
+            bottleneck = cross_block(bottleneck, x, weights, f"{prefix}blocks.{depth}")
+        x = cross_block(x, bottleneck, weights, f"{prefix}blocks.{blocks[-1]}")
+    return x
+
+
+def released_svfap(clip: torch.Tensor, weights: Weights) -> torch.Tensor:
+    return linear(norm(released_pyramid(clip, weights).mean(0), weights, "fc_norm"), weights, "head")
+
+
 def released_decoder(encoded: torch.Tensor, mask: torch.Tensor, weights: Weights) -> torch.Tensor:
     """Encoded visible tokens as they come, with decoder positions of the visible places in raster order."""
     table = positions(DECODER_WIDTH)
@@ -253,8 +310,9 @@ def convert(weights: Weights, tmp_path: Path, **options: object) -> dict:
         (draw_videomae, released_videomae, 162),
         (lambda pre_training: draw_videomae(pre_training, norm="norm"), released_videomae, 162),
         (draw_mae_dfer, released_mae_dfer, 519),
+        (draw_svfap, released_svfap, 385),
     ],
-    ids=["videomae", "videomae_first_token", "mae_dfer"],
+    ids=["videomae", "videomae_first_token", "mae_dfer", "svfap"],
 )
 def test_converted_classifier_equals_the_literal_statement(draw, state, keys: int, tmp_path: Path) -> None:
     weights = draw(False)
@@ -281,7 +339,22 @@ def test_converted_pre_training_model_equals_the_literal_statement(draw, keys: i
     torch.testing.assert_close(logits, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("draw", [draw_videomae, draw_mae_dfer])
+def test_encoder_of_svfaps_pre_training_is_converted_and_its_decoder_named(tmp_path: Path) -> None:
+    weights = draw_svfap(True)
+    assert len(weights) == 441
+    report = convert(weights, tmp_path)
+    assert report["model_class"] == "TPSBTModel" and report["placed"].keys() == weights.keys()
+    set_aside = {key for key, targets in report["placed"].items() if not targets}
+    rest = ("decoder.", "encoder_to_decoder.", "mask_token", "encoder.norm.")
+    assert set_aside == {key for key in weights if key.startswith(rest)}
+    model = AutoModel.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        tokens = model(draw_clips()).last_hidden_state
+    expected = torch.stack([released_pyramid(clip, weights, "encoder.") for clip in draw_clips()])
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("draw", [draw_videomae, draw_mae_dfer, draw_svfap])
 @pytest.mark.parametrize("pre_training", [False, True])
 def test_converted_encoder_goes_under_the_cascade_with_its_biases(draw, pre_training: bool, tmp_path: Path) -> None:
     weights = draw(pre_training)
@@ -317,11 +390,8 @@ def test_sizes_of_released_width_are_read_off_the_tensors(tmp_path: Path) -> Non
     config = AutoModelForPreTraining.from_pretrained(tmp_path / "out").config
     assert (config.image_size, config.region_size, config.num_regions) == (160, [2, 5, 10], 8)
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (128, 2, 4)
-    assert (config.decoder_hidden_size, config.decoder_num_hidden_layers, config.decoder_num_attention_heads) == (
-        64,
-        1,
-        1,
-    )
+    assert (config.decoder_hidden_size, config.decoder_num_hidden_layers) == (64, 1)
+    assert config.decoder_num_attention_heads == 1
     assert (config.intermediate_size, config.decoder_intermediate_size) == (96, 80)
     assert config.released_decoder_order is True
 
@@ -379,6 +449,13 @@ def test_regions_that_contradict_the_image_size_are_named(tmp_path: Path) -> Non
         convert(draw_mae_dfer(False), tmp_path, region_size=(1, 1, 2))
 
 
+def test_stages_that_contradict_the_blocks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointConversionError, match=r"holds 21 blocks and the stages \[12, 6\]"):
+        convert(draw_svfap(False), tmp_path, stage_depths=(12, 6))
+    with pytest.raises(CheckpointConversionError, match="missing: blocks.11.cross_norm1.weight"):
+        convert(draw_svfap(False), tmp_path, stage_depths=(11, 7, 3))
+
+
 def test_a_number_of_labels_that_contradicts_the_head_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointConversionError, match="2 labels are given for the 7 classes"):
         convert(draw_videomae(False), tmp_path, labels=["a", "b"])
@@ -386,7 +463,7 @@ def test_a_number_of_labels_that_contradicts_the_head_is_named(tmp_path: Path) -
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
     weights = {"layer1.weight": torch.ones(2), "layer2.weight": torch.ones(2)}
-    with pytest.raises(CheckpointConversionError, match="neither .* the first are layer1.weight, layer2.weight"):
+    with pytest.raises(CheckpointConversionError, match="none of .* the first are layer1.weight, layer2.weight"):
         convert(weights, tmp_path)
 
 
@@ -444,4 +521,4 @@ def test_command_converts_and_prints_every_key(tmp_path: Path, capsys: pytest.Ca
     assert arguments.run(arguments) == 0
     printed = capsys.readouterr().out
     assert "blocks.0.first_attn.q_bias -> lgi_former.layers.0.region_attention.query.bias" in printed
-    assert "MAE-DFER: all 519 keys placed" in printed
+    assert "MAE-DFER: all 519 keys have their place" in printed

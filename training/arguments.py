@@ -27,7 +27,7 @@ class DataArguments:
     synthetic_dir: str = field(
         default="runs/synthetic", metadata={"help": "Where the synthetic corpus and its labels are kept and reused."}
     )
-    synthetic_subjects: int = field(default=24, metadata={"help": "Drawn subjects of the synthetic corpus."})
+    synthetic_subjects: int = field(default=72, metadata={"help": "Drawn subjects of the synthetic corpus."})
     synthetic_takes: int = field(default=2, metadata={"help": "Clips per drawn subject and expression."})
     synthetic_seed: int = field(default=0, metadata={"help": "Seed of the drawing; other seeds draw other people."})
     train_on_all: bool = field(
@@ -41,7 +41,12 @@ class DataArguments:
         default=4.0,
         metadata={"help": "Decoded frames up to this many GB stay in memory; beyond, clips are decoded anew."},
     )
-    augment: bool = field(default=True, metadata={"help": "Random crop, scale, flip and light on training clips."})
+    augment: bool = field(default=True, metadata={"help": "Change training clips at random, by the options below."})
+    smallest_crop: float = field(default=0.8, metadata={"help": "Side of the smallest crop / side of the frame."})
+    largest_stretch: float = field(default=1.1, metadata={"help": "Largest ratio of a crop's sides to each other."})
+    flip_probability: float = field(default=0.5, metadata={"help": "Share of clips mirrored left to right."})
+    brightness: float = field(default=0.2, metadata={"help": "Largest relative change of brightness."})
+    contrast: float = field(default=0.2, metadata={"help": "Largest relative change of contrast."})
 
 
 @dataclass
@@ -179,6 +184,10 @@ def check_arguments(arguments: RunArguments) -> None:
         options["label_smoothing_factor"],
         "must be in [0, 1)",
     )
+    for name in ("flip_probability", "brightness", "contrast"):
+        _require(0 <= options[name] <= 1, name, options[name], "must be in [0, 1]")
+    _require(0 < options["smallest_crop"] <= 1, "smallest_crop", options["smallest_crop"], "must be in (0, 1]")
+    _require(options["largest_stretch"] >= 1, "largest_stretch", options["largest_stretch"], "must be at least 1")
     _require(options["save_total_limit"] >= 1, "save_total_limit", options["save_total_limit"], "must be at least 1")
     schedules = ("constant", "cosine")
     _require(

@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from transformers.utils import logging
+
 from mtcae_dfer.hub_dataset.commands import add_dataset_commands
 from mtcae_dfer.training.predict import add_predict_command
 
@@ -20,6 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. What the user can mend is one line on standard error."""
     parsed = make_parser().parse_args(arguments)
+    logging.disable_progress_bar()  # of loading weights, which takes a moment; our own bars stay
     try:
         return parsed.run(parsed)
     except KeyboardInterrupt:

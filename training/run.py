@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
+from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.folder import read_folder
@@ -92,6 +93,7 @@ class Stopwatch:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job; returns the exit status. Errors that the user can mend are one line on standard error."""
     options: RunArguments | None = None
+    logging.disable_progress_bar()  # of every saved model; the run's own bars stay
     try:
         options = parse_run_arguments(arguments)
         run(options)
@@ -217,7 +219,8 @@ def open_splits(rows: Any, arguments: RunArguments, size: tuple[int, int], datas
     names = ("train",) * 3 if options.train_on_all else ("train", "validation", "test")
     needed = sum(frames_in_memory(rows[name], size) for name in set(names))
     keep = needed <= options.cache_frames_gb * 1e9
-    augmentation = AugmentationConfig() if options.augment else None
+    changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
+    augmentation = AugmentationConfig(**changes) if options.augment else None
     train = ClipDataset(rows["train"], size, augmentation, arguments.optimisation.seed, keep)
     others = [ClipDataset(rows[name], size, keep_frames=keep) for name in names[1:]]
     protocol = SEEN_CLIPS_PROTOCOL if options.train_on_all else protocol_name(dataset_dir)
