@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.commands import add_dataset_commands
+from mtcae_dfer.training.checkpoint_conversion import add_convert_command
 from mtcae_dfer.training.predict import add_predict_command
 
 
@@ -16,6 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_predict_command(subparsers)
     add_dataset_commands(subparsers)
+    add_convert_command(subparsers)
     return parser
 
 
