@@ -85,7 +85,7 @@ _GOLDEN_RATIO = 0.6180339887498949
 class SyntheticCorpusConfig:
     """What corpus to draw. The same configuration gives the same files on the same machine."""
 
-    subjects: int = field(default=60, metadata={"help": "Number of drawn people, 1 to 999."})
+    subjects: int = field(default=72, metadata={"help": "Number of drawn people, 1 to 999."})
     takes: int = field(default=2, metadata={"help": "Clips of each expression by each subject, 1 to 99."})
     expressions: tuple[str, ...] = field(default=EXPRESSIONS, metadata={"help": "Class names, without repeats."})
     frame_size: int = field(default=224, metadata={"help": "Width and height of the frames in pixels; even, >= 64."})

@@ -27,7 +27,7 @@ class DataArguments:
     synthetic_dir: str = field(
         default="runs/synthetic", metadata={"help": "Where the synthetic corpus and its labels are kept and reused."}
     )
-    synthetic_subjects: int = field(default=60, metadata={"help": "Drawn subjects of the synthetic corpus."})
+    synthetic_subjects: int = field(default=72, metadata={"help": "Drawn subjects of the synthetic corpus."})
     synthetic_takes: int = field(default=2, metadata={"help": "Clips per drawn subject and expression."})
     synthetic_seed: int = field(default=0, metadata={"help": "Seed of the drawing; other seeds draw other people."})
     train_on_all: bool = field(

@@ -176,11 +176,11 @@ def draw_picture(
         clip.frames,
         None if boxes is None else torch.tensor(boxes) / scale.repeat(2),
         None if landmarks is None else torch.tensor(landmarks) / scale,
+        file,
         labelled_boxes=faces.boxes,
         labelled_landmarks=faces.landmarks,
         face_found=faces.face_found,
         expression_scores=result["expression"],
-        output_png=file,
     )
 
 
