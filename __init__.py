@@ -16,7 +16,7 @@ if __name__ == "mtcae_dfer":
     )
 
     from .configuration_lgi_former import LGIFormerConfig
-    from .configuration_mtcae import MTCAEConfig, TaskDescription
+    from .configuration_mtcae import MTCAEConfig, TaskDescription, paper_tasks
     from .configuration_tpsbt import TPSBTConfig
     from .modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
     from .modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
@@ -62,4 +62,5 @@ if __name__ == "mtcae_dfer":
         "TPSBTForVideoClassification",
         "TPSBTModel",
         "TaskDescription",
+        "paper_tasks",
     ]

@@ -39,6 +39,7 @@ def compute_token_grid(config: PreTrainedConfig, field_prefix: str = "") -> tupl
     image, patch = as_height_and_width(config.image_size), as_height_and_width(config.patch_size)
     sizes |= {"image_size (height)": (image[0], patch[0]), "image_size (width)": (image[1], patch[1])}
     for name, (size, step) in sizes.items():
+        require(size > 0 and step > 0, field_prefix + name, size, f"must be greater than 0, as its step {step}")
         require(size % step == 0, field_prefix + name, size, f"must be a multiple of {step}")
     tubelets, rows, columns = (size // step for size, step in sizes.values())
     return tubelets, rows, columns

@@ -1,14 +1,21 @@
 """Configuration of MTCAE-DFER: an encoder, an ordered list of tasks, and the structure that joins them."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from keyword import iskeyword
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.utils import TransformersKwargs, logging
 
 from .configuration_lgi_former import LGIFormerConfig, as_height_and_width, compute_token_grid, require
 from .configuration_tpsbt import TPSBTConfig
+
+logger = logging.get_logger(__name__)
 
 EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 
@@ -49,6 +56,17 @@ LOSSES_OF_KIND = {
     "multi_label": ("binary_cross_entropy",),
 }
 
+# What the cascade asks of an encoder's config.
+ENCODER_FIELDS = ("hidden_size", "num_frames", "tubelet_size", "image_size", "patch_size")
+# Arguments of `forward` that are no labels: a task's labels and mask cannot go by these names.
+FORWARD_ARGUMENTS = ("pixel_values", *TransformersKwargs.__annotations__)
+# Names beside the fields that config files and `from_pretrained` hand to a config.
+EXTRA_CONFIG_NAMES = {
+    *("auto_map", "custom_pipelines", "model_type", "name_or_path", "_name_or_path", "_commit_hash"),
+    *("num_labels", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions"),
+    *("quantization_config", "_attn_implementation_internal", "_experts_implementation_internal"),
+}
+
 
 @dataclass
 class TaskDescription:
@@ -70,42 +88,72 @@ class TaskDescription:
     loss: str | None = None  # None = mse, cross_entropy or binary_cross_entropy, by kind
     weight: float = 1.0  # factor of this task's loss in the sum
     label_key: str | None = None  # name of the label in `forward`; None = the task's name
-    mask_key: str | None = None  # name of a boolean (B, T) input; frames where it is False never reach the loss
+    mask_key: str | None = None  # name of a boolean input, (B, T) or (B,); where it is False nothing reaches the loss
     pooling: str | None = None  # None = the config's pooling
-    output_names: list[str] | None = None  # names of the outputs, for people
+    output_names: list[str] | None = None  # names of the outputs of one frame or clip, for people
 
     def __post_init__(self) -> None:
+        self._check_name()
         self._check_choice("kind", TASK_KINDS)
         self.loss = self.loss or LOSSES_OF_KIND[self.kind][0]
         self.label_key = self.label_key or self.name
-        self.output_shape = [int(size) for size in self.output_shape]
+        self._check_output_shape()
+        self.output_shape = list(self.output_shape)
         self._check_fields()
 
     def _check_choice(self, field_name: str, allowed: tuple[str, ...]) -> None:
         value = getattr(self, field_name)
         require(value in allowed, f"tasks.{self.name}.{field_name}", value, f"must be one of {', '.join(allowed)}")
 
+    def _require(self, condition: bool, field_name: str, rule: str) -> None:
+        require(condition, f"tasks.{self.name}.{field_name}", getattr(self, field_name), rule)
+
+    def _check_name(self) -> None:
+        require(_is_argument_name(self.name), "tasks.name", self.name, "must be a Python identifier")
+        # The model keeps its parts in a ModuleDict, beside that class's own attributes.
+        taken = hasattr(nn.ModuleDict(), self.name)
+        require(not taken, "tasks.name", self.name, "is the name of an attribute of torch's modules; choose another")
+
+    def _check_output_shape(self) -> None:
+        shape = self.output_shape
+        holds_sizes = isinstance(shape, list | tuple) and all(type(size) is int and size > 0 for size in shape)
+        self._require(holds_sizes, "output_shape", "must be a list of positive whole numbers")
+        if self.kind == "classification":
+            self._require(len(shape) <= 1, "output_shape", "must be [classes]")
+        else:
+            self._require(len(shape) > 0, "output_shape", "must not be empty")
+
     def _check_fields(self) -> None:
-        prefix = f"tasks.{self.name}"
-        require(str(self.name).isidentifier(), "tasks.name", self.name, "must be a Python identifier")
-        # ModuleDict keeps its modules beside its own methods, so these names would shadow a method.
-        require(self.name not in dir(dict), "tasks.name", self.name, "is the name of a dict method; choose another")
         self._check_choice("per", TASK_RATES)
         self._check_choice("loss", LOSSES_OF_KIND[self.kind])
         if self.pooling is not None:
             self._check_choice("pooling", POOLINGS)
-        shape_is_positive = all(size > 0 for size in self.output_shape)
-        require(shape_is_positive, f"{prefix}.output_shape", self.output_shape, "must hold positive sizes")
-        if self.kind == "classification":
-            require(len(self.output_shape) <= 1, f"{prefix}.output_shape", self.output_shape, "must be [classes]")
-        else:
-            require(bool(self.output_shape), f"{prefix}.output_shape", self.output_shape, "must not be empty")
-        require(self.weight >= 0, f"{prefix}.weight", self.weight, "must be at least 0")
+        self._require(_is_weight(self.weight), "weight", "must be a finite number, at least 0")
+        self._check_key("label_key")
+        if self.mask_key is not None:
+            self._check_key("mask_key")
+            self._require(self.mask_key != self.label_key, "mask_key", "must differ from label_key")
+        if self.output_names is not None and self.output_shape:
+            rule = f"must name the {self.num_outputs} outputs"
+            self._require(len(self.output_names) == self.num_outputs, "output_names", rule)
+
+    def _check_key(self, field_name: str) -> None:
+        key = getattr(self, field_name)
+        self._require(_is_argument_name(key), field_name, "must be a Python identifier")
+        self._require(key not in FORWARD_ARGUMENTS, field_name, "is another argument of the model's forward")
 
     @property
     def num_outputs(self) -> int:
         """How many numbers one output (of a frame, or of a clip) holds."""
         return math.prod(self.output_shape)
+
+
+def _is_argument_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isidentifier() and not iskeyword(name)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def paper_tasks() -> list[TaskDescription]:
@@ -119,12 +167,28 @@ def paper_tasks() -> list[TaskDescription]:
     ]
 
 
+def unknown_config_names(names: Iterable[str]) -> list[str]:
+    """Those of `names` that mean nothing to `MTCAEConfig`."""
+    return sorted(set(names) - EXTRA_CONFIG_NAMES - {known.name for known in fields(MTCAEConfig)})
+
+
 def build_encoder_config(encoder_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
     """Returns the encoder's config object from a config object, a dict with `model_type`, or None (the paper's).
 
     Raises:
-        ValueError: the dict names no `model_type`, or one that transformers does not know.
+        ValueError: the dict names no `model_type`, or one that transformers does not know; or the model is no video
+            encoder whose tokens stand on a (t, h, w) grid.
     """
+    built = _instantiate_encoder_config(encoder_config)
+    rule = "is a whole model of this repository, not an encoder; load it with from_pretrained"
+    require(built.model_type != "mtcae", "encoder_config.model_type", built.model_type, rule)
+    missing = [name for name in ENCODER_FIELDS if not hasattr(built, name)]
+    rule = f"is no video encoder that a cascade can read: its config has no {', '.join(missing)}"
+    require(not missing, "encoder_config.model_type", built.model_type, rule)
+    return built
+
+
+def _instantiate_encoder_config(encoder_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
     if isinstance(encoder_config, PreTrainedConfig):
         return encoder_config
     values = dict(PAPER_ENCODER if encoder_config is None else encoder_config)
@@ -134,6 +198,7 @@ def build_encoder_config(encoder_config: dict | PreTrainedConfig | None) -> PreT
     )
     if model_type in LOCAL_ENCODER_CONFIGS:
         return LOCAL_ENCODER_CONFIGS[model_type](**values)
+    require(model_type in CONFIG_MAPPING, "encoder_config.model_type", model_type, "is unknown to transformers")
     return AutoConfig.for_model(model_type, **values)
 
 
@@ -143,6 +208,7 @@ class MTCAEConfig(PreTrainedConfig):
 
     Raises:
         ValueError: a value breaks its rule; the message names the field, the value and the rule.
+        huggingface_hub.errors.StrictDataclassFieldValidationError: a value has the wrong type; likewise.
     """
 
     model_type = "mtcae"
@@ -156,37 +222,56 @@ class MTCAEConfig(PreTrainedConfig):
     decoder_num_layers: int = 5  # L, the depth of the recursion in one decoder
     decoder_num_attention_heads: int = 3  # heads of one cross-attention
     decoder_head_dim: int = 512  # channels of one head; 3 heads do not divide 512, so it is a field of its own
-    decoder_mlp_ratio: float = 4.0  # hidden channels of the MLP / decoder_hidden_size
+    decoder_mlp_ratio: float | int = 4.0  # hidden channels of the MLP / decoder_hidden_size
     decoder_hidden_act: str = "gelu"  # activation in the MLP
-    decoder_dropout: float = 0.0  # dropout on what a cross-attention or MLP adds
-    decoder_attention_dropout: float = 0.0  # dropout on the cross-attention's weights
+    decoder_dropout: float | int = 0.0  # dropout on what a cross-attention or MLP adds
+    decoder_attention_dropout: float | int = 0.0  # dropout on the cross-attention's weights
     share_decoder_layers: bool = False  # True: one layer's weights serve the whole recursion of a decoder
     pooling: str = "mean"  # mean (paper) | time: keeps tubelets | time_and_place: learned weights over the grid
     pooling_maps: int = 8  # learned spatial weight maps of the pooling time_and_place
-    layer_norm_eps: float = 1e-6  # epsilon of the decoders' and heads' norms
-    initializer_range: float = 0.02  # standard deviation of fresh weights
+    layer_norm_eps: float | int = 1e-6  # epsilon of the decoders' and heads' norms
+    initializer_range: float | int = 0.02  # standard deviation of fresh weights
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._check_names(kwargs)
         self.encoder_config = build_encoder_config(self.encoder_config)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EXPRESSIONS))
         super().__post_init__(**kwargs)
-        self.label2id = {name: index for index, name in self.id2label.items()}
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
+        self.complete()
+
+    def complete(self) -> None:
+        """Fills in what follows from other fields, and checks all of them.
+
+        A model does it again when it is built: `from_pretrained(FOLDER, structure=..., id2label=...)` sets fields
+        behind the constructor's back.
+
+        Raises:
+            ValueError: a value breaks its rule.
+        """
+        self.id2label = {int(index): name for index, name in self.id2label.items()}  # JSON's keys are strings
+        self.label2id = {name: index for index, name in self.id2label.items()}
         self.tasks = [asdict(task) for task in self._build_tasks(self.tasks)]
         self._check_fields()
 
+    @staticmethod
+    def _check_names(names: dict[str, Any]) -> None:
+        for name in ("num_frames", "image_size", "patch_size", "tubelet_size", "hidden_size", "token_grid"):
+            require(name not in names, name, names.get(name), "is the encoder's; set it in encoder_config")
+        unknown = unknown_config_names(names)
+        if unknown:
+            logger.warning(f"MTCAEConfig has no field {', '.join(unknown)}: kept, but without any effect.")
+
     def _build_tasks(self, tasks: list | None) -> list[TaskDescription]:
-        described = paper_tasks() if tasks is None else [self._build_task(task) for task in tasks]
-        for task in described:
-            if task.kind == "classification" and not task.output_shape:
-                task.output_shape = [self.num_labels]
-        return described
+        return paper_tasks() if tasks is None else [self._build_task(task) for task in tasks]
 
     @staticmethod
     def _build_task(task: dict | TaskDescription) -> TaskDescription:
         # A class loaded as remote code is not the package's class, so a description is known by its fields.
-        values = dict(task) if isinstance(task, dict) else asdict(task)
+        values = asdict(task) if is_dataclass(task) else task
+        describes = isinstance(values, dict) and "name" in values
+        require(describes, "tasks", task, "every entry must be a task description with a name")
         unknown = sorted(set(values) - {known.name for known in fields(TaskDescription)})
         require(not unknown, f"tasks.{values.get('name')}", unknown, "are no fields of a task description")
         return TaskDescription(**values)
@@ -196,18 +281,28 @@ class MTCAEConfig(PreTrainedConfig):
         require(self.decoder_type in DECODER_TYPES, "decoder_type", self.decoder_type, "must be 'vit' or 'mlp'")
         require(self.pooling in POOLINGS, "pooling", self.pooling, f"must be one of {', '.join(POOLINGS)}")
         self._check_sizes()
+        self._check_classes()
         self._check_tasks()
         self._check_structure()
         self._check_token_grid()
 
     def _check_sizes(self) -> None:
         positive = ("hidden_size", "num_layers", "num_attention_heads", "head_dim", "mlp_ratio")
-        for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps"]:
+        for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps", "layer_norm_eps"]:
             value = getattr(self, field_name)
-            require(value > 0, field_name, value, "must be greater than 0")
-        for field_name in ("decoder_dropout", "decoder_attention_dropout"):
+            require(0 < value < math.inf, field_name, value, "must be greater than 0")
+        for field_name in ("decoder_dropout", "decoder_attention_dropout", "initializer_range"):
             value = getattr(self, field_name)
             require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
+        mlp_size = int(self.decoder_mlp_ratio * self.decoder_hidden_size)
+        require(mlp_size > 0, "decoder_mlp_ratio", self.decoder_mlp_ratio, "leaves the MLP no hidden channel")
+        activation = self.decoder_hidden_act
+        require(activation in ACT2FN, "decoder_hidden_act", activation, "is no activation of transformers")
+
+    def _check_classes(self) -> None:
+        names = self.id2label
+        require(sorted(names) == list(range(len(names))), "id2label", names, "must number its names 0, 1, 2, …")
+        require(len(self.label2id) == len(names), "id2label", names, "must hold every name once")
 
     def _check_tasks(self) -> None:
         names = [task["name"] for task in self.tasks]
@@ -215,12 +310,11 @@ class MTCAEConfig(PreTrainedConfig):
         require(len(set(names)) == len(names), "tasks", names, "must hold every name once")
         expression = self.expression_task
         if expression is not None:
-            require(
-                expression.output_shape == [self.num_labels],
-                "tasks.expression.output_shape",
-                expression.output_shape,
-                f"must equal the {self.num_labels} classes of id2label",
-            )
+            kind, per, shape = expression.kind, expression.per, expression.output_shape
+            require(kind == "classification", "tasks.expression.kind", kind, "must be classification: it is the logits")
+            require(per == "clip", "tasks.expression.per", per, "must be clip: it is the logits")
+            rule = f"must equal the {self.num_labels} classes of id2label"
+            require(shape == [self.num_labels], "tasks.expression.output_shape", shape, rule)
 
     def _check_structure(self) -> None:
         if self.structure == "single_task":
@@ -234,8 +328,12 @@ class MTCAEConfig(PreTrainedConfig):
 
     @property
     def task_descriptions(self) -> list[TaskDescription]:
-        """The ordered tasks as objects; `tasks` holds the same as plain dicts, the way config.json does."""
-        return [TaskDescription(**task) for task in self.tasks]
+        """The ordered tasks as objects, with the class list's size where `tasks` (plain dicts) leaves it open."""
+        described = self._build_tasks(self.tasks)
+        return [
+            replace(task, output_shape=task.output_shape or [self.num_labels])  # only classification may be open
+            for task in described
+        ]
 
     @property
     def expression_task(self) -> TaskDescription | None:

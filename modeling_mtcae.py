@@ -4,11 +4,14 @@ Source: "MTCAE-DFER: Multi-Task Cascaded Autoencoder for Dynamic Facial Expressi
 III, Algorithm 1 and Table I. Shapes: B clips, T frames, N tokens in raster order (t, h, w), D channels.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -20,7 +23,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_mtcae import LOCAL_ENCODER_CONFIGS, MTCAEConfig, TaskDescription
+from .configuration_mtcae import (
+    LOCAL_ENCODER_CONFIGS,
+    MTCAEConfig,
+    TaskDescription,
+    build_encoder_config,
+    unknown_config_names,
+)
 from .modeling_lgi_former import LGIFormerModel
 from .modeling_tpsbt import TPSBTModel
 
@@ -30,6 +39,10 @@ logger = logging.get_logger(__name__)
 LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {"lgi_former": LGIFormerModel, "tpsbt": TPSBTModel}
 
 IGNORED_CLASS = -100
+
+ENCODER_ADVICE = (
+    "give a folder with config.json and model.safetensors, or a Hub id, of a VideoMAE, LGI-Former or TPSBT model"
+)
 
 
 @dataclass
@@ -353,7 +366,7 @@ def classification_loss(prediction: torch.Tensor, labels: torch.Tensor, mask: to
         valid = valid & mask.bool()
     # (B, [T,] K) -> (B, K, [T]): the class axis is the second in torch's cross-entropy
     scores = prediction.movedim(-1, 1)
-    losses = functional.cross_entropy(scores, labels.masked_fill(~valid, 0), reduction="none")
+    losses = functional.cross_entropy(scores, labels.masked_fill(~valid, 0).long(), reduction="none")
     return masked_mean(losses, valid)
 
 
@@ -393,15 +406,59 @@ def task_loss(
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """A fresh encoder from its config, one of this repository or of transformers."""
     local_class = LOCAL_ENCODERS.get(config.model_type)
-    return AutoModel.from_config(config) if local_class is None else local_class._from_config(config)
+    # dtype=None: encoder and decoders are built in one type, whatever type the encoder was once saved in.
+    if local_class is not None:
+        return local_class._from_config(config, dtype=None)
+    return AutoModel.from_config(config, dtype=None)
+
+
+def read_encoder_config(source: str, overrides: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a pre-trained encoder in a folder or on the Hub, with some fields changed.
+
+    Raises:
+        ValueError: it is no video encoder's.
+        TypeError: the encoder's config has no such field.
+    """
+    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
+    config_class = LOCAL_ENCODER_CONFIGS.get(model_type, AutoConfig)
+    config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **overrides)
+    if unknown:
+        raise TypeError(f"encoder_overrides: a {model_type} encoder has no field {', '.join(unknown)}.")
+    return build_encoder_config(config)
 
 
 def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A pre-trained encoder from a folder or Hub id, and the report of what was loaded."""
-    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-    # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
-    config = LOCAL_ENCODER_CONFIGS.get(model_type, AutoConfig).from_pretrained(source, **overrides)
-    return LOCAL_ENCODERS.get(model_type, AutoModel).from_pretrained(source, config=config, output_loading_info=True)
+    """A pre-trained encoder in float32 from a folder or Hub id, and the report of what was loaded.
+
+    Raises:
+        ValueError: there is no readable checkpoint of a video encoder, or it lacks weights.
+        TypeError: the encoder's config has no such field.
+    """
+    if Path(source).is_file():
+        raise ValueError(f"{source} is a file; {ENCODER_ADVICE}.")
+    try:
+        config = read_encoder_config(source, overrides)
+        loaded, report = LOCAL_ENCODERS.get(config.model_type, AutoModel).from_pretrained(
+            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    lacking = sorted([*report["missing_keys"], *mismatched])
+    if lacking:
+        raise ValueError(
+            f"{source} lacks {len(lacking)} weights of this {config.model_type} encoder, or has them in another size, "
+            f"first {lacking[0]}; {ENCODER_ADVICE}."
+        )
+    return loaded, report
+
+
+def summarise_names(names: Iterable[str], depth: int) -> str:
+    """Names of weights, shortened to their first `depth` parts and counted."""
+    counts = Counter(".".join(name.split(".")[:depth]) for name in names)
+    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "nothing"
 
 
 class MTCAEPreTrainedModel(PreTrainedModel):
@@ -432,6 +489,7 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
 
     def __init__(self, config: MTCAEConfig) -> None:
         super().__init__(config)
+        config.complete()
         self.tasks = config.task_descriptions
         self.encoder = build_encoder(config.encoder_config)
         self.structure = STRUCTURE_CLASSES[config.structure](config, [task.name for task in self.tasks])
@@ -473,6 +531,9 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         """
         targets = {"labels": labels, "face_boxes": face_boxes, "face_landmarks": face_landmarks}
         targets |= {"face_found": face_found} | self._take_task_arguments(kwargs)
+        # The encoder records by its own config; what is asked of this model's config holds for it too.
+        for name in ("output_hidden_states", "output_attentions"):
+            kwargs.setdefault(name, getattr(self.config, name))
         self._check_inputs(pixel_values, kwargs)
         encoded = self.encoder(pixel_values, **kwargs)
         tokens = self.structure(encoded.last_hidden_state)
@@ -520,16 +581,28 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         for task in self.tasks:
             labels = targets.get(task.label_key)
             if labels is not None:
-                self._check_labels(task, predictions[task.name], labels)
                 mask = targets.get(task.mask_key) if task.mask_key else None
+                self._check_labels(task, predictions[task.name], labels)
+                self._check_mask(task, labels, mask)
                 losses[task.name] = task_loss(task, predictions[task.name], labels, mask)
         return losses
+
+    def _check_mask(self, task: TaskDescription, labels: torch.Tensor, mask: torch.Tensor | None) -> None:
+        expected = labels.shape[:2] if task.per == "frame" else labels.shape[:1]
+        if mask is not None and mask.shape != expected:
+            raise ValueError(
+                f"{task.mask_key} has shape {tuple(mask.shape)}; task {task.name} takes {tuple(expected)}."
+            )
 
     def _check_labels(self, task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor) -> None:
         expected = prediction.shape[:-1] if task.kind == "classification" else prediction.shape
         if labels.shape != expected:
             raise ValueError(
                 f"{task.label_key} has shape {tuple(labels.shape)}; task {task.name} takes {tuple(expected)}."
+            )
+        if task.kind == "classification" and labels.is_floating_point():
+            raise ValueError(
+                f"{task.label_key} is {labels.dtype}; task {task.name} takes whole numbers, its class ids."
             )
         # On an accelerator the check would wait for the device at every step; the data set checks its labels there.
         if task.kind != "classification" or torch.compiler.is_compiling() or labels.device.type != "cpu":
@@ -574,29 +647,26 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             **config_overrides: fields of `MTCAEConfig`.
 
         Raises:
-            ValueError: a weight of the encoder is not in the checkpoint.
+            ValueError: there is no readable checkpoint of a video encoder, or it lacks weights.
+            TypeError: an override is no field of the config that it is meant for.
         """
+        unknown = unknown_config_names(set(config_overrides) - {"encoder_config"})
+        if unknown or "encoder_config" in config_overrides:
+            names = ", ".join(unknown or ["encoder_config"])
+            raise TypeError(f"{names}: no field to override in MTCAEConfig; the encoder's go into encoder_overrides.")
         loaded, report = load_encoder(pretrained_encoder, encoder_overrides or {})
-        encoder_config = loaded.config
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"{pretrained_encoder}: the checkpoint lacks {len(missing)} weights of the encoder, first "
-                f"{missing[0]}; give the folder of a {encoder_config.model_type} checkpoint."
-            )
-        model = cls(MTCAEConfig(encoder_config=encoder_config, **config_overrides))
+        model = cls(MTCAEConfig(encoder_config=loaded.config, **config_overrides))
         # Copied tensor by tensor: loading the checkpoint into the whole model, or assigning the module, loses the
         # biases of queries and values, whose names transformers converts for the model type "videomae" alone.
         model.encoder.load_state_dict(loaded.state_dict())
         model._log_new_weights(pretrained_encoder, report["unexpected_keys"])
         return model
 
-    def _log_new_weights(self, source: str, unused: set[str]) -> None:
+    def _log_new_weights(self, source: str, unused: Iterable[str]) -> None:
         new = [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
-        groups = sorted({".".join(name.split(".")[:3]) for name in new})
         logger.warning(
-            f"Encoder weights taken from {source}. New and untrained: {len(new)} tensors in {', '.join(groups)}. "
-            f"Not used from the checkpoint: {', '.join(sorted(unused)) or 'nothing'}."
+            f"Encoder weights taken from {source}. New and untrained: {summarise_names(new, depth=3)}. "
+            f"Not used from the checkpoint: {summarise_names(unused, depth=1)}."
         )
 
 

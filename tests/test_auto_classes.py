@@ -1,7 +1,8 @@
-"""What users type: the Auto* classes and the pipeline, in a fresh process, in another folder, without the package."""
+"""Loading by the Auto classes and the pipeline where the package is not installed: from a folder, and by a Hub id."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,106 +10,111 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import random_clips, tiny_model
-from video_files import write_numbered_video
+from tiny_models import FRAMES, SIDE, tiny_model
+from video_files import noisy_frames, write_video
 
-from mtcae_dfer import MTCAEVideoProcessor
+from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 
 ROOT = Path(__file__).parents[1]
-WITHOUT_THE_PACKAGE = """
-import json, sys
+CHECKS_FILE = Path(__file__).with_name("fresh_process_checks.py")
+CHECK_NAMES = re.findall(r"^def (check_\w+)", CHECKS_FILE.read_text(), flags=re.MULTILINE)
+HUB_ID, REVISION = "org/mtcae-dfer", "0123456789abcdef0123456789abcdef01234567"
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "mtcae_dfer":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
-"""
-LOADS = """
-import torch
-from transformers import (
-    AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoVideoProcessor, pipeline,
-)
-name, clip = sys.argv[1:3]
-trust = {"trust_remote_code": True}
-pixel_values = torch.load("clips.pt", weights_only=True)
-found = {"config": AutoConfig.from_pretrained(name, **trust).model_type}
-for auto_class in (AutoModel, AutoModelForVideoClassification):
-    model = auto_class.from_pretrained(name, **trust).eval()
-    with torch.no_grad():
-        found[auto_class.__name__] = model(pixel_values).logits.tolist()
-for auto_class in (AutoVideoProcessor, AutoProcessor):
-    found[auto_class.__name__] = list(auto_class.from_pretrained(name, **trust)(clip)["pixel_values"].shape)
-answers = pipeline("video-classification", model=name, **trust)(clip, top_k=3)
-found["pipeline"] = {answer["label"]: answer["score"] for answer in answers}
-model.save_pretrained("again")
-AutoVideoProcessor.from_pretrained(name, **trust).save_pretrained("again")
-with torch.no_grad():
-    found["saved again"] = AutoModel.from_pretrained("again", **trust)(pixel_values).logits.tolist()
-print("FOUND", json.dumps(found))
-"""
+MODULES = {
+    "configuration_lgi_former.py",
+    "configuration_mtcae.py",
+    "configuration_tpsbt.py",
+    "face_detection.py",
+    "face_geometry.py",
+    "modeling_lgi_former.py",
+    "modeling_mtcae.py",
+    "modeling_tpsbt.py",
+    "processing_mtcae.py",
+    "video_reading.py",
+}
+DATA_FILES = {"config.json", "model.safetensors", "video_preprocessor_config.json"}
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved") / "model.v1"
-    tiny_model().save_pretrained(folder)
-    MTCAEVideoProcessor(size={"height": 32, "width": 32}, num_frames=4).save_pretrained(folder)
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved model and processor. Its name is no Python identifier."""
+    folder = tmp_path_factory.mktemp("saved") / "my-model.v1"
+    tiny_model(id2label=dict(enumerate("abcde"))).save_pretrained(folder)
+    MTCAEVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES).save_pretrained(folder)
     return folder
 
 
-def run_elsewhere(folder: Path, name: str, environment: dict[str, str], script: str = LOADS) -> dict:
-    """Runs a script in an empty folder by a process that cannot import the package."""
-    clip = write_numbered_video(folder / "clip.mp4", 12)
-    torch.save(random_clips(), folder / "clips.pt")
-    process = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE + script, name, str(clip)],
-        cwd=folder,
-        env={**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    line = next(line for line in process.stdout.splitlines() if line.startswith("FOUND "))
-    return json.loads(line.removeprefix("FOUND "))
-
-
-def check(found: dict) -> None:
-    with torch.no_grad():
-        logits = tiny_model()(random_clips()).logits
-    assert found["config"] == "mtcae"
-    for name in ("AutoModel", "AutoModelForVideoClassification", "saved again"):
-        assert torch.allclose(torch.tensor(found[name]), logits, atol=1e-6)
-    assert found["AutoVideoProcessor"] == found["AutoProcessor"] == [1, 4, 3, 32, 32]
-    assert len(found["pipeline"]) == 3 and all(0 <= score <= 1 for score in found["pipeline"].values())
-
-
-def test_a_saved_folder_loads_without_the_package(model_folder: Path, tmp_path: Path) -> None:
-    check(run_elsewhere(tmp_path, str(model_folder), {}))
-
-
-def test_the_hub_id_that_users_type_loads_from_an_offline_cache(model_folder: Path, tmp_path: Path) -> None:
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "home" / "hub" / "models--org--mtcae-dfer"
-    shutil.copytree(model_folder, repository / "snapshots" / revision)
+def lay_out_hub_cache(folder: Path, home: Path) -> None:
+    """Puts a folder where huggingface_hub keeps the downloaded files of a repository."""
+    repository = home / "hub" / f"models--{HUB_ID.replace('/', '--')}"
+    shutil.copytree(folder, repository / "snapshots" / REVISION)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
-    check(run_elsewhere(tmp_path, "org/mtcae-dfer", {}))
+    (repository / "refs" / "main").write_text(REVISION)
 
 
-def test_the_root_of_the_repository_is_a_model_repository(tmp_path: Path) -> None:
-    script = """
-from transformers import AutoConfig, AutoVideoProcessor
-config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
-processor = AutoVideoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-print("FOUND", json.dumps([config.model_type, config.encoder_config.hidden_size, processor.num_frames]))
-"""
-    assert run_elsewhere(tmp_path, str(ROOT), {}, script) == ["mtcae", 1024, 16]
+@torch.no_grad()
+def write_expectations(saved: Path, work: Path) -> None:
+    """What this process, which has the package, predicts for a clip."""
+    clip = write_video(work / "clip.mp4", noisy_frames(10))
+    model = MTCAEForMultiTaskVideo.from_pretrained(saved)
+    pixel_values = MTCAEVideoProcessor.from_pretrained(saved)(clip)["pixel_values"]
+    output = model(pixel_values)
+    with torch.device("meta"):
+        paper = MTCAEForMultiTaskVideo(MTCAEConfig())
+    expected = {name: output[name] for name in ("logits", "face_boxes", "face_landmarks")} | {
+        "pixel_values": pixel_values,
+        "config": model.config.to_json_string(),
+        "names": model.config.id2label,
+        "files": sorted(MODULES | DATA_FILES),
+        "paper_config": MTCAEConfig.from_pretrained(ROOT).to_json_string(),
+        "paper_parameters": sum(parameter.numel() for parameter in paper.parameters()),
+    }
+    torch.save(expected, work / "expected.pt")
 
 
-def test_a_saved_folder_holds_every_module_that_it_needs(model_folder: Path) -> None:
-    modules = {path.name for path in model_folder.glob("*.py")}
-    assert {"configuration_mtcae.py", "modeling_mtcae.py", "processing_mtcae.py", "video_reading.py"} <= modules
-    assert {path.suffix for path in model_folder.iterdir()} == {".json", ".py", ".safetensors"}
+def start_checks(source: str, saved: Path, work: Path) -> subprocess.Popen:
+    """Runs the checks in a process that finds neither the package, nor a network, nor an earlier module cache."""
+    work.mkdir()
+    write_expectations(saved, work)
+    if source == HUB_ID:
+        lay_out_hub_cache(saved, work / "home")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    environment = kept | {"HF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-I", str(CHECKS_FILE), source, str(ROOT), str(work)]
+    return subprocess.Popen(
+        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def faults(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str | None]]:
+    """What the checks found, from the folder and by the Hub id; both processes run at the same time."""
+    work = tmp_path_factory.mktemp("work")
+    processes = {
+        "folder": start_checks(str(saved), saved, work / "folder"),
+        "hub_id": start_checks(HUB_ID, saved, work / "hub_id"),
+    }
+    found = {}
+    for name, process in processes.items():
+        printed, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        found[name] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("check", CHECK_NAMES)
+@pytest.mark.parametrize("source", ["folder", "hub_id"])
+def test_a_fresh_process_without_the_package(source: str, check: str, faults: dict) -> None:
+    fault = faults[source][check]
+    assert fault is None, fault
+
+
+def test_a_saved_folder_holds_all_it_needs(saved: Path) -> None:
+    files = {path.name for path in saved.iterdir()}
+    assert MODULES | DATA_FILES == files
+    imported = {
+        name
+        for module in MODULES
+        for name in re.findall(r"^from \.(\w+) import", (saved / module).read_text(), flags=re.MULTILINE)
+    }
+    assert {f"{name}.py" for name in imported} <= files

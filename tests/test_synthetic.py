@@ -384,11 +384,14 @@ def test_boxes_hold_the_five_points_and_lie_in_the_frame():
 
 
 def test_head_size_and_place_vary_within_the_configured_range():
-    config = SyntheticCorpusConfig(subjects=100)
+    config = SyntheticCorpusConfig(subjects=100, min_face_width=0.40, max_face_width=0.50, position_reach=0.12)
     poses = [draw_performance(config, subject, 0).pose for subject in range(1, 101)]
+    # Size and place drift by up to 2.5 % and 3 % of the frame within a clip.
     widths = np.array([2 * pose.half_width.mean() for pose in poses])
-    assert 0.36 < widths.min() < 0.41 and 0.56 < widths.max() < 0.62
-    assert np.std([pose.centre_x.mean() for pose in poses]) > 0.03
+    assert 0.39 < widths.min() < 0.42 and 0.48 < widths.max() < 0.513
+    places = np.array([pose.centre_x.mean() for pose in poses]) - 0.5
+    assert 0.12 / np.sqrt(3) * 0.8 < places.std() < 0.12 / np.sqrt(3) * 1.25  # a uniform distribution's
+    assert np.abs(places).max() < 0.12 + 0.03
     assert all(np.ptp(pose.centre_x) > 0 and np.ptp(pose.roll) > 0 for pose in poses)
 
 

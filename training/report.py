@@ -158,7 +158,7 @@ def _draw_bars(axes: Any, results: dict[str, Any]) -> None:
         heights = [100 * value if value is not None and math.isfinite(value) else 0.0 for value in values]
         bars = axes.barh(positions + shift, heights, 0.38, label=name)
         axes.bar_label(bars, [_percent(value) for value in values], padding=3, fontsize=9)
-    labels = [f"{FIGURES[key][0]}\n({FIGURES[key][1]})" for key in keys]
+    labels = [f"{FIGURES[key][0]}\n({FIGURES[key][1]})".replace(" / ", "\n/ ") for key in keys]
     axes.set_yticks(positions, labels)
     axes.invert_yaxis()
     axes.set(title=f"Test figures in percent ({results['test']['clips']} clips)", xlim=(0, 115))
