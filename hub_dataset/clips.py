@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mtcae_dfer.configuration_mtcae import EXPRESSIONS as SEVEN_EXPRESSIONS
+
 # Class ids of the expression task are positions in this list, never a folder's order.
-EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise", "contempt")
+EXPRESSIONS = (*SEVEN_EXPRESSIONS, "contempt")
 
 UNKNOWN_SUBJECT = "unknown"
 

@@ -31,6 +31,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from tqdm import tqdm
 
+from mtcae_dfer.configuration_mtcae import EXPRESSIONS
+from mtcae_dfer.hub_dataset.clips import EXPRESSIONS as EXPRESSIONS_WITH_CONTEMPT
 from mtcae_dfer.hub_dataset.face_anatomy import (
     ACTION_UNITS,
     FaceGeometry,
@@ -42,9 +44,6 @@ from mtcae_dfer.hub_dataset.face_anatomy import (
     place_in_frame,
 )
 from mtcae_dfer.hub_dataset.face_drawing import Scene, paint_frames
-
-EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
-EXPRESSIONS_WITH_CONTEMPT = EXPRESSIONS + ("contempt",)
 
 # Action units of each emotion after EMFACS (Friesen and Ekman 1983, "EMFACS-7: Emotional Facial Action Coding System",
 # unpublished manuscript; Ekman, Friesen and Hager 2002, "Facial Action Coding System: Investigator's Guide").
