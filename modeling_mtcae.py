@@ -5,12 +5,14 @@ III, Algorithm 1 and Table I. Shapes: B clips, T frames, N tokens in raster orde
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
@@ -412,39 +414,42 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, dtype=None)
 
 
-def read_encoder_config(source: str, overrides: dict[str, Any]) -> PreTrainedConfig:
-    """The config of a pre-trained encoder in a folder or on the Hub, with some fields changed.
-
-    Raises:
-        ValueError: it is no video encoder's.
-        TypeError: the encoder's config has no such field.
-    """
+def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedConfig, list[str]]:
+    """The config of a pre-trained encoder with some fields changed, and those of the fields that it does not have."""
     model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
     # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
     config_class = LOCAL_ENCODER_CONFIGS.get(model_type, AutoConfig)
     config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **overrides)
-    if unknown:
-        raise TypeError(f"encoder_overrides: a {model_type} encoder has no field {', '.join(unknown)}.")
-    return build_encoder_config(config)
+    return build_encoder_config(config), sorted(unknown)
+
+
+@contextmanager
+def explain_unreadable(source: str) -> Iterator[None]:
+    """Turns the many ways in which a checkpoint cannot be read into one `ValueError` of one line."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
 
 
 def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A pre-trained encoder in float32 from a folder or Hub id, and the report of what was loaded.
+    """A pre-trained encoder from a folder or Hub id, and the report of what was loaded.
 
     Raises:
-        ValueError: there is no readable checkpoint of a video encoder, or it lacks weights.
-        TypeError: the encoder's config has no such field.
+        ValueError: there is no readable checkpoint of a video encoder, it lacks weights, or an override is no field of
+            its config.
     """
     if Path(source).is_file():
         raise ValueError(f"{source} is a file; {ENCODER_ADVICE}.")
-    try:
-        config = read_encoder_config(source, overrides)
+    with explain_unreadable(source):
+        config, unknown = read_encoder_config(source, overrides)
+    if unknown:
+        raise ValueError(f"encoder_overrides: a {config.model_type} encoder has no field {', '.join(unknown)}.")
+    with explain_unreadable(source):
         loaded, report = LOCAL_ENCODERS.get(config.model_type, AutoModel).from_pretrained(
-            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     lacking = sorted([*report["missing_keys"], *mismatched])
     if lacking:
@@ -647,13 +652,13 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             **config_overrides: fields of `MTCAEConfig`.
 
         Raises:
-            ValueError: there is no readable checkpoint of a video encoder, or it lacks weights.
-            TypeError: an override is no field of the config that it is meant for.
+            ValueError: there is no readable checkpoint of a video encoder, it lacks weights, or an override is no field
+                of the config that it is meant for.
         """
         unknown = unknown_config_names(set(config_overrides) - {"encoder_config"})
         if unknown or "encoder_config" in config_overrides:
             names = ", ".join(unknown or ["encoder_config"])
-            raise TypeError(f"{names}: no field to override in MTCAEConfig; the encoder's go into encoder_overrides.")
+            raise ValueError(f"{names}: no field to override in MTCAEConfig; the encoder's go into encoder_overrides.")
         loaded, report = load_encoder(pretrained_encoder, encoder_overrides or {})
         model = cls(MTCAEConfig(encoder_config=loaded.config, **config_overrides))
         # Copied tensor by tensor: loading the checkpoint into the whole model, or assigning the module, loses the

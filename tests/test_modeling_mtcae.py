@@ -1,7 +1,9 @@
 """The model against a literal statement of the paper's Algorithm 1, and everything that training relies on."""
 
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -327,6 +329,15 @@ def test_regression_losses_are_torchs_own(loss: str, expected: torch.nn.Module) 
     assert torch.allclose(outputs.loss, 2 * expected(outputs.task_outputs["age"], age), atol=1e-5)
 
 
+def test_the_documented_example_of_a_users_task_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "model.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "TaskDescription" in block]
+    names: dict[str, object] = {}
+    with torch.device("meta"):
+        exec(example, names)
+    assert list(names["model"].heads) == ["face_box", "face_landmarks", "action_units", "expression"]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Losses and masks
 
@@ -527,6 +538,16 @@ def test_autocast_gives_finite_float32_losses(precision: torch.dtype) -> None:
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
+def test_encoder_and_decoders_are_of_one_type(tmp_path: Path) -> None:
+    encoder = tiny_config().encoder_config.to_dict() | {"dtype": "float16"}
+    model = tiny_model(encoder_config=encoder)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        again = MTCAEForMultiTaskVideo.from_pretrained(tmp_path, dtype=dtype)
+        assert {parameter.dtype for parameter in again.parameters()} == {dtype}
+
+
 def test_a_model_in_half_precision_trains() -> None:
     model = tiny_model().bfloat16()
     outputs = model(random_clips().bfloat16(), **random_labels())
@@ -570,7 +591,7 @@ OUTPUTS = ("logits", "face_boxes", "face_landmarks")
 
 @pytest.mark.parametrize(("structure", "decoder_type"), STRUCTURES)
 @torch.no_grad()
-def test_a_saved_model_predicts_the_same(tmp_path, structure: str, decoder_type: str) -> None:
+def test_a_saved_model_predicts_the_same(tmp_path: Path, structure: str, decoder_type: str) -> None:
     model = model_of(structure, decoder_type, pooling="time_and_place")
     model.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".py", ".safetensors"}
@@ -583,7 +604,7 @@ def test_a_saved_model_predicts_the_same(tmp_path, structure: str, decoder_type:
 
 
 @torch.no_grad()
-def test_the_auto_classes_know_the_installed_package(tmp_path) -> None:
+def test_the_auto_classes_know_the_installed_package(tmp_path: Path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)
     for auto_class in (AutoModel, AutoModelForVideoClassification):
@@ -594,7 +615,7 @@ def test_the_auto_classes_know_the_installed_package(tmp_path) -> None:
 
 
 @torch.no_grad()
-def test_weights_that_a_checkpoint_lacks_start_afresh(tmp_path) -> None:
+def test_weights_that_a_checkpoint_lacks_start_afresh(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path)
     changed = {"structure": "fully_shared", "pooling": "time_and_place"}
     again = MTCAEForMultiTaskVideo.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **changed)

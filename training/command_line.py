@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.commands import add_dataset_commands
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         print(f"mtcae: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -55,14 +55,7 @@ def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskV
         raise ValueError(f"--model {name}: a trained model's {', '.join(fixed)} cannot be changed; leave them out")
     if list(config.id2label.values()) != list(overrides["id2label"].values()):
         logger.warning(f"{name} knows other expressions than the data set: its expression head starts afresh.")
-    return MTCAEForMultiTaskVideo.from_pretrained(
-        name, id2label=overrides["id2label"], tasks=_tasks_for(config, overrides), ignore_mismatched_sizes=True
-    )
-
-
-def _tasks_for(config: MTCAEConfig, overrides: dict[str, Any]) -> list[dict[str, Any]]:
-    classes = len(overrides["id2label"])
-    return [task | ({"output_shape": [classes]} if task["name"] == "expression" else {}) for task in config.tasks]
+    return MTCAEForMultiTaskVideo.from_pretrained(name, id2label=overrides["id2label"], ignore_mismatched_sizes=True)
 
 
 @torch.no_grad()

@@ -1,7 +1,12 @@
 """The figures of a test: UAR, WAR, confusion matrix, box overlap and landmark error.
 
-Every formula stands once, as a function of numpy arrays; the `evaluate.Metric` classes below call it and need no
-network.
+Every formula stands once, as a function of numpy arrays; the `evaluate.Metric` classes below call it. They are classes
+to import, not scripts to load, so that they need no network, and they keep their data in memory, so that any number of
+them work at the same time and nothing is written to the home folder.
+
+What does not count: a class of which there is no clip has no recall and is left out of the UAR's mean; a frame without
+a found face is left out of box overlap and landmark error. Where no frame has a face these two are NaN, which is an
+answer ("there was no face"), not an error. Input that cannot be a prediction or a label is a ValueError.
 """
 
 from collections.abc import Callable
@@ -10,33 +15,35 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import torch
 
-from mtcae_dfer.face_geometry import box_intersection_over_union
+from mtcae_dfer.face_geometry import LANDMARK_NAMES, box_intersection_over_union
 
-LEFT_EYE, RIGHT_EYE = 0, 1
+LEFT_EYE, RIGHT_EYE = LANDMARK_NAMES.index("left_eye"), LANDMARK_NAMES.index("right_eye")
+BOX_SHAPE, LANDMARKS_SHAPE = (4,), (len(LANDMARK_NAMES), 2)
 
 
 def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts (K, K): rows are true classes, columns predicted ones.
 
     Args:
-        predictions: class ids (N,).
-        references: class ids (N,).
+        predictions: class ids (N,), of any integer type.
+        references: class ids (N,), likewise.
         num_classes: K.
 
     Raises:
-        ValueError: different lengths, no clips, or ids outside 0..K-1.
+        ValueError: different lengths, no clips, ids that are no integers, or ids outside 0..K-1.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.shape != references.shape or predictions.ndim != 1:
         raise ValueError(f"predictions {predictions.shape} and references {references.shape} must be two equal lists")
     if predictions.size == 0:
         raise ValueError("there are no clips to compute a metric of")
-    for name, ids in (("predictions", predictions), ("references", references)):
-        outside = np.unique(ids[(ids < 0) | (ids >= num_classes)])
-        if outside.size:
-            raise ValueError(f"{name} hold class ids {outside.tolist()}, but there are classes 0 to {num_classes - 1}")
-    return np.bincount(references * num_classes + predictions, minlength=num_classes**2).reshape(num_classes, -1)
+    predictions = _checked_ids("predictions", predictions, num_classes)
+    references = _checked_ids("references", references, num_classes)
+    # One number per pair (true, predicted), counted, then (K * K,) -> (K, K)
+    pairs = references * num_classes + predictions
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class_recall(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> np.ndarray:
@@ -47,7 +54,11 @@ def per_class_recall(predictions: np.ndarray, references: np.ndarray, num_classe
 
 
 def unweighted_average_recall(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> float:
-    """UAR: mean recall of the classes that occur among the references. Errors as in `confusion_matrix`."""
+    """UAR: mean of the per-class recalls, each class with the same weight.
+
+    A class without a clip among the references is left out of the mean: it can be neither found nor missed. A clip
+    that is wrongly taken for such a class still lowers the recall of its true class. Errors as in `confusion_matrix`.
+    """
     return float(np.nanmean(per_class_recall(predictions, references, num_classes)))
 
 
@@ -58,93 +69,196 @@ def weighted_average_recall(predictions: np.ndarray, references: np.ndarray, num
 
 
 def face_box_iou(predictions: np.ndarray, references: np.ndarray, face_found: np.ndarray) -> float:
-    """Mean overlap of boxes (..., 4) with the reference boxes over frames with a face; NaN if there is none.
+    """Mean intersection over union of face boxes over the frames with a face.
+
+    Args:
+        predictions: boxes (..., 4).
+        references: boxes (..., 4) in the same unit; what stands where no face was found is not read.
+        face_found: boolean (...).
+
+    Returns:
+        A value in [0, 1]; NaN if no frame has a face, or if a prediction on a frame with a face is NaN.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, no frames, or an unknown reference where a face was found.
     """
-    predictions, references, found = _select_frames(predictions, references, face_found, 1)
-    return float(box_intersection_over_union(predictions, references).mean()) if found else float("nan")
+    predictions, references = _frames_with_face(predictions, references, face_found, BOX_SHAPE)
+    return float(box_intersection_over_union(predictions, references).mean()) if len(references) else float("nan")
 
 
 def landmark_nme(
     predictions: np.ndarray, references: np.ndarray, face_found: np.ndarray, width: float = 1.0, height: float = 1.0
 ) -> float:
-    """Mean distance of five points (..., 5, 2) from the reference points / distance of the reference's eyes.
+    """Mean distance of five points from the reference's, divided by the distance between the reference's eyes.
 
-    Mean over frames with a face and over points; NaN if no frame has a face. Coordinates are divided by frame width and
-    height, and distances are those in a frame of `width` x `height`; by default the square frame that the model sees.
+    Coordinates are divided by frame width and height separately, so that a distance has a meaning only in a frame of
+    given proportions. The default is the square frame that the model sees (its side cancels out); with the `width` and
+    `height` of the source video, in any unit, distances are those in the source.
+
+    Args:
+        predictions: points (..., 5, 2) in the order of LANDMARK_NAMES, normalised.
+        references: points (..., 5, 2), likewise; what stands where no face was found is not read.
+        face_found: boolean (...).
+        width: of the frame.
+        height: of the frame.
+
+    Returns:
+        Mean over the frames with a face and over points, a fraction of the inter-ocular distance; NaN if no frame has
+        a face, or if a prediction on a frame with a face is NaN.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, no frames, an unknown reference where a face was found, eyes of a reference
+            that coincide, or a frame without an area.
     """
-    predictions, references, found = _select_frames(predictions, references, face_found, 2)
-    if not found:
+    if not (width > 0 and height > 0):
+        raise ValueError(f"width {width} and height {height} of the frame must be greater than 0")
+    predictions, references = _frames_with_face(predictions, references, face_found, LANDMARKS_SHAPE)
+    if not len(references):
         return float("nan")
     scale = np.array([width, height], dtype=np.float64)
-    distances = np.linalg.norm((predictions - references) * scale, axis=-1)
-    between_eyes = np.linalg.norm((references[:, LEFT_EYE] - references[:, RIGHT_EYE]) * scale, axis=-1)
+    distances = np.linalg.norm((predictions - references) * scale, axis=-1)  # (F, 5)
+    between_eyes = np.linalg.norm((references[:, LEFT_EYE] - references[:, RIGHT_EYE]) * scale, axis=-1)  # (F,)
+    if not between_eyes.all():
+        raise ValueError(f"the two eyes coincide in {(between_eyes == 0).sum()} reference frames: look at these labels")
     return float((distances / between_eyes[:, None]).mean())
 
 
-def _select_frames(
-    predictions: np.ndarray, references: np.ndarray, face_found: np.ndarray, label_axes: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Predictions and references of the frames with a face, as float64, and how many these are."""
+def _checked_ids(name: str, ids: np.ndarray, num_classes: int) -> np.ndarray:
+    """Class ids as int64: in a narrow type, id * K would overflow."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name} hold {ids.dtype} values, but class ids are integers: take the argmax of scores first")
+    outside = np.unique(ids[(ids < 0) | (ids >= num_classes)])
+    if outside.size:
+        raise ValueError(f"{name} hold class ids {outside.tolist()}, but there are classes 0 to {num_classes - 1}")
+    return ids.astype(np.int64)
+
+
+def _frames_with_face(
+    predictions: np.ndarray, references: np.ndarray, face_found: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and references (..., *shape) of the frames with a face, as float64 (F, *shape)."""
     predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
     found = np.asarray(face_found, dtype=bool)
-    if predictions.shape != references.shape or references.shape[:-label_axes] != found.shape:
+    if not predictions.shape == references.shape == (*found.shape, *shape):
         raise ValueError(
-            f"predictions {predictions.shape}, references {references.shape} and face_found {found.shape} do not fit"
+            f"predictions {predictions.shape}, references {references.shape} and face_found {found.shape} do not fit: "
+            f"there must be {shape} numbers for each frame"
         )
-    return predictions[found], references[found], int(found.sum())
+    if found.size == 0:
+        raise ValueError("there are no frames to compute a metric of")
+    # (..., *shape) -> (F, *shape)
+    predictions, references = predictions[found], references[found]
+    unknown = int((~np.isfinite(references)).reshape(len(references), np.prod(shape)).any(axis=1).sum())
+    if unknown:
+        raise ValueError(f"{unknown} reference frames are said to show a face, but their labels are no numbers")
+    return predictions, references
 
 
 class OfflineMetric(evaluate.Metric):
-    """A metric that is a class of this module: constructed by its name, computed in memory, without the network."""
+    """A metric that is constructed by its class, and computed in memory, without the network and without files.
+
+    Predictions and references are numpy arrays, torch tensors of any device and type, or lists. Any number of batches
+    by `add_batch`, then `compute`, which forgets them. For processes that gather through files (`num_process` > 1)
+    `evaluate` needs a shared `cache_dir` and an `experiment_id`.
+    """
 
     description: str
     features: datasets.Features
+    result_name: str
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"keep_in_memory": True, **kwargs})
+    def __init__(self, num_process: int = 1, **options: Any) -> None:
+        super().__init__(**{"num_process": num_process, "keep_in_memory": num_process == 1, **options})
+        # `evaluate` makes the name from the class's, and takes the U of "IoU" for a word.
+        self.info.module_name = self.result_name
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=self.description, citation="", features=self.features)
 
+    def _build_data_dir(self) -> str:
+        # `evaluate` makes this folder in the home folder even where it will never write into it.
+        return self._data_dir_root if self.keep_in_memory else super()._build_data_dir()
 
-CLASS_FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
+        """Adds predictions and their references.
+
+        Raises:
+            ValueError: shapes or types that do not fit.
+        """
+        predictions, references = _to_numpy(predictions), _to_numpy(references)
+        if predictions.shape != references.shape:
+            # Before anything is flattened: 2 clips of 8 frames are not 4 clips of 4.
+            raise ValueError(f"predictions {predictions.shape} and references {references.shape} differ in shape")
+        entries = self._as_entries("predictions", predictions), self._as_entries("references", references)
+        super().add_batch(predictions=entries[0], references=entries[1], **others)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
+        """Adds one prediction and its reference. Errors as in `add_batch`."""
+        self.add_batch(predictions=_to_numpy(prediction)[None], references=_to_numpy(reference)[None], **others)
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        """Adds what is given, then computes the metric of all that was added, and forgets it.
+
+        Raises:
+            ValueError: nothing was added, or as in `add_batch` and in the function that holds the formula.
+        """
+        if predictions is None and references is None and self.writer is None:
+            raise ValueError(f"{self.name}: nothing was added to compute a metric of")
+        return super().compute(predictions=predictions, references=references, **options)
+
+    def _as_entries(self, name: str, values: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
 
 
-class UnweightedAverageRecall(OfflineMetric):
+def _to_numpy(values: Any) -> np.ndarray:
+    """Tensors of any device and type, with or without a gradient, lists and arrays -> array."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        # numpy knows no bfloat16.
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+class ClassMetric(OfflineMetric):
+    """A metric of class ids: `compute(predictions=, references=, num_classes=)`, one clip per entry."""
+
+    features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+    formula: Callable[[np.ndarray, np.ndarray, int], Any]
+
+    def _as_entries(self, name: str, ids: np.ndarray) -> np.ndarray:
+        if ids.ndim != 1:
+            raise ValueError(f"{name} have shape {ids.shape}, but must be a list of class ids")
+        # `evaluate` would cut scores such as 0.7 down to the id 0. An empty list has no type of its own.
+        if ids.size and not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"{name} hold {ids.dtype} values, but class ids are integers: take the argmax first")
+        return ids.astype(np.int64)
+
+    def _compute(self, predictions: list[int], references: list[int], num_classes: int) -> dict[str, Any]:
+        value = type(self).formula(np.array(predictions, np.int64), np.array(references, np.int64), num_classes)
+        return {self.result_name: value.tolist() if isinstance(value, np.ndarray) else value}
+
+
+class UnweightedAverageRecall(ClassMetric):
     """`compute(predictions=, references=, num_classes=)` -> {"uar"}; see `unweighted_average_recall`."""
 
-    description = "Mean of the per-class recalls."
-    features = CLASS_FEATURES
-
-    def _compute(self, predictions: list[int], references: list[int], num_classes: int) -> dict[str, float]:
-        return {"uar": unweighted_average_recall(np.array(predictions), np.array(references), num_classes)}
+    description = "Mean of the recalls of the classes that occur among the references."
+    result_name = "uar"
+    formula = staticmethod(unweighted_average_recall)
 
 
-class WeightedAverageRecall(OfflineMetric):
+class WeightedAverageRecall(ClassMetric):
     """`compute(predictions=, references=, num_classes=)` -> {"war"}; see `weighted_average_recall`."""
 
     description = "Share of clips whose class is right."
-    features = CLASS_FEATURES
-
-    def _compute(self, predictions: list[int], references: list[int], num_classes: int) -> dict[str, float]:
-        return {"war": weighted_average_recall(np.array(predictions), np.array(references), num_classes)}
+    result_name = "war"
+    formula = staticmethod(weighted_average_recall)
 
 
-class ConfusionMatrix(OfflineMetric):
+class ConfusionMatrix(ClassMetric):
     """`compute(predictions=, references=, num_classes=)` -> {"confusion_matrix"}; see `confusion_matrix`."""
 
     description = "Counts of clips: rows are true classes, columns predicted ones."
-    features = CLASS_FEATURES
-
-    def _compute(self, predictions: list[int], references: list[int], num_classes: int) -> dict[str, Any]:
-        counts = confusion_matrix(np.array(predictions), np.array(references), num_classes)
-        return {"confusion_matrix": counts.tolist()}
+    result_name = "confusion_matrix"
+    formula = staticmethod(confusion_matrix)
 
 
 def _face_features(shape: tuple[int, ...]) -> datasets.Features:
@@ -155,31 +269,46 @@ def _face_features(shape: tuple[int, ...]) -> datasets.Features:
 
 
 class FaceMetric(OfflineMetric):
-    """One frame per entry; frames whose reference is NaN have no face and do not count."""
+    """A metric of face labels (..., *shape), whatever axes of clips and frames come first.
 
-    name_of_result: str
+    A frame whose reference is all NaN has no face and does not count: the labels' own convention.
+    """
+
+    shape: tuple[int, ...]
     formula: Callable[..., float]
 
+    def _as_entries(self, name: str, labels: np.ndarray) -> np.ndarray:
+        if labels.size and labels.shape[-len(self.shape) :] != self.shape:
+            raise ValueError(f"{name} have shape {labels.shape}, but their last axes must be {self.shape}")
+        # (..., *shape) -> (frames, *shape)
+        return labels.astype(np.float32).reshape(-1, *self.shape)
+
     def _compute(self, predictions: list, references: list, **options: float) -> dict[str, float]:
-        references = np.array(references, dtype=np.float64)
-        found = ~np.isnan(references.reshape(len(references), -1)).any(axis=1)
-        value = type(self).formula(np.array(predictions, dtype=np.float64), references, found, **options)
-        return {self.name_of_result: value}
+        predicted, reference = (
+            np.array(values, np.float64).reshape(-1, *self.shape) for values in (predictions, references)
+        )
+        found = ~np.isnan(reference).reshape(len(reference), np.prod(self.shape)).all(axis=1)
+        return {self.result_name: type(self).formula(predicted, reference, found, **options)}
 
 
 class FaceBoxIoU(FaceMetric):
-    """`compute(predictions=, references=)` of boxes, one frame per entry -> {"face_box_iou"}; see `face_box_iou`."""
+    """`compute(predictions=, references=)` of boxes (..., 4) -> {"face_box_iou"}; see `face_box_iou`."""
 
-    description = "Mean overlap of face boxes over frames with a face."
-    features = _face_features((4,))
-    name_of_result = "face_box_iou"
+    description = "Mean intersection over union of face boxes over frames with a face."
+    shape = BOX_SHAPE
+    features = _face_features(BOX_SHAPE)
+    result_name = "face_box_iou"
     formula = staticmethod(face_box_iou)
 
 
 class NormalisedLandmarkError(FaceMetric):
-    """`compute(predictions=, references=)` of five points, one frame per entry -> {"landmark_nme"}."""
+    """`compute(predictions=, references=)` of points (..., 5, 2) -> {"landmark_nme"}; see `landmark_nme`.
+
+    `compute` also takes the frame's `width` and `height`.
+    """
 
     description = "Mean landmark distance / inter-ocular distance over frames with a face."
-    features = _face_features((5, 2))
-    name_of_result = "landmark_nme"
+    shape = LANDMARKS_SHAPE
+    features = _face_features(LANDMARKS_SHAPE)
+    result_name = "landmark_nme"
     formula = staticmethod(landmark_nme)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = options.optimisation.output_dir if options else "the run"
         print(f"\nStopped. Go on with the same command and --resume_from_checkpoint latest ({where}).", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         print(f"run.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
