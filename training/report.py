@@ -1,165 +1,366 @@
-"""The report of a run: report.json, report.png, and the table at the end. Nothing in it is typed by hand.
+"""The report of a run: report.json, report.png, and the tables for the end of a run, the README and a model card.
 
-The content of a report (every key is written by `training/run.py`):
-    protocol, data, seed        how the clips were divided, what they are, the run's seed
-    classes                     names of the expressions in the order of their ids
-    test, constant_predictor    uar, war, face_box_iou, landmark_nme (fractions), clips, frames_with_face,
-                                confusion_matrix (rows are true classes), per_class_recall
-    validation, history         one record per epoch: train_loss, task_losses, validation_uar, …
-    selected_epoch              the epoch whose model was kept, chosen on the validation clips
-    options, subjects, versions, seconds
+Everything comes from one plain dictionary, `Report`; nothing is typed by hand. What was written can be drawn and
+printed again: `draw_report(load_report(file), picture)`, `format_markdown_table(load_report(file))`.
 """
 
 import json
 import math
 import os
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 REPORT_FILE, PICTURE_FILE = "report.json", "report.png"
 
-# key in the report -> (what a person reads, which direction is better)
+# key in the report -> (what a person reads, is more better, does guessing a class at random reach 1 / K)
 FIGURES = {
-    "uar": ("UAR", "higher is better"),
-    "war": ("WAR", "higher is better"),
-    "face_box_iou": ("face box IoU", "higher is better"),
-    "landmark_nme": ("landmark error / inter-ocular distance", "lower is better"),
+    "uar": ("UAR", True, True),
+    "war": ("WAR", True, True),
+    "face_box_iou": ("face box IoU", True, False),
+    "landmark_nme": ("landmark error / inter-ocular distance", False, False),
 }
+MODEL_COLOUR, CONSTANT_COLOUR, CHANCE_COLOUR, SELECTED_COLOUR = "#1f6fb4", "#b9bec4", "#c0392b", "#2a9d4b"
+LONGEST_NAME, LONGEST_LINE = 24, 120
 
 
-def write_report(results: dict[str, Any], output_dir: Path) -> Path:
-    """Writes report.json and report.png, each under a temporary name first. Values that are no number become null."""
+class Figures(TypedDict, total=False):
+    """What a test found. Fractions; NaN (null in the file) where no frame has a face."""
+
+    uar: float  # mean of the recalls of the classes that occur
+    war: float  # share of clips that are right
+    face_box_iou: float | None  # mean over frames with a face; None: the model does not predict boxes
+    landmark_nme: float | None  # likewise; mean distance / inter-ocular distance in the model's square frame
+    clips: int  # how many clips were tested
+    frames_with_face: int  # how many of their frames count for boxes and points
+    confusion_matrix: list[list[int]]  # (K, K) clips: rows are true classes, columns predicted ones
+    per_class_recall: dict[str, float]  # by class name; NaN (null) for a class without a clip
+
+
+class EpochRecord(TypedDict, total=False):
+    """One epoch of training. Further `validation_*` figures may stand beside these."""
+
+    epoch: int  # from 1
+    train_loss: float  # weighted sum over tasks, mean over steps
+    task_losses: dict[str, float]  # by task, before its weight
+    validation_loss: float
+    validation_uar: float
+    learning_rate: float  # at the epoch's end
+    seconds: float
+
+
+class Report(TypedDict, total=False):
+    """Everything that is known of a run. `REQUIRED_KEYS` must be there; the others are written where known."""
+
+    protocol: str  # how the clips were divided into training, validation and test
+    seed: int
+    data: str  # what the clips are
+    classes: list[str]  # names of the expressions in the order of their ids
+    test: Figures
+    constant_predictor: Figures  # of majority class and mean box and points of the training clips, on the same test
+    validation: EpochRecord  # the selected epoch's record
+    history: list[EpochRecord]
+    selected_epoch: int  # the epoch whose model was kept, chosen on the validation clips
+    options: dict[str, Any]  # resolved options of the run
+    subjects: dict[str, list[str]]  # of "train", "validation" and "test"
+    versions: dict[str, str]  # of packages
+    seconds: dict[str, float]  # of "drawing", "labelling", "training" and "testing"
+
+
+REQUIRED_KEYS = ("protocol", "seed", "data", "classes", "test", "constant_predictor", "history", "selected_epoch")
+REQUIRED_FIGURES = ("uar", "war", "clips", "frames_with_face", "confusion_matrix", "per_class_recall")
+
+
+def write_report(results: Report, output_dir: Path) -> Path:
+    """Writes report.json, then report.png, each under a temporary name first.
+
+    Numbers and arrays of numpy become plain ones, numbers that are none become null.
+
+    Returns:
+        The path of report.json.
+
+    Raises:
+        ValueError: the results are no complete report; nothing is written then.
+    """
+    check_report(results, "the results")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain_values(results), indent=2, ensure_ascii=False, allow_nan=False)
+    # The figures first: they cannot be made again, the picture can.
+    with replacing(output_dir / REPORT_FILE) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     draw_report(results, output_dir / PICTURE_FILE)
-    file = output_dir / REPORT_FILE
-    temporary = file.with_name(f".{file.name}.partial")
-    text = json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, file)
-    return file
+    return output_dir / REPORT_FILE
 
 
-def load_report(file: Path) -> dict[str, Any]:
+def load_report(file: Path) -> Report:
     """Reads a report.
 
     Raises:
         ValueError: the file is missing or is no report.
     """
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        results = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file}: no readable report ({error})") from error
-    missing = [key for key in ("protocol", "test", "constant_predictor", "classes") if key not in results]
-    if missing:
-        raise ValueError(f"{file}: no report of a run: {', '.join(missing)} missing")
+    check_report(results, str(file))
     return results
 
 
-def _without_nan(value: Any) -> Any:
+def check_report(results: Any, where: str) -> None:
+    """Raises a ValueError that begins with `where` unless the results hold what tables and pictures need."""
+    if not isinstance(results, dict):
+        raise ValueError(f"{where}: no report of a run: a {type(results).__name__} instead of named results")
+    missing = [key for key in REQUIRED_KEYS if key not in results]
+    for part in ("test", "constant_predictor"):
+        missing += [f"{part}.{key}" for key in REQUIRED_FIGURES if key not in results.get(part, REQUIRED_FIGURES)]
+    if missing:
+        raise ValueError(f"{where}: no report of a run: {', '.join(missing)} missing")
+    classes, shape = len(results["classes"]), np.shape(results["test"]["confusion_matrix"])
+    if shape != (classes, classes):
+        raise ValueError(f"{where}: the confusion matrix has shape {shape}, but there are {classes} classes")
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path beside the file, which takes the file's place when the block ends well, and goes otherwise."""
+    temporary = file.with_name(f".{file.stem}.partial{file.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain_values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: _plain_values(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
+        return [_plain_values(entry) for entry in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain_values(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(figure, model, constant predictor, direction) of everything that the model predicts."""
-    rows = []
-    for key, (name, direction) in FIGURES.items():
-        if results["test"].get(key) is not None:
-            columns = (_percent(results[part].get(key)) for part in ("test", "constant_predictor"))
-            rows.append((name, *columns, direction))
-    return rows
+# Tables
 
 
-def _percent(value: float | None) -> str:
-    return "no face" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+def format_table(results: Report) -> str:
+    """The table that a run prints at its end: each figure beside the constant predictor's."""
+    rows = [("", "model", "constant predictor", ""), *_rows(results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}   {model:>{widths[1]}}   {constant:>{widths[2]}}   {target}".rstrip()
+        for name, model, constant, target in rows
+    ]
+    return "\n".join([f"{_headline(results)}.", *lines, _selection(results)])
 
 
-def _headline(results: dict[str, Any]) -> str:
+def format_markdown_table(results: Report) -> str:
+    """The same as Markdown, for a README or a model card."""
+    lines = [f"{_headline(results)}.", "", "| | model | constant predictor | |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in _rows(results)]
+    return "\n".join([*lines, "", _selection(results)])
+
+
+def _headline(results: Report) -> str:
     return f"{results['protocol']}, seed {results['seed']}; {results['data']}; {results['test']['clips']} test clips"
 
 
-def format_table(results: dict[str, Any]) -> str:
-    """The table that a run prints at its end."""
-    lines = [_headline(results), f"{'':<40}{'model':>10}{'constant':>10}"]
-    lines += [
-        f"{name:<40}{model:>10}{constant:>10}   {direction}" for name, model, constant, direction in _rows(results)
+def _selection(results: Report) -> str:
+    return f"Model of epoch {results['selected_epoch']} of {len(results['history'])}, chosen on the validation clips."
+
+
+def _rows(results: Report) -> list[tuple[str, str, str, str]]:
+    """(figure, model, constant predictor, target) of everything that the model predicts."""
+    return [
+        (FIGURES[key][0], *(_figure_text(results[part], key) for part in ("test", "constant_predictor")), target)
+        for key, target in _targets(results).items()
     ]
-    chance = 1 / len(results["classes"])
-    lines.append(
-        f"Chance UAR {100 * chance:.1f} %; model of epoch {results['selected_epoch']}, chosen on validation clips."
-    )
-    return "\n".join(lines)
 
 
-def format_markdown_table(results: dict[str, Any]) -> str:
-    """The same as Markdown, for a README or a model card."""
-    lines = [f"{_headline(results)}.", "", "| | model | constant predictor | |", "|---|---|---|---|"]
-    lines += [f"| {name} | {model} | {constant} | {direction} |" for name, model, constant, direction in _rows(results)]
-    return "\n".join(lines)
+def _targets(results: Report) -> dict[str, str]:
+    """Which direction is better, and what chance is, for every figure of what the model predicts."""
+    targets = {}
+    for key, (_, more_is_better, has_chance) in FIGURES.items():
+        if _is_predicted(results["test"], key):
+            chance = f"; chance {_percent(1 / len(results['classes']))}" if has_chance else ""
+            targets[key] = f"{'higher' if more_is_better else 'lower'} is better{chance}"
+    return targets
 
 
-def draw_report(results: dict[str, Any], file: Path) -> None:
-    """Draws losses, validation UAR, confusion matrix and figures on one page."""
+def _is_predicted(figures: Figures, key: str) -> bool:
+    # Without any face there is null in the file for tasks that the model has.
+    return figures.get(key) is not None or (key in figures and figures["frames_with_face"] == 0)
+
+
+def _figure_text(figures: Figures, key: str) -> str:
+    if math.isfinite(_number(figures.get(key))):
+        return _percent(figures[key])
+    return "no frame with a face" if figures["frames_with_face"] == 0 else "not a number"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _number(value: float | None) -> float:
+    """What is null in the file is NaN again."""
+    return math.nan if value is None else float(value)
+
+
+# The picture
+
+
+def draw_report(results: Report, png_path: Path) -> None:
+    """Draws losses, validation UAR, confusion matrix and the test's figures on one page, as PNG.
+
+    Raises:
+        ValueError: the results are no complete report.
+    """
+    check_report(results, "the results")
+    with replacing(Path(png_path)) as temporary:
+        make_report_figure(results).savefig(temporary, format="png", dpi=110)
+
+
+def make_report_figure(results: Report) -> Any:
+    """The page of `draw_report` as a matplotlib figure."""
+    # Figures of their own, not pyplot's: no display, no state shared with the caller.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    losses, recall, confusion, bars = figure.subplots(2, 2).flatten()
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    figure.suptitle(_title(results), fontsize=13)
+    # Two rows with layouts of their own: long class names below do not squeeze the curves above.
+    upper, lower = figure.subfigures(2, 1, height_ratios=[0.9, 1.1])
+    losses, recall = upper.subplots(1, 2)
+    confusion, bars = lower.subplots(1, 2)
     _draw_losses(losses, results["history"])
     _draw_validation(recall, results)
     _draw_confusion(confusion, results)
-    _draw_bars(bars, results)
-    figure.suptitle(f"{results['protocol']}, seed {results['seed']}\n{results['data']}", fontsize=12)
-    temporary = file.with_name(f".{file.name}.partial.png")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, file)
+    _draw_figures(bars, results)
+    return figure
 
 
-def _draw_losses(axes: Any, history: list[dict[str, Any]]) -> None:
+def _title(results: Report) -> str:
+    lines = (f"{results['protocol']}, seed {results['seed']}", results["data"])
+    return "\n".join(_plain_text(part) for line in lines for part in textwrap.wrap(str(line), LONGEST_LINE))
+
+
+def _plain_text(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
+def _short_name(name: str) -> str:
+    return _plain_text(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
+
+
+def _draw_losses(axes: Any, history: list[EpochRecord]) -> None:
+    # Not every epoch knows every task: without a face there is no loss of boxes.
+    tasks = list(dict.fromkeys(task for record in history for task in record["task_losses"]))
+    for task in tasks:
+        _draw_curve(axes, history, [record["task_losses"].get(task) for record in history], label=_short_name(task))
+    axes.set_title("Training loss of each task, before its weight")
+    losses = [loss for line in axes.lines for loss in line.get_ydata() if loss > 0]
+    # Within one power of ten a logarithmic axis might show no number at all.
+    if losses and max(losses) >= 10 * min(losses):
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_formatter(lambda loss, _: f"{loss:g}")
+        axes.yaxis.set_minor_formatter(lambda loss, _: "")
+    _finish_curves(axes, history)
+
+
+def _draw_validation(axes: Any, results: Report) -> None:
+    history, selected = results["history"], results["selected_epoch"]
+    recalls = [record.get("validation_uar") for record in history]
+    _draw_curve(axes, history, recalls, label="validation UAR", color=MODEL_COLOUR)
+    for record, recall in zip(history, recalls, strict=True):
+        if record["epoch"] == selected:
+            reached = f", {_percent(recall)}" if math.isfinite(_number(recall)) else ""
+            axes.axvline(selected, color=SELECTED_COLOUR, label=f"selected: epoch {selected}{reached}")
+            axes.plot(selected, _number(recall), "*", color=SELECTED_COLOUR, markersize=15, clip_on=False)
+    chance = 1 / len(results["classes"])
+    axes.axhline(chance, color=CHANCE_COLOUR, linestyle=":", label=f"chance, {_percent(chance)}")
+    axes.set(title="UAR on the validation clips", ylim=(0, 1))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    _finish_curves(axes, history)
+
+
+def _draw_curve(axes: Any, history: list[EpochRecord], values: list[float | None], **style: Any) -> None:
     epochs = [record["epoch"] for record in history]
-    for task in history[0]["task_losses"]:
-        axes.plot(epochs, [record["task_losses"][task] for record in history], ".-", markersize=3, label=task)
-    axes.set(title="Training loss of each task (before its weight)", xlabel="epoch", yscale="log")
+    # A curve of one epoch is a point; hundreds of points would hide the curve.
+    marker = "o" if len(epochs) <= 30 else None
+    axes.plot(epochs, [_number(value) for value in values], marker=marker, markersize=4, **style)
+
+
+def _finish_curves(axes: Any, history: list[EpochRecord]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    if history:
+        # A range of its own, so that one epoch alone does not stand between fractions of epochs.
+        margin = max(0.5, 0.02 * len(history))
+        axes.set_xlim(history[0]["epoch"] - margin, history[-1]["epoch"] + margin)
+    else:
+        axes.text(0.5, 0.5, "no epochs", transform=axes.transAxes, ha="center")
+        axes.set_xticks([])
+    if axes.lines:
+        # Below the axes, where no curve can run.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
 
 
-def _draw_validation(axes: Any, results: dict[str, Any]) -> None:
-    history, chance = results["history"], 1 / len(results["classes"])
-    epochs = [record["epoch"] for record in history]
-    axes.plot(epochs, [record["validation_uar"] for record in history], ".-", markersize=3, label="validation UAR")
-    axes.axvline(results["selected_epoch"], color="tab:green", linestyle="--", label="selected epoch")
-    axes.axhline(chance, color="gray", linestyle=":", label="chance")
-    axes.set(title="Validation UAR", xlabel="epoch", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-
-
-def _draw_confusion(axes: Any, results: dict[str, Any]) -> None:
+def _draw_confusion(axes: Any, results: Report) -> None:
     counts, classes = np.array(results["test"]["confusion_matrix"]), results["classes"]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    size = 10 if len(classes) <= 8 else max(4.0, 80 / len(classes))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    count_size = size * min(1.0, 3 / len(str(counts.max())))  # four digits are as wide as three
     for row, column in np.ndindex(*counts.shape):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(title="Test clips: true class (rows), predicted class (columns)")
+        colour = "white" if shares[row, column] > 0.5 else "black" if counts[row, column] else "#a0a0a0"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=count_size)
+    names = [_short_name(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(len(classes)), names, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{results['test']['clips']} test clips")
+    _draw_recalls(axes, results, size)
 
 
-def _draw_bars(axes: Any, results: dict[str, Any]) -> None:
-    keys = [key for key in FIGURES if results["test"].get(key) is not None]
+def _draw_recalls(axes: Any, results: Report, size: float) -> None:
+    """The recall of each class at the right end of its row."""
+    right = axes.secondary_yaxis("right")
+    recalls = [_number(results["test"]["per_class_recall"].get(name)) for name in results["classes"]]
+    texts = [f"{100 * recall:.0f} %" if math.isfinite(recall) else "no clip" for recall in recalls]
+    right.set_yticks(range(len(texts)), texts, fontsize=size)
+    right.tick_params(length=0)
+    right.set_ylabel("recall")
+
+
+def _draw_figures(axes: Any, results: Report) -> None:
+    keys = list(_targets(results))
     positions = np.arange(len(keys))
-    for shift, part, name in ((-0.2, "test", "model"), (0.2, "constant_predictor", "constant predictor")):
-        values = [results[part].get(key) for key in keys]
-        heights = [100 * value if value is not None and math.isfinite(value) else 0.0 for value in values]
-        bars = axes.barh(positions + shift, heights, 0.38, label=name)
-        axes.bar_label(bars, [_percent(value) for value in values], padding=3, fontsize=9)
-    labels = [f"{FIGURES[key][0]}\n({FIGURES[key][1]})".replace(" / ", "\n/ ") for key in keys]
-    axes.set_yticks(positions, labels)
+    parts = (("test", "model", MODEL_COLOUR), ("constant_predictor", "constant predictor", CONSTANT_COLOUR))
+    for shift, (part, name, colour) in zip((-0.19, 0.19), parts, strict=True):
+        values = [_number(results[part].get(key)) for key in keys]
+        bars = axes.barh(positions + shift, 100 * np.nan_to_num(values), 0.36, label=name, color=colour)
+        axes.bar_label(bars, [_figure_text(results[part], key) for key in keys], padding=4, fontsize=10)
+    with_chance = [position for position, key in enumerate(keys) if FIGURES[key][2]]
+    chance, ends = 100 / len(results["classes"]), np.array(with_chance)
+    axes.vlines([chance] * len(ends), ends - 0.42, ends + 0.42, color=CHANCE_COLOUR, linestyle=":", label="chance")
+    axes.set_yticks(positions, [_bar_name(key) for key in keys], fontsize=10)
     axes.invert_yaxis()
-    axes.set(title=f"Test figures in percent ({results['test']['clips']} clips)", xlim=(0, 115))
-    axes.legend(loc="lower right")
+    longest = max([100.0, *(bar.get_width() for bar in axes.patches)])
+    axes.set(title="Test figures in percent (↑ higher, ↓ lower is better)", xlim=(0, 1.15 * longest))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)
+
+
+def _bar_name(key: str) -> str:
+    name, more_is_better, _ = FIGURES[key]
+    return f"{name} {'↑' if more_is_better else '↓'}".replace(" / ", "\n/ ")
