@@ -178,6 +178,27 @@ def test_the_selected_epoch_is_marked_where_it_is() -> None:
     assert (list(star.get_xdata()), list(star.get_ydata())) == ([4], [pytest.approx(0.9 - 0.5 / 4)])
 
 
+def test_bars_are_as_long_as_the_figures_and_end_on_the_page() -> None:
+    for case in ("eight classes, 200 epochs", "hard cases"):
+        bars = make_report_figure(CASES[case]).subfigs[1].axes[1]
+        for container, part in zip(bars.containers, ("test", "constant_predictor"), strict=True):
+            figures = [100 * CASES[case][part][key] for key in ("uar", "war", "face_box_iou", "landmark_nme")]
+            assert [bar.get_width() for bar in container] == pytest.approx(figures)
+            assert container.get_label() == {"test": "model", "constant_predictor": "constant predictor"}[part]
+            assert all(bar.get_width() < 0.95 * bars.get_xlim()[1] for bar in container)
+
+
+def test_long_class_names_are_cut_in_the_picture_alone(tmp_path: Path) -> None:
+    results = CASES["eight long names"]
+    confusion = make_report_figure(results).subfigs[1].axes[0]
+    for labels in (confusion.get_xticklabels(), confusion.get_yticklabels()):
+        for label, name in zip(labels, LONG_NAMES, strict=True):
+            assert len(label.get_text()) == 24 and label.get_text().endswith("…")
+            assert name.startswith(label.get_text()[:-1])
+    write_report(results, tmp_path)
+    assert load_report(tmp_path / "report.json")["classes"] == LONG_NAMES
+
+
 def test_rows_of_the_confusion_matrix_are_shaded_by_their_own_clips() -> None:
     results = made_up_results(2)
     results["test"]["confusion_matrix"] = [[3, 1], [50, 150]]

@@ -184,12 +184,10 @@ def _draw_scores(axes: Any, scores: Mapping[str, float], true_expression: str | 
 def _draw_legend(figure: Any, faces: tuple[Faces, ...]) -> None:
     from matplotlib.lines import Line2D
 
-    entries = [
-        Line2D([], [], color=kind.colour, linestyle="-" if kind.predicted else "--", label=kind.name)
-        for kind in reversed(faces)
-        if kind.exist
-    ]
-    for entry, kind in zip(entries, [kind for kind in reversed(faces) if kind.exist], strict=True):
-        entry.set(**{name: value for name, value in _point_style(kind, 4.0).items() if name != "color"})
+    entries = []
+    for kind in reversed([kind for kind in faces if kind.exist]):
+        point = {name: value for name, value in _point_style(kind, 4.0).items() if name != "color"}
+        line = "-" if kind.predicted else "--"
+        entries.append(Line2D([], [], color=kind.colour, linestyle=line, label=kind.name, **point))
     if entries:
         figure.legend(handles=entries, loc="outside lower left", ncols=len(entries), fontsize=8, frameon=False)
