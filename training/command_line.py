@@ -9,7 +9,9 @@ from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.commands import add_dataset_commands
 from mtcae_dfer.training.checkpoint_conversion import add_convert_command
+from mtcae_dfer.training.export import add_export_command
 from mtcae_dfer.training.predict import add_predict_command
+from mtcae_dfer.training.push import add_push_command
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,6 +21,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_predict_command(subparsers)
     add_dataset_commands(subparsers)
     add_convert_command(subparsers)
+    add_export_command(subparsers)
+    add_push_command(subparsers)
     return parser
 
 
