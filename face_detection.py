@@ -7,7 +7,11 @@ The networks and their weights are facenet-pytorch's. The cascade around them is
 
 Every area average that the cascade needs (the pyramid and all crops) is four look-ups in one table of running sums, and
 the networks run in channels-last memory format. The pyramid's rungs are those of facenet-pytorch's defaults, so a face
-gets the same box; rungs for faces smaller than `min_face` are looked at only in frames where no face is found for sure.
+is seen alike; rungs for faces smaller than `min_face` are looked at only in frames where no face is found for sure.
+
+Most of the reference's time goes into looking at one face many times: ten windows per face reach RNet and four ONet,
+whose most confident answer is kept. The first search keeps a face's best window only, by stricter limits of overlap;
+the search with the complete pyramid has the reference's limits and finds its very boxes.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +31,10 @@ FACE_POLICIES = ("track", "largest", "central")
 REFERENCE_MIN_FACE = 20.0
 PYRAMID_STEP = 0.709
 STAGE_THRESHOLDS = (0.6, 0.7, 0.7)
+# Overlap (intersection over union) above which the less probable of two windows is dropped before RNet and before ONet:
+# facenet-pytorch's, and those of the first search, chosen by agreement with facenet-pytorch and with drawn truth.
+REFERENCE_OVERLAPS = (0.7, 0.7)
+FIRST_OVERLAPS = (0.3, 0.5)
 
 SURE_CONFIDENCE = 0.9  # frames without a face of this confidence are looked at again with the complete pyramid
 TRACK_MIN_OVERLAP = 0.3  # two boxes of one track overlap at least this much (intersection over union)
@@ -70,7 +78,7 @@ class FaceDetector:
         device: where the networks run.
         min_face: side of the smallest face to look for first, in pixels of the given frames. The default suits frames
             of 224×224 pixels with one person in them. A frame in which no face of confidence 0.9 is found is searched
-            again for faces from 20 pixels on (`search_small_faces`).
+            again for faces from 20 pixels on (`search_small_faces`). With 20 there is one search, as facenet-pytorch's.
         policy: which face of a frame is returned. "track": boxes are linked over the frames, and the linked face seen
             in most frames is taken (the larger one among equals); "largest": the largest of each frame; "central": the
             one closest to the centre of each frame. The other faces are counted in `face_count`.
@@ -96,6 +104,7 @@ class FaceDetector:
         self.min_face = float(min_face)
         self.policy = policy
         self.search_small_faces = search_small_faces
+        self._overlaps = FIRST_OVERLAPS if self.min_face > REFERENCE_MIN_FACE else REFERENCE_OVERLAPS
         self._cascade = _Cascade(self.device)
 
     def detect(self, frames: torch.Tensor) -> FaceDetections:
@@ -122,7 +131,7 @@ class FaceDetector:
         parts = [_no_faces()]
         for start in range(0, len(frames), FRAMES_AT_ONCE):
             stack = frames[start : start + FRAMES_AT_ONCE].to(self.device)
-            faces = self._cascade.find(stack, self.min_face)
+            faces = self._cascade.find(stack, self.min_face, self._overlaps)
             if self.search_small_faces and self.min_face > REFERENCE_MIN_FACE:
                 faces = self._search_again(stack, faces)
             faces.frame_index = faces.frame_index + start
@@ -135,7 +144,7 @@ class FaceDetector:
         unsure = (~sure).nonzero()[:, 0]
         if len(unsure) == 0:
             return faces
-        again = self._cascade.find(frames[unsure.to(frames.device)], REFERENCE_MIN_FACE)
+        again = self._cascade.find(frames[unsure.to(frames.device)], REFERENCE_MIN_FACE, REFERENCE_OVERLAPS)
         again.frame_index = unsure[again.frame_index]
         return _join([faces[sure[faces.frame_index]], again])
 
@@ -151,17 +160,20 @@ class _Cascade:
             for network in networks
         )
 
-    def find(self, frames: torch.Tensor, min_face: float) -> _Faces:
-        """Faces of frames uint8 (T, 3, H, W); on the CPU, sorted by frame and falling confidence."""
+    def find(self, frames: torch.Tensor, min_face: float, overlaps: tuple[float, float]) -> _Faces:
+        """Faces of frames uint8 (T, 3, H, W); on the CPU, sorted by frame and falling confidence.
+
+        `overlaps` are the limits before RNet and before ONet.
+        """
         height, width = frames.shape[-2:]
         sums = _PixelSums(frames)
-        frame_index, boxes = self._propose(sums, min_face)
+        frame_index, boxes = self._propose(sums, min_face, overlaps[0])
         frame_index, boxes, crops = _cut(sums, frame_index, boxes, 24)
-        frame_index, boxes = self._refine(frame_index, boxes, crops)
+        frame_index, boxes = self._refine(frame_index, boxes, crops, overlaps[1])
         frame_index, boxes, crops = _cut(sums, frame_index, boxes, 48)
         return self._finish(frame_index, boxes, crops)
 
-    def _propose(self, sums: "_PixelSums", min_face: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _propose(self, sums: "_PixelSums", min_face: float, overlap: float) -> tuple[torch.Tensor, torch.Tensor]:
         """First stage: frame index (N,) and square boxes (N, 4) of candidates."""
         device = self.device
         frame_index = [torch.zeros(0, dtype=torch.long, device=device)]  # a tiny frame has no rungs at all
@@ -180,16 +192,16 @@ class _Cascade:
             scores.append(score[kept])
             offsets.append(regression[frame, :, row, column][kept])
         frame_index, boxes, scores, offsets = (torch.cat(part) for part in (frame_index, boxes, scores, offsets))
-        kept = batched_nms(boxes, scores, frame_index, 0.7)
+        kept = batched_nms(boxes, scores, frame_index, overlap)
         return frame_index[kept], _square(_move(boxes[kept], offsets[kept], inclusive=False))
 
     def _refine(
-        self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor
+        self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor, overlap: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Second stage: the candidates that RNet takes for faces, their boxes moved and made square again."""
         offsets, probability = _run_in_chunks(self.refinement, crops, (4, 2))
         passed = (probability[:, 1] > STAGE_THRESHOLDS[1]).nonzero()[:, 0]
-        kept = passed[batched_nms(boxes[passed], probability[passed, 1], frame_index[passed], 0.7)]
+        kept = passed[batched_nms(boxes[passed], probability[passed, 1], frame_index[passed], overlap)]
         return frame_index[kept], _square(_move(boxes[kept], offsets[kept]))
 
     def _finish(self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor) -> _Faces:
@@ -220,10 +232,10 @@ class _PixelSums:
         self.table = torch.zeros(
             count, self.height + 1, self.width + 1, channels, dtype=torch.int32, device=frames.device
         )
-        inner = self.table[:, 1:, 1:]
-        torch.cumsum(frames.permute(0, 2, 3, 1), dim=2, dtype=torch.int32, out=inner)
-        for row in range(1, self.height):  # several times faster on a CPU than a cumsum along a strided axis
-            inner[:, row] += inner[:, row - 1]
+        for table, frame in zip(self.table, frames.permute(0, 2, 3, 1), strict=True):  # one fits a CPU's cache
+            torch.cumsum(frame, dim=1, dtype=torch.int32, out=table[1:, 1:])
+            rows = table.view(self.height + 1, -1)  # (H+1, (W+1) * 3)
+            torch.cumsum(rows, dim=0, out=rows)
 
     def resized(self, height: int, width: int) -> torch.Tensor:
         """All frames, area-averaged to (T, 3, height, width) and scaled for the networks; channels last."""

@@ -7,6 +7,7 @@
         data/train-00000-of-00001-<digest>.parquet …
         README.md                             the card, with the splits of every fold in its head
         build_report.json                     options, counts, coverage, failures
+        contact_sheets/                       pictures of some clips with their labels, for a person to look at
 
 Everything that is written depends on the clips and the options alone: an interrupted build that is taken up again ends
 with the same bytes as an undisturbed one.
@@ -30,18 +31,28 @@ import numpy as np
 from tqdm import tqdm
 
 from mtcae_dfer.hub_dataset.card import render_card
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError, order_class_names
-from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, make_protocol
-from mtcae_dfer.hub_dataset.labelling import ClipLabels, LabelledClip, LabellingOptions, hash_file, label_clips
-from mtcae_dfer.hub_dataset.schema import LANDMARK_COUNT, dataset_features, row_from_clip
+from mtcae_dfer.hub_dataset.clips import Clip, DatasetError, FrameLabels, order_class_names
+from mtcae_dfer.hub_dataset.contact_sheets import SHEETS_FOLDER, draw_contact_sheets
+from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, make_protocol
+from mtcae_dfer.hub_dataset.label_shards import read_labels, write_labels, write_then_rename
+from mtcae_dfer.hub_dataset.labelling import (
+    ENGINES,
+    ClipLabels,
+    LabelledClip,
+    LabellingOptions,
+    hash_file,
+    label_clips,
+)
+from mtcae_dfer.hub_dataset.schema import dataset_features, row_from_clip
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # grows whenever the same clips and options give other files
+FORMAT_VERSION = 3  # grows whenever the same clips and options give other files
 REPORT_FILE = "build_report.json"
+Labeller = Callable[[Sequence[Clip], LabellingOptions], Iterator[LabelledClip]]
 CLIPS_PER_LABEL_SHARD = 64
 CLIPS_PER_WORKER = 16  # below this many clips a further process costs more than it saves
 ROWS_PER_GROUP = 64
@@ -58,12 +69,19 @@ class BuildOptions:
     class_names: tuple[str, ...] | None = field(
         default=None, metadata={"help": "Classes in the order of their ids; default: see order_class_names."}
     )
-    splits: str = field(default="holdout", metadata={"help": "holdout, folds, leave-one-subject-out or none."})
+    splits: str = field(default="holdout", metadata={"help": "How subjects are divided: one of folds.split_kinds."})
     seed: int = field(default=0, metadata={"help": "Seed of the division into splits."})
     num_folds: int = field(default=5, metadata={"help": "Number of folds, for splits 'folds'."})
     validation_share: float = field(default=1 / 6, metadata={"help": "Share of subjects held out for validation."})
     test_share: float = field(default=1 / 6, metadata={"help": "Share of subjects held out for testing ('holdout')."})
     labelling: LabellingOptions = field(default_factory=LabellingOptions, metadata={"help": "How faces are labelled."})
+    corpus: str | None = field(default=None, metadata={"help": "Name of the published corpus, for its own folds."})
+    embed_videos: bool = field(
+        default=True, metadata={"help": "Whether rows hold the video files, or their names and hashes only."}
+    )
+    label_source: str | None = field(
+        default=None, metadata={"help": "Which recordings these are and where their labels come from, for the card."}
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,9 @@ class BuildReport:
     clip_count: int  # rows in the data set
     failures: list[dict[str, str]]  # name and reason of every clip that is not in it
     warnings: list[dict[str, str]]  # name and reason of every clip of which only a part could be read
-    face_coverage: float  # share of labelled frames with a face
+    clips_without_face: list[str]  # names of clips in the data set in which no frame shows a face
+    face_coverage: float  # share of labelled frames with a face that the detector found
+    interpolated_share: float  # share of labelled frames whose face is interpolated between neighbouring frames
     class_counts: dict[str, int]
     class_coverage: dict[str, float]
     subject_counts: dict[str, int]
@@ -92,11 +112,13 @@ def build_dataset(
     options: BuildOptions | None = None,
     workers: int | None = None,
     progress: bool = True,
+    engine: str = "processes",
+    ray_address: str | None = None,
 ) -> BuildReport:
     """Builds a data set that `datasets.load_dataset(output_dir)` opens.
 
-    Clips that cannot be read are left out and listed in the report. A finished data set of the same clips and options
-    is returned at once. An interrupted build is taken up where it stopped.
+    Clips that cannot be read, or whose file another clip has too, are left out and listed in the report. A finished
+    data set of the same clips and options is returned at once. An interrupted build is taken up where it stopped.
 
     Args:
         clips: the clips, with different names.
@@ -105,6 +127,9 @@ def build_dataset(
         workers: number of labelling processes; None takes one per processor, fewer for few clips. Above 1 the calling
             script needs the usual `if __name__ == "__main__":` guard.
         progress: whether to show progress bars.
+        engine: "processes": workers on this machine; "ray": a Ray cluster whose machines see the clips under the same
+            paths. The data set is the same.
+        ray_address: of a running cluster, for "ray"; None starts one on this machine.
 
     Returns:
         The report; `report.failures` is not empty where clips were left out.
@@ -119,12 +144,13 @@ def build_dataset(
     _check_clips(clips)
     class_names = order_class_names((clip.expression for clip in clips), options.class_names)
     protocol = make_protocol(
-        (clip.subject for clip in clips),
+        divided_units(clips, options.splits),
         options.splits,
         options.seed,
         options.num_folds,
         options.validation_share,
         options.test_share,
+        options.corpus,
     )
     identity = _identity(clips, class_names, protocol, options)
     with _one_line_for_disk_errors(output):
@@ -132,13 +158,18 @@ def build_dataset(
         if finished is not None:
             return finished
         workplace = _claim_workplace(output, identity)
-        labelled = _label_all(clips, options.labelling, workplace / "labels", workers, progress)
+        label = _labeller(engine, workers, ray_address)
+        labelled = _label_all(clips, options.labelling, workplace / "labels", label, progress)
+        labelled = _leave_out_copies(clips, labelled)
         _refuse_total_failure(labelled, workplace)
         report = _summarise(clips, labelled, class_names, protocol, options, output, identity)
         result = workplace / "result"
         shutil.rmtree(result, ignore_errors=True)  # of an interrupted call; cheap to write again
-        features = dataset_features(class_names, options.labelling.num_frames)
+        features = dataset_features(
+            class_names, options.labelling.num_frames, options.embed_videos, _labelled_units(clips)
+        )
         files = _write_groups(clips, labelled, protocol, features, result / "data", progress)
+        draw_contact_sheets(clips, labelled, class_names, result / SHEETS_FOLDER, options.labelling, progress)
         _write_whole(result / "README.md", render_card(report, files, options.license))
         _write_whole(result / REPORT_FILE, _to_json(_stored_report(report)))
         _put_in_place(result, output)
@@ -182,7 +213,9 @@ def _identity(
     digest = hashlib.sha256()
     for clip in clips:
         size = clip.path.stat().st_size if clip.path.is_file() else -1
-        digest.update(json.dumps([clip.name, clip.expression, clip.subject, size]).encode())
+        told = [clip.name, clip.expression, clip.subject, clip.attributes, clip.part]
+        told += [] if clip.frame_labels is None else [_digest_frame_labels(clip.frame_labels)]
+        digest.update(json.dumps([*told, size], sort_keys=True).encode())
     values = {
         **asdict(options),
         "class_names": list(class_names),
@@ -190,7 +223,25 @@ def _identity(
         "clips": f"{len(clips)} clips, {digest.hexdigest()}",
         "format_version": FORMAT_VERSION,
     }
+    for name in ("corpus", "label_source"):  # absent where not told, as in data sets built before these existed
+        if values[name] is None:
+            del values[name]
     return json.loads(json.dumps(values))
+
+
+def _labelled_units(clips: Sequence[Clip]) -> tuple[int, ...] | None:
+    """The action units of which clips have labels; None where no clip has labels of affect."""
+    told = {None if clip.frame_labels is None else clip.frame_labels.action_unit_numbers for clip in clips}
+    if len(told) > 1:
+        raise DatasetError("Some clips have labels of valence, arousal and action units; others none, or other units.")
+    return told.pop()
+
+
+def _digest_frame_labels(labels: FrameLabels) -> str:
+    digest = hashlib.sha256(json.dumps(labels.action_unit_numbers).encode())
+    for values in (labels.valence, labels.arousal, labels.action_units):
+        digest.update(np.ascontiguousarray(values, dtype=np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _finished_report(output: Path, identity: dict[str, Any]) -> BuildReport | None:
@@ -251,13 +302,7 @@ def _one_line_for_disk_errors(output: Path) -> Iterator[None]:
 
 def _write_whole(file: Path, text: str) -> None:
     """Writes under a temporary name first, so that a file with its final name is always complete."""
-    _write_then_rename(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write_then_rename(file: Path, write: Callable[[Path], object]) -> None:
-    temporary = file.with_name(f".{file.name}.partial")
-    write(temporary)
-    os.replace(temporary, file)
+    write_then_rename(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _put_in_place(result: Path, output: Path) -> None:
@@ -274,14 +319,27 @@ def _to_json(values: dict[str, Any]) -> str:
 # Labels, kept in shards
 
 
+def _labeller(engine: str, workers: int | None, ray_address: str | None) -> Labeller:
+    """The function that labels clips in their order, on this machine or on a cluster."""
+    if engine not in ENGINES:
+        raise DatasetError(f"Engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}.")
+    if engine == "ray":
+        from mtcae_dfer.hub_dataset.ray_engine import label_clips_on_ray
+
+        return lambda clips, options: label_clips_on_ray(clips, options, workers, ray_address)
+    if ray_address is not None:
+        raise DatasetError("A Ray address was given, but not the engine 'ray'.")
+    return lambda clips, options: label_clips(clips, options, _worker_count(workers, len(clips)))
+
+
 def _label_all(
-    clips: Sequence[Clip], options: LabellingOptions, folder: Path, workers: int | None, progress: bool
+    clips: Sequence[Clip], options: LabellingOptions, folder: Path, label: Labeller, progress: bool
 ) -> list[LabelledClip]:
     """Labels of all clips, in their order; shards that an earlier call finished are read, the others are made."""
     shards = list(_label_shards(clips, folder))
     missing = [(run, file) for run, file in shards if not file.exists()]
     wanted = [clip for run, _ in missing for clip in run]
-    results = label_clips(wanted, options, _worker_count(workers, len(wanted)))
+    results = label(wanted, options)
     with tqdm(
         total=len(clips), initial=len(clips) - len(wanted), desc="Labelling faces", unit="clip", disable=not progress
     ) as bar:
@@ -290,8 +348,8 @@ def _label_all(
             for _ in run:
                 shard.append(next(results))
                 bar.update()
-            _write_labels(file, shard)
-    return [labelled for _, file in shards for labelled in _read_labels(file)]
+            write_labels(file, shard)
+    return [labelled for _, file in shards for labelled in read_labels(file)]
 
 
 def _label_shards(clips: Sequence[Clip], folder: Path) -> Iterator[tuple[Sequence[Clip], Path]]:
@@ -307,59 +365,16 @@ def _worker_count(workers: int | None, clip_count: int) -> int:
     return max(1, min(os.cpu_count() or 1, clip_count // CLIPS_PER_WORKER))
 
 
-def _label_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("failure", pa.string()),
-            ("sha256", pa.string()),
-            ("byte_count", pa.int64()),
-            ("warning", pa.string()),
-            ("frame_indices", pa.list_(pa.int64())),
-            ("face_boxes", pa.list_(pa.float32())),  # 4 numbers per frame
-            ("face_landmarks", pa.list_(pa.float32())),  # 10 numbers per frame
-            ("face_found", pa.list_(pa.bool_())),
-            ("face_confidence", pa.list_(pa.float32())),
-            ("face_count", pa.list_(pa.int64())),
-        ]
-    )
-
-
-def _write_labels(file: Path, shard: Sequence[LabelledClip]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    rows = []
-    for labelled in shard:
-        row = {"failure": labelled.failure, "sha256": labelled.sha256, "byte_count": labelled.byte_count}
-        if labelled.labels is not None:
-            values = vars(labelled.labels)
-            row |= {name: value.ravel() if isinstance(value, np.ndarray) else value for name, value in values.items()}
-        rows.append(row)
-    table = pa.Table.from_pylist(rows, schema=_label_schema())
-    _write_then_rename(file, lambda temporary: parquet.write_table(table, temporary))
-
-
-def _read_labels(file: Path) -> list[LabelledClip]:
-    from pyarrow import parquet
-
-    return [_labelled_from_row(row) for row in parquet.read_table(file).to_pylist()]
-
-
-def _labelled_from_row(row: dict[str, Any]) -> LabelledClip:
-    if row["failure"] is not None:
-        return LabelledClip(None, row["failure"], row["sha256"], row["byte_count"])
-    labels = ClipLabels(
-        frame_indices=np.array(row["frame_indices"], dtype=np.int64),
-        face_boxes=np.array(row["face_boxes"], dtype=np.float32).reshape(-1, 4),
-        face_landmarks=np.array(row["face_landmarks"], dtype=np.float32).reshape(-1, LANDMARK_COUNT, 2),
-        face_found=np.array(row["face_found"], dtype=bool),
-        face_confidence=np.array(row["face_confidence"], dtype=np.float32),
-        face_count=np.array(row["face_count"], dtype=np.int64),
-        warning=row["warning"],
-    )
-    return LabelledClip(labels, None, row["sha256"], row["byte_count"])
+def _leave_out_copies(clips: Sequence[Clip], labelled: Sequence[LabelledClip]) -> list[LabelledClip]:
+    """Of clips with the same bytes the first one stays: another could stand in another split, with another label."""
+    first: dict[str, str] = {}
+    kept = []
+    for clip, result in zip(clips, labelled, strict=True):
+        if result.labels is not None and first.setdefault(result.sha256, clip.name) != clip.name:
+            reason = f"the same file as {first[result.sha256]}: keep one of them."
+            result = LabelledClip(None, reason, result.sha256, result.byte_count)
+        kept.append(result)
+    return kept
 
 
 def _refuse_total_failure(labelled: Sequence[LabelledClip], workplace: Path) -> None:
@@ -384,10 +399,10 @@ def _write_groups(
     """Writes all Parquet files. Returns the files of each split of each fold, relative to the data set's folder."""
     folder.mkdir(parents=True)
     groups: dict[tuple[str, ...], list[int]] = {}
-    roles = _subject_roles(protocol)
-    for position, clip in enumerate(clips):
+    roles = _unit_roles(protocol)
+    for position, unit in enumerate(divided_units(clips, protocol.kind)):
         if labelled[position].labels is not None:
-            groups.setdefault(roles[clip.subject], []).append(position)
+            groups.setdefault(roles[unit], []).append(position)
     files: dict[str, dict[str, list[str]]] = {fold.name: {split: [] for split in SPLITS} for fold in protocol.folds}
     total = sum(len(positions) for positions in groups.values())
     with tqdm(total=total, desc="Writing Parquet", unit="clip", disable=not progress) as bar:
@@ -399,11 +414,11 @@ def _write_groups(
     return files
 
 
-def _subject_roles(protocol: Protocol) -> dict[str, tuple[str, ...]]:
-    """For each subject, its split in every fold."""
+def _unit_roles(protocol: Protocol) -> dict[str, tuple[str, ...]]:
+    """For each subject (or part of official lists), its split in every fold."""
     first = protocol.folds[0]
-    subjects = first.train + first.validation + first.test
-    return {subject: tuple(fold.split_of(subject) for fold in protocol.folds) for subject in subjects}
+    units = first.train + first.validation + first.test
+    return {unit: tuple(fold.split_of(unit) for fold in protocol.folds) for unit in units}
 
 
 def _write_group(
@@ -416,7 +431,7 @@ def _write_group(
     bar: tqdm,
 ) -> list[str]:
     """Writes one group of clips into files of bounded size; returns their names."""
-    sizes = [labelled[position].byte_count for position in positions]
+    sizes = _row_sizes(labelled, positions, features)
     parts = _cut_by_size(positions, sizes, BYTES_PER_FILE, len(positions))
     names = []
     for number, part in enumerate(parts):
@@ -440,12 +455,17 @@ def _write_file(
 ) -> None:
     from pyarrow import parquet
 
-    sizes = [labelled[position].byte_count for position in positions]
+    sizes = _row_sizes(labelled, positions, features)
     # Videos are compressed already; a second compression costs time and saves nothing.
     with parquet.ParquetWriter(file, features.arrow_schema, compression="none") as writer:
         for row_group in _cut_by_size(positions, sizes, BYTES_PER_GROUP, ROWS_PER_GROUP):
             writer.write_table(_table(clips, labelled, row_group, features))
             bar.update(len(row_group))
+
+
+def _row_sizes(labelled: Sequence[LabelledClip], positions: Sequence[int], features: Any) -> list[int]:
+    """Bytes of the rows' videos, beside which the rest does not count."""
+    return [labelled[position].byte_count if "video" in features else 0 for position in positions]
 
 
 def _cut_by_size(positions: Sequence[int], sizes: Sequence[int], byte_limit: int, count_limit: int) -> list[list[int]]:
@@ -469,7 +489,8 @@ def _table(
     rows = []
     for position in positions:
         clip, result = clips[position], labelled[position]
-        rows.append(row_from_clip(clip, result, result.labels, _read_unchanged(clip, result)))
+        video = _read_unchanged(clip, result) if "video" in features else None
+        rows.append(row_from_clip(clip, result, result.labels, video))
     return Dataset.from_list(rows, features=features).data.table
 
 
@@ -509,7 +530,9 @@ def _summarise(
         clip_count=len(built),
         failures=[{"name": clip.name, "reason": result.failure} for clip, result in pairs if result.failure],
         warnings=[{"name": clip.name, "reason": labels.warning} for clip, labels in built if labels.warning],
-        face_coverage=float(np.mean([labels.face_found.mean() for _, labels in built])),
+        clips_without_face=[clip.name for clip, labels in built if not labels.face_found.any()],
+        face_coverage=float(np.mean([_detected_share(labels) for _, labels in built])),
+        interpolated_share=float(np.mean([labels.face_interpolated.mean() for _, labels in built])),
         class_counts={name: class_counts[name] for name in class_names},
         class_coverage={name: by_class[name] for name in class_names if name in by_class},
         subject_counts=dict(sorted(subject_counts.items())),
@@ -523,18 +546,23 @@ def _coverage(built: Sequence[tuple[Clip, ClipLabels]], attribute: str) -> dict[
     """Share of frames with a face, by the clips' value of an attribute."""
     shares: dict[str, list[float]] = {}
     for clip, labels in built:
-        shares.setdefault(getattr(clip, attribute), []).append(float(labels.face_found.mean()))
+        shares.setdefault(getattr(clip, attribute), []).append(_detected_share(labels))
     return {value: float(np.mean(values)) for value, values in shares.items()}
+
+
+def _detected_share(labels: ClipLabels) -> float:
+    """Share of frames in which the detector found a face."""
+    return float((labels.face_found & ~labels.face_interpolated).mean())
 
 
 def _fold_counts(
     clips: Sequence[Clip], protocol: Protocol, class_names: Sequence[str]
 ) -> dict[str, dict[str, dict[str, int]]]:
-    roles = _subject_roles(protocol)
+    roles = _unit_roles(protocol)
     counts = Counter(
         (fold.name, split, clip.expression)
-        for clip in clips
-        for fold, split in zip(protocol.folds, roles[clip.subject], strict=True)
+        for clip, unit in zip(clips, divided_units(clips, protocol.kind), strict=True)
+        for fold, split in zip(protocol.folds, roles[unit], strict=True)
     )
     return {
         fold.name: {split: {name: counts[fold.name, split, name] for name in class_names} for split in SPLITS}

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS as SEVEN_EXPRESSIONS
 
 # Class ids of the expression task are positions in this list, never a folder's order.
@@ -18,6 +20,16 @@ class DatasetError(ValueError):
     """A data set cannot be read, built or loaded. The message is one line for the user: what, where, what to do."""
 
 
+@dataclass(frozen=True, eq=False)
+class FrameLabels:
+    """What a corpus tells of every frame of a video, of its F frames; NaN where it does not know."""
+
+    valence: np.ndarray  # (F,) float32, -1..1
+    arousal: np.ndarray  # (F,) float32, -1..1
+    action_units: np.ndarray  # (F, U) float32, 0 or 1
+    action_unit_numbers: tuple[int, ...]  # FACS numbers of the U units
+
+
 @dataclass(frozen=True)
 class Clip:
     """One video of a corpus."""
@@ -27,6 +39,8 @@ class Clip:
     subject: str  # who is seen in it; UNKNOWN_SUBJECT where nobody said
     name: str  # path relative to the corpus's folder, with forward slashes
     attributes: dict[str, str] = field(default_factory=dict, hash=False)  # everything else that the corpus tells
+    part: str = ""  # part of the corpus's official division, where its owners divide clips and not subjects
+    frame_labels: FrameLabels | None = field(default=None, compare=False)  # for corpora that label affect per frame
 
 
 def order_class_names(expressions: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def read_folder(
 
 
 def _read_tree(folder: Path, subjects: _SubjectFinder, class_names: Sequence[str] | None) -> list[Clip]:
-    names = sorted(_video_names(folder))
+    names = sorted(video_names(folder))
     in_classes = [name for name in names if len(PurePosixPath(name).parts) > 1]
     if not in_classes:
         found = f"{len(names)} videos outside of sub-folders" if names else "no videos"
@@ -70,7 +70,7 @@ def _read_tree(folder: Path, subjects: _SubjectFinder, class_names: Sequence[str
     return clips
 
 
-def _video_names(folder: Path) -> Iterator[str]:
+def video_names(folder: Path) -> Iterator[str]:
     """Paths of all videos relative to the folder; hidden files and folders are left out."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -92,7 +92,7 @@ class _SubjectTable(_SubjectFinder):
     def __init__(self, table: Path):
         self.table = table
         self.subjects: dict[str, str] = {}
-        for row_name, row in _read_rows(table, SUBJECT_COLUMNS):
+        for row_name, row in read_rows(table, SUBJECT_COLUMNS):
             if not row["subject"]:
                 raise DatasetError(f"{row_name} has no subject: fill in the column.")
             if self.subjects.setdefault(row["path"], row["subject"]) != row["subject"]:
@@ -133,7 +133,7 @@ def _subject_finder(subjects_csv: str | os.PathLike | None, subject_pattern: str
 def _read_clip_table(table: Path, class_names: Sequence[str] | None) -> list[Clip]:
     clips: dict[str, Clip] = {}
     places: list[tuple[str, str]] = []
-    for row_name, row in _read_rows(table, CLIP_COLUMNS):
+    for row_name, row in read_rows(table, CLIP_COLUMNS):
         clip = _clip_from_row(table.parent, row, row_name)
         if clip.name in clips:
             raise DatasetError(f"{row_name} names {clip.name!r}, which an earlier row names too: keep one of them.")
@@ -157,7 +157,7 @@ def _clip_from_row(folder: Path, row: Mapping[str, str], row_name: str) -> Clip:
     return Clip(folder / path, row["expression"], row["subject"], path.as_posix(), attributes)
 
 
-def _read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a CSV file with a header, each with its name for messages ("FILE, row 2" is the first below the header).
 
     Raises:

@@ -1,26 +1,47 @@
 """Protocols: which subjects a model learns from, is chosen on, and is tested on.
 
-A subject never stands in two splits of the same fold. Every protocol has a name, which is stored in the data set and
-printed with every result.
+A subject never stands in two splits of the same fold. Corpora of unknown people come with lists that divide their clips
+("official"): there, parts of these lists take the place of subjects. Every protocol has a name, which is stored in the
+data set and printed with every result.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
+from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
 
 SPLITS = ("train", "validation", "test")
 SPLIT_KINDS = ("holdout", "folds", "leave-one-subject-out", "none")
 SMALLEST_SPLITTABLE = 3  # subjects: one for each split
 
+# The paper that this model comes from tests on five subject-independent folds, and does not publish who is in which.
+PAPER = "mtcae-dfer"
+PAPER_CORPORA = ("ravdess", "crema-d", "mead")
+PAPER_FOLDS = 5
+
+# Divisions of clips that a corpus's owners publish as list files.
+OFFICIAL = "official"
+OFFICIAL_CORPORA = {"dfew": 5, "ferv39k": 1, "mafw": 5}  # how many folds
+TRAINING_ONLY = "train"  # stands in place of a fold's name in parts whose clips no fold tests
+PARTS_PER_FOLD = 60  # what the validation split is made of
+
+# Published divisions: protocol -> corpus -> first and last tested subject of each fold, in the order of the folds.
+PUBLISHED_FOLDS = {
+    "mae-dfer": {
+        "ravdess": (("01", "04"), ("05", "08"), ("09", "12"), ("13", "16"), ("17", "20"), ("21", "24")),
+        "crema-d": (("1001", "1018"), ("1019", "1036"), ("1037", "1054"), ("1055", "1072"), ("1073", "1091")),
+    }
+}
+PROTOCOL_TITLES = {"mae-dfer": "MAE-DFER"}
+
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the subjects. Each split lists its subjects in alphabetical order."""
+    """One division of the subjects (or parts of official lists). Each split lists them in alphabetical order."""
 
     name: str
     train: tuple[str, ...]
@@ -40,12 +61,71 @@ class Protocol:
     """A named list of folds over the same subjects."""
 
     name: str
-    kind: str  # one of SPLIT_KINDS
+    kind: str  # one of split_kinds
     folds: tuple[Fold, ...]
 
     def to_dict(self) -> dict:
         """As plain lists and dictionaries, for JSON."""
         return {"name": self.name, "kind": self.kind, "folds": [_lists(asdict(fold)) for fold in self.folds]}
+
+
+def split_kinds(corpus: str | None = None) -> tuple[str, ...]:
+    """The ways to divide a corpus (None: any folder of clips); the first is the usual one."""
+    if corpus in OFFICIAL_CORPORA:
+        return (OFFICIAL, "none")
+    paper = (PAPER,) if corpus in PAPER_CORPORA else ()
+    return (*paper, *(kind for kind, corpora in PUBLISHED_FOLDS.items() if corpus in corpora), *SPLIT_KINDS)
+
+
+def divided_units(clips: Iterable[Clip], kind: str) -> list[str]:
+    """What a division of this kind keeps in one split, of each clip: its subject, or its part of the official lists."""
+    return [clip.part if kind == OFFICIAL else clip.subject for clip in clips]
+
+
+def name_part(fold: str | None, key: str) -> str:
+    """The part of an official division in which a clip stands.
+
+    Args:
+        fold: name of the fold that tests the clip; None where it trains in all.
+        key: the clip's name in the lists. It alone decides on the number, so that lists without one of its neighbours
+            put it into the same part.
+    """
+    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % PARTS_PER_FOLD
+    return f"{fold or TRAINING_ONLY}/{number:02d}"
+
+
+def fold_table(
+    folds: Sequence[Mapping], counts: Mapping[str, Mapping[str, Mapping[str, int]]], units: str = "subjects"
+) -> list[list[str]]:
+    """The class balance of every split, as a header and rows of cells.
+
+    Args:
+        folds: of `Protocol.to_dict`.
+        counts: fold -> split -> class -> clips.
+        units: what the splits list.
+
+    Returns:
+        Per split that lists anything: fold, split, number of units, clips, clips of each class, shift. The shift is the
+        largest difference between a class's share of the split and its share of the whole fold, in percentage points.
+    """
+    rows = []
+    for fold in folds:
+        splits = counts[fold["name"]]
+        whole = {name: sum(split[name] for split in splits.values()) for name in next(iter(splits.values()))}
+        header = ["fold", "split", units, "clips", *whole, "shift"]
+        for split, by_class in splits.items():
+            if fold[split]:
+                cells = (len(fold[split]), sum(by_class.values()), *by_class.values(), f"{_shift(by_class, whole):.1f}")
+                rows.append([fold["name"], split, *map(str, cells)])
+    return [header, *rows]
+
+
+def _shift(part: Mapping[str, int], whole: Mapping[str, int]) -> float:
+    """Largest difference between the shares of a class in a part and in the whole, in percentage points."""
+    size, total = sum(part.values()), sum(whole.values())
+    if not size:
+        return 0.0
+    return 100 * max(abs(part[name] / size - whole[name] / total) for name in whole)
 
 
 def make_protocol(
@@ -55,33 +135,52 @@ def make_protocol(
     num_folds: int = 5,
     validation_share: float = 1 / 6,
     test_share: float = 1 / 6,
+    corpus: str | None = None,
 ) -> Protocol:
     """Divides subjects into splits. The same arguments give the same division, on every machine.
 
     Args:
-        subjects: the subject of every clip, with repeats.
+        subjects: the subject of every clip, with repeats; for "official" its part of the lists (see `divided_units`).
         kind: "holdout": one fold "default" of training, validation and test subjects; "folds": `num_folds` folds, every
-            subject tested in exactly one; "leave-one-subject-out": one fold per subject; "none": all subjects train.
+            subject tested in exactly one; "leave-one-subject-out": one fold per subject; "none": all subjects train;
+            "mtcae-dfer": five folds like that paper's; "mae-dfer": that paper's published folds. Published folds of
+            which no subject is there are left out. "official": the folds of the corpus's own lists, for corpora of
+            unknown people.
         seed: chooses the division.
         num_folds: for "folds".
         validation_share: share of a fold's training subjects that is held out for validation ("holdout": share of all
             subjects), at least one subject.
         test_share: for "holdout", at least one subject.
+        corpus: name of the corpus, for published folds.
 
     Raises:
         DatasetError: too few subjects, unknown subjects, or an argument out of range.
     """
     counts = Counter(subjects)
-    if kind not in SPLIT_KINDS:
-        raise DatasetError(f"Splits {kind!r} are unknown: choose one of {', '.join(SPLIT_KINDS)}.")
+    if kind not in split_kinds(corpus):
+        raise DatasetError(_unknown_kind(kind, corpus))
     if not counts:
         raise DatasetError("There are no clips to divide into splits.")
     if kind == "none":
         return Protocol("no split (training clips only)", kind, (Fold("default", tuple(sorted(counts))),))
+    if kind == OFFICIAL:
+        return _official(counts, corpus, seed, validation_share)
     _check_subjects(counts, validation_share, test_share)
     if kind == "holdout":
         return _holdout(counts, seed, validation_share, test_share)
-    return _cross_validation(counts, kind, seed, len(counts) if kind != "folds" else num_folds, validation_share)
+    if kind in PUBLISHED_FOLDS:
+        return _published(counts, kind, corpus, seed, validation_share)
+    num_folds = {"folds": num_folds, PAPER: PAPER_FOLDS}.get(kind, len(counts))
+    return _cross_validation(counts, kind, seed, num_folds, validation_share)
+
+
+def _unknown_kind(kind: str, corpus: str | None) -> str:
+    published = {kind: tuple(corpora) for kind, corpora in PUBLISHED_FOLDS.items()}
+    corpora = (published | {PAPER: PAPER_CORPORA, OFFICIAL: tuple(OFFICIAL_CORPORA)}).get(kind)
+    if corpora:
+        having = ", ".join(corpora)
+        return f"Splits {kind!r} exist for {having} only: choose one of {', '.join(split_kinds(corpus))}."
+    return f"Splits {kind!r} are unknown: choose one of {', '.join(split_kinds(corpus))}."
 
 
 def _check_subjects(counts: Counter, validation_share: float, test_share: float) -> None:
@@ -126,8 +225,11 @@ def _cross_validation(counts: Counter, kind: str, seed: int, num_folds: int, val
         )
     groups = _deal(counts, seed, num_folds)
     folds = tuple(_fold(groups, position, validation_share) for position in range(num_folds))
-    name = f"subject-independent {num_folds}-fold (seed {seed})" if kind == "folds" else "leave-one-subject-out"
-    return Protocol(name, kind, folds)
+    names = {
+        "folds": f"subject-independent {num_folds}-fold (seed {seed})",
+        PAPER: f"MTCAE-DFER's {num_folds} subject-independent folds (lists unpublished: subjects dealt by seed {seed})",
+    }
+    return Protocol(names.get(kind, "leave-one-subject-out"), kind, folds)
 
 
 def _deal(counts: Counter, seed: int, num_folds: int) -> list[list[str]]:
@@ -141,12 +243,55 @@ def _deal(counts: Counter, seed: int, num_folds: int) -> list[list[str]]:
     return groups
 
 
-def _fold(groups: list[list[str]], position: int, validation_share: float) -> Fold:
+def _published(counts: Counter, kind: str, corpus: str, seed: int, validation_share: float) -> Protocol:
+    """Folds whose tested subjects are published; which of the others validate, the seed decides."""
+    ranges = PUBLISHED_FOLDS[kind][corpus]
+    groups = [[subject for subject in _shuffled(counts, seed) if first <= subject <= last] for first, last in ranges]
+    strangers = sorted(set(counts) - {subject for group in groups for subject in group})
+    if strangers:
+        raise DatasetError(
+            f"Subject {strangers[0]!r} is in none of the {kind} folds of {corpus}: leave out its clips, or choose "
+            f"other splits ({', '.join(SPLIT_KINDS)})."
+        )
+    present = [number for number, group in enumerate(groups, 1) if group]
+    there = [groups[number - 1] for number in present]
+    left = sum(map(len, there)) - max(map(len, there))
+    if left < 2:
+        raise DatasetError(
+            f"A fold of the {kind} folds of {corpus} leaves {left} of {len(counts)} subjects for training and "
+            "validation: bring clips of more subjects, or choose other splits."
+        )
+    folds = tuple(_fold(there, position, validation_share, f"fold_{number}") for position, number in enumerate(present))
+    title = f"{PROTOCOL_TITLES[kind]}'s {len(ranges)} folds of {corpus} (validation subjects: seed {seed})"
+    left_out = len(ranges) - len(present)
+    return Protocol(title + (f", {left_out} of them without subjects left out" if left_out else ""), kind, folds)
+
+
+def _official(counts: Counter, corpus: str, seed: int, validation_share: float) -> Protocol:
+    """The folds that the parts' names tell; which training parts validate, the seed decides."""
+    groups: dict[str, list[str]] = {}
+    for part in _shuffled(counts, seed):
+        groups.setdefault(part.split("/")[0], []).append(part)
+    tested = sorted(name for name in groups if name != TRAINING_ONLY)
+    ordered = [groups[name] for name in (*tested, TRAINING_ONLY) if name in groups]
+    if not tested:
+        raise DatasetError(f"No clip is in the test lists of {corpus}: bring its clips, or build without splits.")
+    if sum(len(group) for group in ordered) - max(len(groups[name]) for name in tested) < 2:
+        raise DatasetError(f"Too few clips are in the training lists of {corpus}: bring more, or build without splits.")
+    folds = tuple(_fold(ordered, position, validation_share, name) for position, name in enumerate(tested))
+    count = OFFICIAL_CORPORA[corpus]
+    title = f"{corpus}'s official {'split' if count == 1 else f'{count} folds'}"
+    only = "" if len(folds) == count else f", only {', '.join(tested)}"
+    share = f"{validation_share:.0%} of the training clips, drawn by seed {seed}"
+    return Protocol(f"{title}{only} (validation: {share})", OFFICIAL, folds)
+
+
+def _fold(groups: list[list[str]], position: int, validation_share: float, name: str | None = None) -> Fold:
     """Tests one group; validates on the first subjects of the groups that follow it in a circle; trains on the rest."""
     following = [subject for group in groups[position + 1 :] + groups[:position] for subject in group]
     size = min(max(1, round(validation_share * len(following))), len(following) - 1)
     return Fold(
-        name=f"fold_{position + 1}",
+        name=name or f"fold_{position + 1}",
         train=tuple(sorted(following[size:])),
         validation=tuple(sorted(following[:size])),
         test=tuple(sorted(groups[position])),

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mtcae_dfer.face_detection import FaceDetector
     from mtcae_dfer.video_reading import VideoSource
 
+ENGINES = ("processes", "ray")  # what labels clips side by side
+LONGEST_GAP = 3  # sampled frames; over a longer gap a face does not move on a straight line
 CLIPS_AHEAD = 8  # clips handed out per worker before the first of them must be finished
 
 
@@ -38,7 +40,14 @@ class LabellingOptions:
     width: int = field(default=224, metadata={"help": "Width to which frames are squashed, in pixels."})
     min_face: float = field(default=56.0, metadata={"help": "Side of the smallest face to look for first, in pixels."})
     face_policy: str = field(default="track", metadata={"help": "Which face is labelled: track, largest or central."})
+    interpolate_gaps: int = field(
+        default=0, metadata={"help": "Longest run of frames without a face to fill from its neighbours, 0 to 3."}
+    )
     device: str = field(default="cpu", metadata={"help": "Where the face detector runs."})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.interpolate_gaps <= LONGEST_GAP:
+            raise DatasetError(f"interpolate_gaps={self.interpolate_gaps} must lie between 0 and {LONGEST_GAP} frames")
 
     def make_detector(self) -> FaceDetector:
         """Loads the face detector."""
@@ -54,9 +63,10 @@ class ClipLabels:
     frame_indices: np.ndarray  # int64 (T,) frames in display order that were looked at; sorted, repeats possible
     face_boxes: np.ndarray  # float32 (T, 4) x1, y1, x2, y2; NaN where no face is found
     face_landmarks: np.ndarray  # float32 (T, 5, 2); NaN where no face is found
-    face_found: np.ndarray  # bool (T,)
-    face_confidence: np.ndarray  # float32 (T,); 0 where no face is found
+    face_found: np.ndarray  # bool (T,) whether box and points are given
+    face_confidence: np.ndarray  # float32 (T,); 0 where the detector found no face
     face_count: np.ndarray  # int64 (T,) all faces in the frame
+    face_interpolated: np.ndarray  # bool (T,) box and points lie between those of neighbouring frames; confidence is 0
     warning: str | None = None  # one line where only a part of the video could be read
 
 
@@ -71,7 +81,11 @@ class LabelledClip:
 
 
 def label_clip(
-    source: VideoSource, detector: FaceDetector, num_frames: int = 16, size: tuple[int, int] = (224, 224)
+    source: VideoSource,
+    detector: FaceDetector,
+    num_frames: int = 16,
+    size: tuple[int, int] = (224, 224),
+    interpolate_gaps: int = 0,
 ) -> ClipLabels:
     """Labels the faces of one clip, on the frames that a model with this `num_frames` and `size` gets.
 
@@ -80,6 +94,7 @@ def label_clip(
         detector: the face detector.
         num_frames: number of frames spread over the whole clip.
         size: (height, width) to which the frames are squashed before the search, in pixels.
+        interpolate_gaps: see `fill_short_gaps`.
 
     Raises:
         VideoReadingError: the video cannot be read; the message says why in one line.
@@ -88,15 +103,41 @@ def label_clip(
 
     clip = read_clip(source, num_frames=num_frames, size=size)
     faces = detector.detect(clip.frames)
-    return ClipLabels(
+    labels = ClipLabels(
         frame_indices=np.asarray(clip.frame_indices, dtype=np.int64),
         face_boxes=faces.boxes.numpy(),
         face_landmarks=faces.landmarks.numpy(),
         face_found=faces.face_found.numpy(),
         face_confidence=faces.confidence.numpy(),
         face_count=faces.face_count.numpy(),
+        face_interpolated=np.zeros(len(clip.frame_indices), dtype=bool),
         warning=clip.warning,
     )
+    return fill_short_gaps(labels, interpolate_gaps)
+
+
+def fill_short_gaps(labels: ClipLabels, longest: int) -> ClipLabels:
+    """Gives frames between two faces a box and points on the straight line between them, and flags these frames.
+
+    Args:
+        labels: of one clip.
+        longest: longest gap to fill, in labelled frames; longer ones, and gaps at the clip's ends, stay as they are.
+    """
+    boxes, landmarks = labels.face_boxes.copy(), labels.face_landmarks.copy()
+    found, interpolated = labels.face_found.copy(), labels.face_interpolated.copy()
+    known = labels.face_found.nonzero()[0]
+    for before, after in zip(known[:-1], known[1:], strict=True):
+        if not 1 < after - before <= longest + 1:
+            continue
+        begin, end = labels.frame_indices[before], labels.frame_indices[after]
+        for position in range(before + 1, after):
+            # By the frames' place in the video; a video shorter than the sample repeats frames.
+            share = np.float32((labels.frame_indices[position] - begin) / max(1, end - begin))
+            for values in (boxes, landmarks):
+                values[position] = (1 - share) * values[before] + share * values[after]
+        found[before + 1 : after] = interpolated[before + 1 : after] = True
+    changed = {"face_boxes": boxes, "face_landmarks": landmarks, "face_found": found}
+    return replace(labels, **changed, face_interpolated=interpolated)
 
 
 def label_clips(
@@ -162,7 +203,8 @@ def _label_file(clip: Clip, detector: FaceDetector, options: LabellingOptions) -
     from mtcae_dfer.video_reading import VideoReadingError
 
     try:
-        labels = label_clip(clip.path, detector, options.num_frames, (options.height, options.width))
+        size = (options.height, options.width)
+        labels = label_clip(clip.path, detector, options.num_frames, size, options.interpolate_gaps)
         digest, byte_count = hash_file(clip.path)
     except VideoReadingError as error:
         return LabelledClip(None, _without_folder(str(error), clip), "", 0)
@@ -191,18 +233,28 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-_worker_state: dict[str, object] = {}
+class ClipLabeller:
+    """One worker: a face detector on one thread. Makes the same labels wherever it runs."""
+
+    def __init__(self, options: LabellingOptions):
+        import torch
+
+        torch.set_num_threads(1)
+        self.options = options
+        self.detector = options.make_detector()
+
+    def __call__(self, clip: Clip) -> LabelledClip:
+        return _label_file(clip, self.detector, self.options)
+
+
+_worker_state: dict[str, ClipLabeller] = {}
 
 
 def _start_worker(options: LabellingOptions) -> None:
-    import torch
-
-    torch.set_num_threads(1)
     # Ctrl-C is the calling process's to handle: it lets the workers finish their clips and stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker_state["options"] = options
-    _worker_state["detector"] = options.make_detector()
+    _worker_state["labeller"] = ClipLabeller(options)
 
 
 def _label_in_worker(clip: Clip) -> LabelledClip:
-    return _label_file(clip, _worker_state["detector"], _worker_state["options"])
+    return _worker_state["labeller"](clip)

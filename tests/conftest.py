@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.folder import read_folder
 from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
@@ -27,6 +28,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_dataset(small_corpus: Path) -> Path:
     """The small corpus as a labelled data set: one subject in each split."""
     clips = read_folder(small_corpus / "videos" / "clips.csv", class_names=SMALL_EXPRESSIONS)
+    clips = attach_drawn_labels(clips, small_corpus)
     folder = small_corpus.parent / "dataset"
     build_dataset(clips, folder, BuildOptions(class_names=SMALL_EXPRESSIONS), workers=1, progress=False)
     return folder

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -264,10 +265,56 @@ def test_a_folder_with_other_things_and_a_file_are_refused_and_kept(clips, tmp_p
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("step", ["write_labels", "_write_file", "draw_contact_sheets"])
+def test_a_full_disk_is_one_clear_line_and_no_label_is_lost(clips, built, tmp_path, monkeypatch, step):
+    """Wherever the disk runs full, the next call goes on from the finished labels and ends with the same bytes."""
+    monkeypatch.setattr(building, "CLIPS_PER_LABEL_SHARD", 2)
+    original, calls = getattr(building, step), []
+
+    def write_until_full(*arguments, **options):
+        calls.append(1)
+        if len(calls) == (3 if step == "write_labels" else 1):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(building, step, write_until_full)
+    with pytest.raises(DatasetError, match="No space left on device.: mend that and start again; finished labels are"):
+        build(clips, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    finished = len(list((tmp_path / ".out.building" / "labels").iterdir()))
+    assert finished == (2 if step == "write_labels" else len(clips) // 2)
+    labelled = []
+    monkeypatch.setattr(building, step, original)
+    monkeypatch.setattr(
+        building, "label_clips", lambda wanted, *rest: labelled.extend(wanted) or label_clips(wanted, *rest)
+    )
+    build(clips, tmp_path / "out")
+    assert len(labelled) == len(clips) - 2 * finished
+    assert files_of(tmp_path / "out") == files_of(built)
+
+
+def test_a_clip_without_a_face_is_kept_and_told(clips, tmp_path):
+    nobody = write_numbered_video(tmp_path / "nobody.mp4", 8)
+    options = dataclasses.replace(OPTIONS, splits="none")
+    report = build([*clips[:2], Clip(nobody, "sadness", "S09", "nobody.mp4")], tmp_path / "out", options)
+    assert report.clips_without_face == ["nobody.mp4"] and report.clip_count == 3
+    assert report.subject_coverage["S09"] == 0 and report.face_coverage == pytest.approx(2 / 3)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "No labelled frame of these 1 clips shows a face:\n\n- nobody.mp4" in card and "| S09 | 1 | 0.0% |" in card
+    rows = load_multitask_dataset(tmp_path / "out")["train"]
+    (row,) = (row for row in rows if row["name"] == "nobody.mp4")
+    assert not any(row["face_found"]) and np.isnan(labels_from_row(row).face_boxes).all()
+
+
 def test_an_empty_folder_is_filled(clips, tmp_path):
     (tmp_path / "out").mkdir()
     build(clips[:2], tmp_path / "out", dataclasses.replace(OPTIONS, splits="none"))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "build_report.json", "data"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "build_report.json",
+        "contact_sheets",
+        "data",
+    ]
 
 
 def test_an_unwritable_place_is_one_clear_line(clips, tmp_path):
@@ -328,7 +375,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(clips, built, tmp_p
         "building.build_dataset(read_folder(sys.argv[1]), sys.argv[2], options, workers=1, progress=False)\n"
     )
     table = clips[0].path.parents[1] / "clips.csv"
-    for step, count in (("_write_labels", 2), ("_table", 2)):
+    for step, count in (("write_labels", 2), ("_table", 2)):
         command = [sys.executable, str(script), str(table), str(tmp_path / "out"), step, str(count)]
         assert subprocess.run(command, cwd=tmp_path).returncode == -signal.SIGKILL
         assert not (tmp_path / "out").exists()
@@ -438,3 +485,20 @@ def test_six_real_clips_of_one_actor_build_from_a_table(tmp_path):
     rows = load_dataset(str(tmp_path / "out"))["train"]
     assert rows.features["expression"].names == ["neutral", "happiness", "sadness", "anger", "fear", "disgust"]
     assert np.asarray(rows["face_boxes"]).shape == (6, 16, 4)
+
+
+def test_streaming_opens_the_folder_offline_row_by_row(built, tmp_path):
+    """In a fresh process without network and without a cache."""
+    code = (
+        "import sys\n"
+        "from datasets import load_dataset\n"
+        "rows = load_dataset(sys.argv[1], split='train', streaming=True)\n"
+        "assert all(row['video']['bytes'] and len(row['face_found']) == 4 for row in rows)\n"
+        "print(sum(1 for _ in rows))\n"
+    )
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(built)], env=os.environ | offline, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert int(told.stdout) == len(load_multitask_dataset(built)["train"])

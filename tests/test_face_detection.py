@@ -66,11 +66,33 @@ def assert_agrees(found: FaceDetections, frames: torch.Tensor, reference: list, 
         assert abs(float(found.confidence[index]) - float(probabilities[0])) < 1e-3
 
 
-@pytest.mark.parametrize("min_face", [20, 40])
 @pytest.mark.parametrize("subject", [1, 4, 7])
-def test_drawn_faces_are_those_that_facenet_finds_frame_by_frame(subject, min_face):
+def test_with_the_complete_pyramid_drawn_faces_are_those_that_facenet_finds_frame_by_frame(subject):
     frames, _, _ = drawn(subject, EXPRESSIONS[subject % 7])
-    assert_agrees(detector(min_face=min_face).detect(frames), frames, reference_faces(frames), tolerance=2e-4)
+    assert_agrees(detector(min_face=20).detect(frames), frames, reference_faces(frames), tolerance=2e-4)
+
+
+def test_by_default_drawn_faces_lie_where_facenet_finds_them_and_as_close_to_the_truth():
+    ours, theirs, true_boxes, true_points = [], [], [], []
+    for subject in range(1, 9):
+        frames, boxes, points = drawn(subject, EXPRESSIONS[subject % 7])
+        ours.append(detector().detect(frames))
+        theirs += reference_faces(frames)
+        true_boxes.append(torch.from_numpy(boxes).float())
+        true_points.append(torch.from_numpy(points).float())
+    boxes, points = torch.cat(true_boxes), torch.cat(true_points)
+    found_boxes, found_points = (torch.cat([getattr(clip, name) for clip in ours]) for name in ("boxes", "landmarks"))
+    their_boxes = torch.from_numpy(np.stack([found[0][0] for found in theirs])) / 224
+    their_points = torch.from_numpy(np.stack([found[2][0] for found in theirs])) / 224
+    diagonal = (their_boxes[:, 2:] - their_boxes[:, :2]).norm(dim=-1)
+    assert torch.cat([clip.face_found for clip in ours]).all()
+    assert box_intersection_over_union(found_boxes, their_boxes).mean() > 0.9
+    assert ((found_points - their_points).norm(dim=-1).mean(dim=-1) / diagonal).mean() < 0.025
+    our_overlap, their_overlap = (
+        box_intersection_over_union(found, boxes).mean() for found in (found_boxes, their_boxes)
+    )
+    our_error, their_error = ((found - points).norm(dim=-1).mean() for found in (found_points, their_points))
+    assert 1 - our_overlap < 1.02 * (1 - their_overlap) and our_error < 1.02 * their_error
 
 
 def test_frames_of_other_sizes_agree_with_facenet_too():
@@ -237,11 +259,11 @@ def test_frames_smaller_than_a_face_hold_none():
 @pytest.mark.skipif(not SAMPLES.exists(), reason="the sample clips are not here")
 @pytest.mark.parametrize("name", ["1001_DFA_FEA_XX.flv", "02-01-01-01-02-01-01.mp4"])
 def test_real_faces_agree_with_facenet(name):
-    frames = read_clip(SAMPLES / name, num_frames=6, size=SIZE).frames
+    frames = read_clip(SAMPLES / name, num_frames=16, size=SIZE).frames
     found = detector().detect(frames)
     reference = torch.from_numpy(np.stack([boxes[0] for boxes, _, _ in reference_faces(frames)]))
     overlap = box_intersection_over_union(found.boxes, boxes_from_pixels(reference, 224, 224))
-    assert found.face_found.all() and float(overlap.mean()) > 0.95
+    assert found.face_found.all() and float(overlap.mean()) > 0.9
 
 
 @pytest.mark.skipif(not SAMPLES.exists(), reason="the sample clips are not here")

@@ -12,7 +12,14 @@ from video_files import write_numbered_video, write_text_as_video
 from mtcae_dfer.face_detection import FaceDetector
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
 from mtcae_dfer.hub_dataset.folder import read_folder
-from mtcae_dfer.hub_dataset.labelling import ClipLabels, LabellingOptions, hash_file, label_clip, label_clips
+from mtcae_dfer.hub_dataset.labelling import (
+    ClipLabels,
+    LabellingOptions,
+    fill_short_gaps,
+    hash_file,
+    label_clip,
+    label_clips,
+)
 from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, load_ground_truth, make_synthetic_corpus
 from mtcae_dfer.video_reading import VideoReadingError, read_clip
 
@@ -82,6 +89,56 @@ def test_a_clip_without_faces_is_kept_and_flagged(tmp_path, detector):
     labels = label_clip(write_numbered_video(tmp_path / "stripes.mp4", 5), detector)
     assert not labels.face_found.any() and np.isnan(labels.face_boxes).all() and (labels.face_count == 0).all()
     assert labels.frame_indices.tolist() == sorted(labels.frame_indices.tolist()) and len(labels.frame_indices) == 16
+
+
+def labels_with_gaps(indices: list[int], found: list[bool]) -> ClipLabels:
+    """A face that moves by 0.01 per frame of the video, seen in some frames."""
+    steps, seen = np.array(indices, dtype=np.float32) * 0.01, np.array(found)
+    boxes = np.stack([steps, steps, steps + 0.2, steps + 0.3], axis=1)
+    points = np.repeat(steps, 10).reshape(-1, 5, 2) + 0.05
+    boxes[~seen], points[~seen] = np.nan, np.nan
+    confidence = np.where(seen, np.float32(0.99), np.float32(0))
+    count, interpolated = seen.astype(np.int64), np.zeros_like(seen)
+    return ClipLabels(np.array(indices), boxes, points, seen, confidence, count, interpolated)
+
+
+def test_short_gaps_are_filled_on_the_straight_line_by_the_frames_places_in_the_video_and_flagged():
+    indices = [0, 2, 3, 8, 10, 12]
+    gappy = labels_with_gaps(indices, [True, False, False, True, False, True])
+    filled, whole = fill_short_gaps(gappy, 2), labels_with_gaps(indices, [True] * 6)
+    np.testing.assert_allclose(filled.face_boxes, whole.face_boxes, atol=1e-6)
+    np.testing.assert_allclose(filled.face_landmarks, whole.face_landmarks, atol=1e-6)
+    assert filled.face_found.all() and filled.face_interpolated.tolist() == [False, True, True, False, True, False]
+    assert (filled.face_confidence > 0).tolist() == gappy.face_found.tolist()
+    np.testing.assert_array_equal(filled.face_count, gappy.face_count)
+    assert not gappy.face_interpolated.any() and np.isnan(gappy.face_boxes[1]).all()  # the given labels stay
+
+
+def test_longer_gaps_and_gaps_at_the_ends_stay_open():
+    found = [False, True, False, False, False, False, True, False, True, False]
+    filled = fill_short_gaps(labels_with_gaps(list(range(10)), found), 3)
+    assert filled.face_interpolated.nonzero()[0].tolist() == [7]
+    assert_same_labels(
+        fill_short_gaps(labels_with_gaps([0, 1, 2], [True, False, True]), 0),
+        labels_with_gaps([0, 1, 2], [True, False, True]),
+    )
+
+
+def test_a_gap_within_repeated_frames_is_filled_too():
+    filled = fill_short_gaps(labels_with_gaps([4, 4, 4], [True, False, True]), 1)
+    np.testing.assert_array_equal(filled.face_boxes[1], filled.face_boxes[0])
+
+
+def test_gaps_longer_than_three_frames_cannot_be_asked_for():
+    with pytest.raises(DatasetError, match="interpolate_gaps=4 must lie between 0 and 3"):
+        LabellingOptions(interpolate_gaps=4)
+
+
+def test_many_faces_are_counted_and_one_of_them_is_labelled(real_samples):
+    detector = LabellingOptions(min_face=20).make_detector()
+    labels = label_clip(real_samples / "street_many_faces.mp4", detector, num_frames=3, size=(540, 960))
+    assert (labels.face_count >= 2).all()
+    assert labels.face_boxes.shape == (3, 4) and labels.face_found.any()
 
 
 def test_a_file_that_is_no_video_raises_one_line(tmp_path, detector):

@@ -21,6 +21,8 @@ ENCODER = {
     "layer_norm_eps": 1e-6,
 }
 
+EXPRESSION_TASK = {"name": "expression", "kind": "classification", "label_key": "labels"}
+
 
 def tiny_config(**overrides) -> MTCAEConfig:
     """Width 20 with 3 heads of width 8: heads that do not divide the width."""

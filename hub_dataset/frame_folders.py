@@ -1,0 +1,129 @@
+"""Some corpora are handed out as folders of JPEG frames. This packs each folder into a video file of the same pixels.
+
+SOURCE/Action/Happy/0267/00000.jpg …  →  OUT/Action/Happy/0267.avi
+
+The JPEG files become the frames of a Motion JPEG stream as they are: nothing is decoded or compressed again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from tqdm import tqdm
+
+from mtcae_dfer.hub_dataset.clips import DatasetError
+
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg"})
+# JPEG segments that tell the size of the frame (ITU-T T.81, table B.1: SOF0 to SOF15 without DHT, JPG and DAC).
+SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # have no length behind them
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What was packed."""
+
+    packed: int  # folders that are videos now, those of earlier calls included
+    failures: tuple[str, ...]  # folder and reason of every one that is not
+
+
+def pack_frame_folders(
+    source: str | os.PathLike, output_dir: str | os.PathLike, frame_rate: Fraction = Fraction(25), progress: bool = True
+) -> PackReport:
+    """Packs every folder of JPEG frames below a folder into a video file of the same name.
+
+    Frames stand in the order of the numbers in their names. Videos that an earlier call finished are kept.
+
+    Args:
+        source: the folder above the folders of frames.
+        output_dir: where the videos go, in the same tree.
+        frame_rate: frames per second to write into the files; the frames themselves do not tell it.
+        progress: whether to show a progress bar.
+
+    Raises:
+        DatasetError: the source is no folder or holds no folders of frames.
+    """
+    source, output = Path(source), Path(output_dir)
+    if not source.is_dir():
+        raise DatasetError(f"{source}: expected a folder with folders of JPEG frames, found none.")
+    folders = list(_frame_folders(source, output))
+    if not folders:
+        raise DatasetError(f"{source}: found no folders of JPEG frames below it.")
+    failures = []
+    for folder, names in tqdm(folders, desc="Packing frames", unit="clip", disable=not progress):
+        relative = folder.relative_to(source)
+        video = output / relative.parent / f"{relative.name}.avi"
+        reason = None if video.exists() else _pack(folder, names, video, frame_rate)
+        if reason:
+            failures.append(f"{relative.as_posix()}: {reason}")
+    return PackReport(len(folders) - len(failures), tuple(failures))
+
+
+def _frame_folders(source: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder with frames in it, in alphabetical order, with the frames' names in theirs."""
+    for parent, folders, files in os.walk(source):
+        folders[:] = sorted(name for name in folders if Path(parent, name) != output and not name.startswith("."))
+        names = [name for name in files if Path(name).suffix.lower() in FRAME_SUFFIXES and not name.startswith(".")]
+        if names and Path(parent) != source:
+            yield Path(parent), sorted(names, key=_natural_order)
+
+
+def _natural_order(name: str) -> tuple:
+    """Frame 9 comes before frame 10."""
+    words = re.split(r"(\d+)", name)
+    return tuple((int(word), "") if number % 2 else (0, word) for number, word in enumerate(words)), name
+
+
+def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction) -> str | None:
+    """Writes one video; returns the reason where that is not possible."""
+    frames = [(folder / name).read_bytes() for name in names]
+    sizes = [jpeg_size(frame) for frame in frames]
+    if None in sizes:
+        return f"{names[sizes.index(None)]} is no JPEG picture"
+    if len(set(sizes)) > 1:
+        other = next(position for position, size in enumerate(sizes) if size != sizes[0])
+        (width, height), (first_width, first_height) = sizes[other], sizes[0]
+        return f"{names[other]} has {width}x{height} pixels, but {names[0]} {first_width}x{first_height}"
+    video.parent.mkdir(parents=True, exist_ok=True)
+    temporary = video.with_name(f".{video.name}.partial")
+    _write_motion_jpeg(temporary, frames, sizes[0], frame_rate)
+    os.replace(temporary, video)
+    return None
+
+
+def _write_motion_jpeg(file: Path, frames: Sequence[bytes], size: tuple[int, int], frame_rate: Fraction) -> None:
+    with av.open(str(file), "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=frame_rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p"  # for the header alone: readers take what the frames themselves tell
+        stream.time_base = 1 / Fraction(frame_rate)
+        for number, frame in enumerate(frames):
+            packet = av.Packet(frame)
+            packet.stream, packet.time_base = stream, stream.time_base
+            packet.pts = packet.dts = number
+            packet.is_keyframe = True
+            container.mux(packet)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a JPEG file's header tells; None where it is no JPEG file."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in SIZE_MARKERS:
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return width, height
+        if marker == 0xFF:  # padding
+            position += 1
+        elif marker in LONE_MARKERS:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None

@@ -1,0 +1,113 @@
+"""Reader for the label files of s-Aff-Wild2, and for its frames.
+
+    image,valence,arousal,expression,AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26
+    VIDEO/00001.jpg,0.12,-0.3,4,0,0,0,1,0,0,1,0,0,0,1,0
+
+One row a frame: the image, then 15 numbers. -5 marks unknown valence or arousal, -1 an unknown expression or unit.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS
+from mtcae_dfer.hub_dataset.affect_labels import AffectLabels
+from mtcae_dfer.hub_dataset.clips import DatasetError
+
+COLUMN_COUNT = 3 + len(AFFECT_ACTION_UNITS)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def read_s_aff_wild2(file: str | os.PathLike) -> dict[str, AffectLabels]:
+    """Labels of every video of a label file, by the video's name; frames in the order of their numbers.
+
+    Args:
+        file: as above; the header line may be missing. Frame "00001" of the file is frame 0.
+
+    Raises:
+        DatasetError: the file is missing or empty, a row has another number of columns or a value that no label can
+            have, or a frame stands in it twice. The message names the row.
+    """
+    rows: dict[str, list[tuple[int, list[float]]]] = {}
+    for line, row in _rows(Path(file)):
+        video, frame = split_image_name(row[0], f"{file}, line {line}")
+        rows.setdefault(video, []).append((frame, _numbers(row[1:], f"{file}, line {line}")))
+    if not rows:
+        raise DatasetError(f"{file} holds no labels: give a label file of s-Aff-Wild2.")
+    return {video: _as_labels(sorted(frames), f"{file}, {video}") for video, frames in rows.items()}
+
+
+def split_image_name(image: str, where: str) -> tuple[str, int]:
+    """ "VIDEO/00001.jpg" -> ("VIDEO", 0)."""
+    path = PurePosixPath(image.strip())
+    number = re.fullmatch(r"\d+", path.stem)
+    if number is None or int(path.stem) < 1 or len(path.parts) < 2:
+        raise DatasetError(f"{where}: {image!r} is no image name; expected VIDEO/00001.jpg.")
+    return str(path.parent), int(path.stem) - 1
+
+
+def list_frames(folder: str | os.PathLike, labels: Mapping[str, AffectLabels]) -> dict[str, list[Path]]:
+    """The image of every labelled frame, by video.
+
+    Args:
+        folder: of the cropped (and aligned) images, one sub-folder a video.
+        labels: of `read_s_aff_wild2`.
+
+    Raises:
+        DatasetError: images are missing; the first is named, the others counted.
+    """
+    found, missing = {}, []
+    for video, told in labels.items():
+        there = images_by_frame(Path(folder) / video)
+        missing += [f"{video}/{frame + 1:05d}" for frame in told.frame_indices.tolist() if frame not in there]
+        found[video] = [there[frame] for frame in told.frame_indices.tolist() if frame in there]
+    if missing:
+        raise DatasetError(f"{folder} lacks {len(missing)} labelled frames, first {missing[0]}: look at the folder.")
+    return found
+
+
+def images_by_frame(folder: Path) -> dict[int, Path]:
+    """The images 00001.jpg … of one video, by frame number from 0, in rising order; empty without the folder."""
+    if not folder.is_dir():
+        return {}
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit()]
+    return {int(path.stem) - 1: path for path in sorted(images, key=lambda path: int(path.stem))}
+
+
+def _rows(file: Path) -> list[tuple[int, list[str]]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if any(row)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} cannot be read as a label file ({error}).") from error
+    has_header = bool(rows) and not PurePosixPath(rows[0][1][0].strip()).stem.isdigit()
+    return rows[1:] if has_header else rows
+
+
+def _numbers(values: list[str], where: str) -> list[float]:
+    if len(values) != COLUMN_COUNT:
+        raise DatasetError(f"{where}: {len(values)} columns after the image, but there must be {COLUMN_COUNT}.")
+    try:
+        return [float(value) for value in values]
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}; every label must be a number.") from error
+
+
+def _as_labels(frames: list[tuple[int, list[float]]], name: str) -> AffectLabels:
+    table = np.array([numbers for _, numbers in frames])
+    if (table[:, 2:] != np.round(table[:, 2:])).any():
+        raise DatasetError(f"{name}: expressions and action units must be whole numbers.")
+    return AffectLabels(
+        frame_indices=np.array([frame for frame, _ in frames], dtype=np.int64),
+        valence=table[:, 0].astype(np.float32),
+        arousal=table[:, 1].astype(np.float32),
+        expression=table[:, 2].astype(np.int64),
+        action_units=table[:, 3:].astype(np.int64),
+        name=name,
+    )
