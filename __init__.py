@@ -17,10 +17,16 @@ if __name__ == "mtcae_dfer":
 
     from .configuration_lgi_former import LGIFormerConfig
     from .configuration_mtcae import MTCAEConfig, TaskDescription, paper_tasks
+    from .configuration_mtl_er import MTLERConfig
+    from .configuration_resnext3d import ResNeXt3DConfig
     from .configuration_tpsbt import TPSBTConfig
+    from .configuration_vo_lstm import VOLSTMConfig
     from .modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
     from .modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
+    from .modeling_mtl_er import MTLERForAffectiveBehavior, MTLEROutput, MTLERPrediction
+    from .modeling_resnext3d import ResNeXt3DModel
     from .modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
+    from .modeling_vo_lstm import VOLSTMModel
     from .processing_mtcae import MTCAEVideoProcessor
 
     AutoConfig.register("mtcae", MTCAEConfig, exist_ok=True)
@@ -37,10 +43,21 @@ if __name__ == "mtcae_dfer":
     AutoModel.register(TPSBTConfig, TPSBTModel, exist_ok=True)
     AutoModelForVideoClassification.register(TPSBTConfig, TPSBTForVideoClassification, exist_ok=True)
 
+    AutoConfig.register("mtl_er", MTLERConfig, exist_ok=True)
+    AutoModel.register(MTLERConfig, MTLERForAffectiveBehavior, exist_ok=True)
+
+    AutoConfig.register("resnext3d", ResNeXt3DConfig, exist_ok=True)
+    AutoModel.register(ResNeXt3DConfig, ResNeXt3DModel, exist_ok=True)
+
+    AutoConfig.register("vo_lstm", VOLSTMConfig, exist_ok=True)
+    AutoModel.register(VOLSTMConfig, VOLSTMModel, exist_ok=True)
+
     # What is registered here is copied into every saved folder, which then loads where the package is not installed.
     MTCAEConfig.register_for_auto_class()
     MTCAEForMultiTaskVideo.register_for_auto_class("AutoModel")
     MTCAEVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+    MTLERConfig.register_for_auto_class()
+    MTLERForAffectiveBehavior.register_for_auto_class("AutoModel")
     LGIFormerConfig.register_for_auto_class()
     LGIFormerModel.register_for_auto_class("AutoModel")
     LGIFormerForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
@@ -48,6 +65,10 @@ if __name__ == "mtcae_dfer":
     TPSBTConfig.register_for_auto_class()
     TPSBTModel.register_for_auto_class("AutoModel")
     TPSBTForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+    ResNeXt3DConfig.register_for_auto_class()
+    ResNeXt3DModel.register_for_auto_class("AutoModel")
+    VOLSTMConfig.register_for_auto_class()
+    VOLSTMModel.register_for_auto_class("AutoModel")
 
     __all__ = [
         "LGIFormerConfig",
@@ -58,9 +79,17 @@ if __name__ == "mtcae_dfer":
         "MTCAEForMultiTaskVideo",
         "MTCAEMultiTaskOutput",
         "MTCAEVideoProcessor",
+        "ResNeXt3DConfig",
+        "ResNeXt3DModel",
+        "MTLERConfig",
+        "MTLERForAffectiveBehavior",
+        "MTLEROutput",
+        "MTLERPrediction",
         "TPSBTConfig",
         "TPSBTForVideoClassification",
         "TPSBTModel",
         "TaskDescription",
+        "VOLSTMConfig",
+        "VOLSTMModel",
         "paper_tasks",
     ]

@@ -13,7 +13,9 @@ from transformers.activations import ACT2FN
 from transformers.utils import TransformersKwargs, logging
 
 from .configuration_lgi_former import LGIFormerConfig, as_height_and_width, compute_token_grid, require
+from .configuration_resnext3d import ResNeXt3DConfig
 from .configuration_tpsbt import TPSBTConfig
+from .configuration_vo_lstm import VOLSTMConfig
 
 logger = logging.get_logger(__name__)
 
@@ -43,23 +45,28 @@ AUTO_MAP = {
 }
 
 # Encoders of this repository. transformers does not know them where they are loaded as remote code.
-LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {"lgi_former": LGIFormerConfig, "tpsbt": TPSBTConfig}
+LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "lgi_former": LGIFormerConfig,
+    "resnext3d": ResNeXt3DConfig,
+    "tpsbt": TPSBTConfig,
+    "vo_lstm": VOLSTMConfig,
+}
 
-STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded")
+STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded", "mtformer", "mnc")
 DECODER_TYPES = ("vit", "mlp")
 POOLINGS = ("mean", "time", "time_and_place")
 TASK_KINDS = ("classification", "regression", "multi_label")
 TASK_RATES = ("clip", "frame")
 LOSSES_OF_KIND = {
     "classification": ("cross_entropy",),
-    "regression": ("mse", "l1", "smooth_l1"),
+    "regression": ("mse", "l1", "smooth_l1", "ccc"),
     "multi_label": ("binary_cross_entropy",),
 }
 
 # What the cascade asks of an encoder's config.
 ENCODER_FIELDS = ("hidden_size", "num_frames", "tubelet_size", "image_size", "patch_size")
 # Arguments of `forward` that are no labels: a task's labels and mask cannot go by these names.
-FORWARD_ARGUMENTS = ("pixel_values", *TransformersKwargs.__annotations__)
+FORWARD_ARGUMENTS = ("pixel_values", "encoded_clips", *TransformersKwargs.__annotations__)
 # Names beside the fields that config files and `from_pretrained` hand to a config.
 EXTRA_CONFIG_NAMES = {
     *("auto_map", "custom_pipelines", "model_type", "name_or_path", "_name_or_path", "_commit_hash"),
@@ -216,7 +223,7 @@ class MTCAEConfig(PreTrainedConfig):
 
     encoder_config: dict | PreTrainedConfig | None = None  # the encoder's own config; None = VideoMAE ViT-L
     tasks: list | None = None  # ordered task descriptions (dicts or TaskDescription); None = the paper's three
-    structure: str = "cascaded"  # single_task | non_fully_shared | fully_shared | cascaded (Table I)
+    structure: str = "cascaded"  # single_task | non_fully_shared | fully_shared | cascaded (Table I) | mtformer | mnc
     decoder_type: str = "vit"  # vit: cross-attention + MLP | mlp: MLP only (Table I)
     decoder_hidden_size: int = 512  # width of the decoders' tokens
     decoder_num_layers: int = 5  # L, the depth of the recursion in one decoder
@@ -229,6 +236,8 @@ class MTCAEConfig(PreTrainedConfig):
     share_decoder_layers: bool = False  # True: one layer's weights serve the whole recursion of a decoder
     pooling: str = "mean"  # mean (paper) | time: keeps tubelets | time_and_place: learned weights over the grid
     pooling_maps: int = 8  # learned spatial weight maps of the pooling time_and_place
+    uncertainty_weighting: bool = False  # True: a learned variance scales each task's loss (MTFormer)
+    contrastive_weight: float | int = 0.0  # factor of MTFormer's cross-task contrastive loss in training; 0 = none
     layer_norm_eps: float | int = 1e-6  # epsilon of the decoders' and heads' norms
     initializer_range: float | int = 0.02  # standard deviation of fresh weights
 
@@ -322,6 +331,33 @@ class MTCAEConfig(PreTrainedConfig):
         if self.structure == "cascaded":
             rule = "a cascade needs 'vit': its decoders read the encoder's output by cross-attention"
             require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
+        if self.structure in ("mtformer", "mnc"):
+            rule = f"{self.structure} has no decoders that it could change; leave it at its default"
+            require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
+            require(not self.share_decoder_layers, "share_decoder_layers", True, rule)
+        if self.structure == "mnc":
+            self._check_region_tasks()
+        self._check_task_interplay()
+
+    def _check_region_tasks(self) -> None:
+        first = [(task["name"], task["per"], task["output_shape"]) for task in self.tasks[:2]]
+        rule = "mnc needs face_box [4] and face_landmarks [points, 2] first, both per frame: it looks inside them"
+        fits = len(first) == 2 and first[0] == ("face_box", "frame", [4])
+        fits = fits and first[1][:2] == ("face_landmarks", "frame") and len(first[1][2]) == 2 and first[1][2][1] == 2
+        require(fits, "tasks", [name for name, _, _ in first], rule)
+
+    def _check_task_interplay(self) -> None:
+        names = [task["name"] for task in self.tasks]
+        weight = self.contrastive_weight
+        require(0 <= weight < math.inf, "contrastive_weight", weight, "must be a finite number, at least 0")
+        if self.structure == "mtformer":
+            rule = "mtformer needs two tasks at least: its tasks look through each other's attention"
+            require(len(names) > 1, "tasks", names, rule)
+            rule = f"must be at least {len(names) - 1}, so that the other tasks can share it"
+            size = self.decoder_hidden_size
+            require(size >= len(names) - 1, "decoder_hidden_size", size, rule)
+        if weight:
+            require(len(names) > 1, "contrastive_weight", weight, "needs two tasks at least: it compares them")
 
     def _check_token_grid(self) -> None:
         compute_token_grid(self.encoder_config, field_prefix="encoder_config.")

@@ -186,6 +186,16 @@ def cut_tubelets(frames: torch.Tensor, tubelet_size: int, patch_size: tuple[int,
     return grid.reshape(batch_size, -1, tubelet_size, patch_size[0] * patch_size[1], channels)
 
 
+def join_tubelets(tubelets: torch.Tensor, token_grid: Grid, patch_size: tuple[int, int]) -> torch.Tensor:
+    """The inverse of `cut_tubelets`: (B, N, tubelet_size, patch height * patch width, C) -> frames (B, T, C, H, W)."""
+    batch_size, _, tubelet_size, _, channels = tubelets.shape
+    # (B, N, tubelet, patch * patch, C) -> (B, t, h, w, tubelet, patch, patch, C)
+    # -> (B, t, tubelet, C, h, patch, w, patch)
+    grid = tubelets.reshape(batch_size, *token_grid, tubelet_size, *patch_size, channels)
+    grid = grid.permute(0, 1, 4, 7, 2, 5, 3, 6)
+    return grid.flatten(6, 7).flatten(4, 5).flatten(1, 2)
+
+
 def restore_colours(pixel_values: torch.Tensor) -> torch.Tensor:
     """Undoes the ImageNet normalisation of (B, T, 3, H, W) pixel values: colours in [0, 1]."""
     # (3,) -> (3, 1, 1), against (B, T, 3, H, W)
@@ -212,18 +222,93 @@ def reconstruction_targets(
         float32 (B, N, tubelet_size * patch height * patch width * C), a token's values in the order (frame, row,
         column, channel).
     """
-    frames = pixel_values.float()
-    if frames.shape[2] == 3:
-        frames = restore_colours(frames)
-    tubelets = cut_tubelets(frames, tubelet_size, patch_size)
+    tubelets = _cut_colours(pixel_values, tubelet_size, patch_size)
     if normalise:
-        std, mean = torch.std_mean(tubelets, dim=(2, 3), correction=1, keepdim=True)
-        tubelets = (tubelets - mean) / (std + 1e-6)
+        mean, scale = _tubelet_statistics(tubelets)
+        tubelets = (tubelets - mean) / scale
     if reconstruction_target == "appearance_and_motion":
         first = tubelets[:, :, :1]
         tubelets = torch.cat([first, tubelets[:, :, 1:] - first], dim=2)
     # (B, N, tubelet, patch * patch, C) -> (B, N, values)
     return tubelets.flatten(2)
+
+
+@torch.no_grad()
+def frames_from_targets(
+    targets: torch.Tensor,
+    pixel_values: torch.Tensor,
+    tubelet_size: int,
+    patch_size: tuple[int, int],
+    reconstruction_target: str = "appearance_and_motion",
+    normalise: bool = True,
+) -> torch.Tensor:
+    """The inverse of `reconstruction_targets`: the pictures that a token's values, or predictions of them, describe.
+
+    Args:
+        targets: (B, N, values) of all tokens, in raster order.
+        pixel_values: (B, T, C, H, W), the clip itself: what `normalise` took out of a tubelet is put back from there.
+        tubelet_size: frames of a tubelet.
+        patch_size: (height, width) of a tubelet in pixels.
+        reconstruction_target: as it was for the targets.
+        normalise: likewise.
+
+    Returns:
+        float32 frames (B, T, C, H, W), colours in [0, 1] as far as the targets are true.
+    """
+    original = _cut_colours(pixel_values, tubelet_size, patch_size)
+    tubelets = targets.float().reshape(original.shape)
+    if reconstruction_target == "appearance_and_motion":
+        first = tubelets[:, :, :1]
+        tubelets = torch.cat([first, tubelets[:, :, 1:] + first], dim=2)
+    if normalise:
+        mean, scale = _tubelet_statistics(original)
+        tubelets = tubelets * scale + mean
+    height, width = pixel_values.shape[-2:]
+    token_grid = (pixel_values.shape[1] // tubelet_size, height // patch_size[0], width // patch_size[1])
+    return join_tubelets(tubelets, token_grid, patch_size)
+
+
+def _cut_colours(pixel_values: torch.Tensor, tubelet_size: int, patch_size: tuple[int, int]) -> torch.Tensor:
+    """(B, T, C, H, W) -> tubelets of colours in [0, 1], or of the values themselves where they are no colours."""
+    frames = pixel_values.float()
+    if frames.shape[2] == 3:
+        frames = restore_colours(frames)
+    return cut_tubelets(frames, tubelet_size, patch_size)
+
+
+def _tubelet_statistics(tubelets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and divisor (B, N, 1, 1, C) of each tubelet and channel of (B, N, tubelet, patch * patch, C)."""
+    std, mean = torch.std_mean(tubelets, dim=(2, 3), correction=1, keepdim=True)
+    return mean, std + 1e-6
+
+
+def reconstruction_losses(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    tubelet_size: int,
+    reconstruction_target: str = "appearance_and_motion",
+    motion_loss_weight: float | None = None,
+) -> dict[str, torch.Tensor]:
+    """Mean squared errors of predictions, with appearance and motion apart.
+
+    Args:
+        logits: predictions (B, K, values) of the masked tokens.
+        targets: (B, K, values) of the same tokens, from `reconstruction_targets`.
+        tubelet_size: frames of a tubelet.
+        reconstruction_target: what the targets are.
+        motion_loss_weight: share of the motion loss, the rest is appearance's; None counts every value alike.
+
+    Returns:
+        "loss" and "appearance_loss", and "motion_loss" unless the target is "pixels": float32 scalars.
+    """
+    errors = functional.mse_loss(logits.float(), targets, reduction="none")
+    if reconstruction_target == "pixels":
+        return {"loss": errors.mean(), "appearance_loss": errors.mean()}
+    frame_values = errors.shape[-1] // tubelet_size
+    appearance, motion = errors[..., :frame_values].mean(), errors[..., frame_values:].mean()
+    weight = motion_loss_weight
+    loss = errors.mean() if weight is None else (1 - weight) * appearance + weight * motion
+    return {"loss": loss, "appearance_loss": appearance, "motion_loss": motion}
 
 
 def sinusoid_positions(num_positions: int, width: int) -> torch.Tensor:
@@ -247,6 +332,15 @@ class LGIFormerPositions(nn.Module):
         return self.table
 
 
+def check_clip_size(pixel_values: torch.Tensor, expected: tuple[int, int, int, int]) -> None:
+    """Raises a `ValueError` unless the clips have the (frames, channels, height, width) that a model takes."""
+    if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != expected:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, {expected[0]} frames, "
+            f"{expected[1]} channels, {expected[2]}, {expected[3]})."
+        )
+
+
 class LGIFormerEmbedding(nn.Module):
     """One token per tubelet of the clip, plus its position."""
 
@@ -262,12 +356,7 @@ class LGIFormerEmbedding(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, T, C, H, W) -> (B, N, D)."""
-        expected = (self.num_frames, self.num_channels, *self.image_size)
-        if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, {expected[0]} frames, "
-                f"{expected[1]} channels, {expected[2]}, {expected[3]})."
-            )
+        check_clip_size(pixel_values, (self.num_frames, self.num_channels, *self.image_size))
         # (B, T, C, H, W) -> (B, C, T, H, W) -> (B, D, t, h, w) -> (B, N, D)
         tokens = self.projection(pixel_values.transpose(1, 2)).flatten(2).transpose(1, 2)
         return self.dropout(tokens + self.positions())
@@ -691,14 +780,10 @@ class LGIFormerForPreTraining(LGIFormerPreTrainedModel):
 
     def measure_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Predictions and targets (B, K, values) -> `loss` and its parts, float32 scalars."""
-        errors = functional.mse_loss(logits.float(), targets, reduction="none")
-        if self.config.reconstruction_target == "pixels":
-            return {"loss": errors.mean(), "appearance_loss": errors.mean()}
-        frame_values = self.config.num_token_values // self.config.tubelet_size
-        appearance, motion = errors[..., :frame_values].mean(), errors[..., frame_values:].mean()
-        weight = self.config.motion_loss_weight
-        loss = errors.mean() if weight is None else (1 - weight) * appearance + weight * motion
-        return {"loss": loss, "appearance_loss": appearance, "motion_loss": motion}
+        config = self.config
+        return reconstruction_losses(
+            logits, targets, config.tubelet_size, config.reconstruction_target, config.motion_loss_weight
+        )
 
 
 __all__ = [
@@ -708,6 +793,8 @@ __all__ = [
     "LGIFormerModel",
     "LGIFormerModelOutput",
     "LGIFormerPreTrainedModel",
+    "frames_from_targets",
+    "reconstruction_losses",
     "reconstruction_targets",
     "stratified_tube_mask",
 ]

@@ -5,7 +5,7 @@ III, Algorithm 1 and Table I. Shapes: B clips, T frames, N tokens in raster orde
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -32,15 +29,24 @@ from .configuration_mtcae import (
     build_encoder_config,
     unknown_config_names,
 )
+from .modeling_decoders import MTCAECrossAttention, MTCAEDecoder, MTCAEStructure
 from .modeling_lgi_former import LGIFormerModel
+from .modeling_mnc import MNC
+from .modeling_mtformer import CrossTaskContrast, MTFormer, UncertaintyWeights
+from .modeling_resnext3d import ResNeXt3DModel
 from .modeling_tpsbt import TPSBTModel
+from .modeling_vo_lstm import VOLSTMModel
+from .task_losses import ELEMENTWISE_LOSSES, IGNORED_CLASS, classification_loss, concordance_loss, elementwise_loss
 
 logger = logging.get_logger(__name__)
 
 # Encoders of this repository, by model type; the Auto* classes find all others.
-LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {"lgi_former": LGIFormerModel, "tpsbt": TPSBTModel}
-
-IGNORED_CLASS = -100
+LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {
+    "lgi_former": LGIFormerModel,
+    "resnext3d": ResNeXt3DModel,
+    "tpsbt": TPSBTModel,
+    "vo_lstm": VOLSTMModel,
+}
 
 ENCODER_ADVICE = (
     "give a folder with config.json and model.safetensors, or a Hub id, of a VideoMAE, LGI-Former or TPSBT model"
@@ -75,135 +81,7 @@ class MTCAEMultiTaskOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain softmax attention. Query, key, value: (B, heads, N, head_dim) -> ((B, N, heads, head_dim), weights)."""
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    # The softmax stays in float32: half precision loses the small weights of a long memory.
-    weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-class MTCAECrossAttention(nn.Module):
-    """Multi-head attention of a query sequence on the memory. Head width is free: heads x head_dim may exceed D."""
-
-    def __init__(self, config: MTCAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.head_dim = config.decoder_head_dim
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        inner_size = config.decoder_num_attention_heads * self.head_dim
-        self.query = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.key = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.value = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.output = nn.Linear(inner_size, config.decoder_hidden_size)
-
-    def _split_heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
-        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def forward(
-        self, query: torch.Tensor, memory: torch.Tensor, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Query (B, N, D), memory (B, M, D) -> attended (B, N, D) and weights (B, heads, N, M) where eager."""
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended, weights = attend(
-            self,
-            self._split_heads(self.query(query)),
-            self._split_heads(self.key(memory)),
-            self._split_heads(self.value(memory)),
-            None,
-            is_causal=self.is_causal,
-            scaling=self.scaling,
-            dropout=self.config.decoder_attention_dropout if self.training else 0.0,
-        )
-        # (B, N, heads, head_dim) -> (B, N, heads * head_dim)
-        return self.output(attended.flatten(-2)), weights
-
-
-class MTCAEMLP(nn.Module):
-    """Two dense layers with an activation between, applied to every token."""
-
-    def __init__(self, config: MTCAEConfig) -> None:
-        super().__init__()
-        hidden_size = int(config.decoder_hidden_size * config.decoder_mlp_ratio)
-        self.dense_in = nn.Linear(config.decoder_hidden_size, hidden_size)
-        self.activation = ACT2FN[config.decoder_hidden_act]
-        self.dense_out = nn.Linear(hidden_size, config.decoder_hidden_size)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        return self.dense_out(self.activation(self.dense_in(tokens)))
-
-
-class MTCAEDecoderLayer(GradientCheckpointingLayer):
-    """One step of the recursion in Algorithm 1: cross-attention on the memory, then an MLP; no self-attention.
-
-    A decoder of type "mlp" (Table I) has the MLP alone.
-    """
-
-    def __init__(self, config: MTCAEConfig) -> None:
-        super().__init__()
-        self.has_attention = config.decoder_type == "vit"
-        if self.has_attention:
-            self.norm_query = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
-            self.cross_attention = MTCAECrossAttention(config)
-        self.norm_mlp = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MTCAEMLP(config)
-        self.dropout = nn.Dropout(config.decoder_dropout)
-
-    def forward(self, tokens: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
-        """Y (B, N, D), memory (B, N, D) -> Y' = MLP(Norm(Z')) + Z' with Z' = MHA(Norm(Y), memory) + Y."""
-        if self.has_attention:
-            attended, _ = self.cross_attention(self.norm_query(tokens), memory)
-            tokens = tokens + self.dropout(attended)
-        return tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
-
-
-class MTCAEDecoder(nn.Module):
-    """Algorithm 1: refines a query in L steps, each of which reads the same memory Norm(Dense(F)).
-
-    Args:
-        config: the model's configuration.
-        starts_from_encoder: True if the first query is Dense(F) itself; False if it is another decoder's output.
-    """
-
-    def __init__(self, config: MTCAEConfig, starts_from_encoder: bool) -> None:
-        super().__init__()
-        self.starts_from_encoder = starts_from_encoder
-        self.reads_memory = config.decoder_type == "vit"
-        self.depth = config.decoder_num_layers
-        # A decoder that neither starts from the encoder's tokens nor reads them has no use for the projection.
-        if starts_from_encoder or self.reads_memory:
-            self.dense = nn.Linear(config.hidden_size, config.decoder_hidden_size)
-        if self.reads_memory:
-            self.norm_memory = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
-        distinct_layers = 1 if config.share_decoder_layers else self.depth
-        self.layers = nn.ModuleList([MTCAEDecoderLayer(config) for _ in range(distinct_layers)])
-
-    def forward(self, query: torch.Tensor | None, encoded: torch.Tensor) -> torch.Tensor:
-        """Query (B, N, D) or None, encoder's output F (B, N, D_encoder) -> Y (B, N, D)."""
-        projected = self.dense(encoded) if self.starts_from_encoder or self.reads_memory else None
-        memory = self.norm_memory(projected) if self.reads_memory else None
-        tokens = projected if self.starts_from_encoder else query
-        for step in range(self.depth):
-            tokens = self.layers[step % len(self.layers)](tokens, memory)
-        return tokens
-
-
-class MTCAESingleTask(nn.Module):
+class MTCAESingleTask(MTCAEStructure):
     """Structure 1 of Table I: no decoder; the task's head reads the encoder's output.
 
     F ─── head ─── expression
@@ -219,7 +97,7 @@ class MTCAESingleTask(nn.Module):
         return dict.fromkeys(self.task_names, encoded)
 
 
-class MTCAENonFullyShared(nn.Module):
+class MTCAENonFullyShared(MTCAEStructure):
     """Structures 2 and 3 of Table I: every task has its own decoder on the encoder's output.
 
     F ─┬─ decoder ─── head ─── face box
@@ -237,7 +115,7 @@ class MTCAENonFullyShared(nn.Module):
         return {name: decoder(None, encoded) for name, decoder in self.decoders.items()}
 
 
-class MTCAEFullyShared(nn.Module):
+class MTCAEFullyShared(MTCAEStructure):
     """Structures 4 and 5 of Table I: one decoder for all tasks, then one decoder per task on its output.
 
     F ─── shared decoder ─┬─ decoder ─── head ─── face box
@@ -257,7 +135,7 @@ class MTCAEFullyShared(nn.Module):
         return {name: decoder(shared, encoded) for name, decoder in self.decoders.items()}
 
 
-class MTCAECascade(nn.Module):
+class MTCAECascade(MTCAEStructure):
     """Structure 6 of Table I, the paper's model: each task's query is the previous task's output.
 
     F ──┬──────────────────┬──────────────────┐            (memory: keys and values)
@@ -284,11 +162,13 @@ class MTCAECascade(nn.Module):
         return outputs
 
 
-STRUCTURE_CLASSES: dict[str, type[nn.Module]] = {
+STRUCTURE_CLASSES: dict[str, type[MTCAEStructure]] = {
     "single_task": MTCAESingleTask,
     "non_fully_shared": MTCAENonFullyShared,
     "fully_shared": MTCAEFullyShared,
     "cascaded": MTCAECascade,
+    "mtformer": MTFormer,
+    "mnc": MNC,
 }
 
 
@@ -350,50 +230,6 @@ class MTCAETaskHead(nn.Module):
         return self.output(pooled).reshape(-1, *self.output_shape)
 
 
-def expand_mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Boolean (B, T) -> boolean of the shape of `like` (B, T, ...)."""
-    # (B, T) -> (B, T, 1, ..., 1) -> like.shape
-    return mask.bool().reshape(*mask.shape, *[1] * (like.ndim - mask.ndim)).expand_as(like)
-
-
-def masked_mean(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` where `valid`; exactly zero, with a zero gradient, where nothing is valid."""
-    return values.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def classification_loss(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy of (B, K) or (B, T, K) scores with class ids (B,) or (B, T); -100 marks an unknown label."""
-    valid = labels != IGNORED_CLASS
-    if mask is not None:
-        valid = valid & mask.bool()
-    # (B, [T,] K) -> (B, K, [T]): the class axis is the second in torch's cross-entropy
-    scores = prediction.movedim(-1, 1)
-    losses = functional.cross_entropy(scores, labels.masked_fill(~valid, 0).long(), reduction="none")
-    return masked_mean(losses, valid)
-
-
-def elementwise_loss(
-    compare: Callable[..., torch.Tensor], prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Mean of `compare` over known labels. Prediction and labels have one shape; NaN marks an unknown label."""
-    labels = labels.to(prediction.dtype)
-    valid = ~torch.isnan(labels)
-    if mask is not None:
-        valid = valid & expand_mask(mask, labels)
-    # Unknown labels are replaced on both sides before the comparison: a NaN times zero would still be NaN in the
-    # gradient.
-    losses = compare(prediction.masked_fill(~valid, 0.0), labels.masked_fill(~valid, 0.0), reduction="none")
-    return masked_mean(losses, valid)
-
-
-ELEMENTWISE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "mse": functional.mse_loss,
-    "l1": functional.l1_loss,
-    "smooth_l1": functional.smooth_l1_loss,
-    "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
-}
-
-
 def task_loss(
     task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
@@ -402,6 +238,8 @@ def task_loss(
     prediction = prediction.float()
     if task.kind == "classification":
         return classification_loss(prediction, labels, mask)
+    if task.loss == "ccc":
+        return concordance_loss(prediction, labels, mask, output_axes=len(task.output_shape))
     return elementwise_loss(ELEMENTWISE_LOSSES[task.loss], prediction, labels, mask)
 
 
@@ -466,6 +304,10 @@ def summarise_names(names: Iterable[str], depth: int) -> str:
     return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "nothing"
 
 
+def _sum_losses(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
 class MTCAEPreTrainedModel(PreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
@@ -475,6 +317,7 @@ class MTCAEPreTrainedModel(PreTrainedModel):
     input_modalities = "video"
     supports_gradient_checkpointing = True
     _no_split_modules = ["VideoMAEEmbeddings", "VideoMAELayer", "LGIFormerLayer", "MTCAEDecoderLayer"]
+    _no_split_modules += ["MTFormerSelfLayer", "MTFormerCrossLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -487,6 +330,8 @@ class MTCAEPreTrainedModel(PreTrainedModel):
         if isinstance(module, MTCAEPooling) and module.pooling == "time_and_place":
             # Sums of h * w independent tokens of unit variance get unit variance.
             init.normal_(module.place_weight, mean=0.0, std=module.place_weight.shape[1] ** -0.5)
+        elif isinstance(module, UncertaintyWeights):
+            init.zeros_(module.log_variances)
 
 
 class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
@@ -501,6 +346,10 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         self.heads = nn.ModuleDict(
             {task.name: MTCAETaskHead(config, task, self.structure.output_size) for task in self.tasks}
         )
+        self.uncertainty = UncertaintyWeights(self.tasks) if config.uncertainty_weighting else None
+        self.contrast = None
+        if config.contrastive_weight:
+            self.contrast = CrossTaskContrast([task.name for task in self.tasks], self.structure.output_size)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -511,11 +360,12 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         face_boxes: torch.Tensor | None = None,
         face_landmarks: torch.Tensor | None = None,
         face_found: torch.Tensor | None = None,
+        encoded_clips: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MTCAEMultiTaskOutput:
         """Predicts every task of the config and, given labels, the weighted sum of their losses.
@@ -526,11 +376,13 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             face_boxes: (B, T, 4) boxes (x1, y1, x2, y2) divided by frame width and height, NaN where unknown.
             face_landmarks: (B, T, 5, 2) points (x, y) divided by frame width and height, NaN where unknown.
             face_found: (B, T) boolean; frames where it is False never reach the losses of the face tasks.
+            encoded_clips: (B, N, D) the encoder's output in place of `pixel_values`, where it is known already.
             **kwargs: labels of further tasks by their `label_key`, masks by their `mask_key`, and transformers' own
                 (`output_hidden_states`, `output_attentions`, `return_dict`).
 
         Raises:
-            ValueError: the clip has another number of frames than the model, a label is outside the class list, or
+            ValueError: there are neither clips nor encoded clips, or both; the clip has another number of frames than
+                the model, a label is outside the class list, or
                 attention weights are asked of an implementation that does not keep them.
             TypeError: an argument is no label or mask of any task.
         """
@@ -539,13 +391,11 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         # The encoder records by its own config; what is asked of this model's config holds for it too.
         for name in ("output_hidden_states", "output_attentions"):
             kwargs.setdefault(name, getattr(self.config, name))
-        self._check_inputs(pixel_values, kwargs)
-        encoded = self.encoder(pixel_values, **kwargs)
-        tokens = self.structure(encoded.last_hidden_state)
-        predictions = {name: head(tokens[name]) for name, head in self.heads.items()}
+        encoded = self._encode(pixel_values, encoded_clips, kwargs)
+        tokens, predictions = self.structure.predict(encoded.last_hidden_state, self.heads)
         losses = self._compute_losses(predictions, targets)
         return MTCAEMultiTaskOutput(
-            loss=self._weighted_sum(losses) if losses else None,
+            loss=self._total_loss(losses, tokens) if losses else None,
             logits=predictions.get("expression"),
             face_boxes=predictions.get("face_box"),
             face_landmarks=predictions.get("face_landmarks"),
@@ -565,6 +415,16 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
                 f"its tasks take {', '.join(sorted(known))}."
             )
         return {key: kwargs.pop(key) for key in list(kwargs) if key in known}
+
+    def _encode(
+        self, pixel_values: torch.Tensor | None, encoded_clips: torch.Tensor | None, kwargs: dict[str, Any]
+    ) -> ModelOutput:
+        if (pixel_values is None) == (encoded_clips is None):
+            raise ValueError("forward() takes either pixel_values or encoded_clips.")
+        if encoded_clips is not None:
+            return BaseModelOutput(last_hidden_state=encoded_clips)
+        self._check_inputs(pixel_values, kwargs)
+        return self.encoder(pixel_values, **kwargs)
 
     def _check_inputs(self, pixel_values: torch.Tensor, kwargs: dict[str, Any]) -> None:
         config = self.config
@@ -620,9 +480,14 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
                 f"0 to {num_classes - 1}, and {IGNORED_CLASS} marks an unknown label."
             )
 
-    def _weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _total_loss(self, losses: dict[str, torch.Tensor], tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = {task.name: task.weight for task in self.tasks}
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        weighted = {name: weights[name] * loss for name, loss in losses.items()}
+        combine = self.uncertainty or _sum_losses
+        total = combine(weighted)
+        if self.training and self.contrast is not None:
+            total = total + self.config.contrastive_weight * self.contrast(tokens)
+        return total
 
     def freeze_encoder(self) -> None:
         """Stops training the encoder: its weights take no gradient, and its dropout stays off."""

@@ -7,7 +7,7 @@ All contestants get the same 16 frames of 224×224 pixels, already in memory. Th
 are one process of one thread per processor, for the reference too: on small networks threads cost more than they bring,
 and on a busy machine much more. Rounds of the contestants alternate; the table shows each one's median. Agreement is
 measured on the frames where the reference finds a face with probability 0.9 or more, against its largest face; truth is
-what was drawn (synthetic clips).
+what was drawn (synthetic clips). The tables are kept in benchmarks/results/labelling.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results_file import keep_table
 
 from mtcae_dfer.face_detection import FaceDetections, FaceDetector
 from mtcae_dfer.face_geometry import box_intersection_over_union
@@ -63,10 +64,12 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="folder of real clips, where present")
     parser.add_argument("--device", default="cpu", help="device of the single-process contestants (default: cpu)")
     arguments = parser.parse_args()
-    report("Drawn clips", drawn_clips(arguments.clips), arguments.rounds, arguments.device)
+    lines = report("Drawn clips", drawn_clips(arguments.clips), arguments.rounds, arguments.device)
     real = real_clips(arguments.samples)
     if real:
-        report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
+        lines += report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
+    name = "labelling" if arguments.device == "cpu" else "labelling_cuda"
+    print(f"kept in {keep_table(name, 'Face labelling against facenet-pytorch', lines, arguments.device)}")
 
 
 def drawn_clips(count: int) -> list[BenchClip]:
@@ -88,9 +91,10 @@ def real_clips(folder: Path) -> list[BenchClip]:
     return [BenchClip(file.name, read_clip(file, NUM_FRAMES, SIZE).frames) for file in files]
 
 
-def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> None:
+def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> list[str]:
+    """Prints the tables of one set of clips; returns their lines."""
     processors = os.cpu_count() or 1
-    print(f"\n## {title}: {len(clips)} clips of {NUM_FRAMES} frames, {processors} processors, device {device}\n")
+    heading = f"## {title}: {len(clips)} clips of {NUM_FRAMES} frames, {processors} processors, {rounds} rounds"
     with WorkerPool(clips, processors, Reference) as reference_pool, WorkerPool(clips, processors, Detector) as pool:
         contestants = [
             in_this_process("facenet-pytorch, frame by frame", Reference(device), clips),
@@ -103,8 +107,9 @@ def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> 
         for _ in range(rounds):
             for contestant in contestants:
                 times[contestant.name].append(contestant.seconds())
-    print_speed(times, len(clips))
-    print_agreement(contestants, clips)
+    lines = [heading, "", *speed_table(times, len(clips)), "", *agreement_table(contestants, clips), ""]
+    print("\n".join(["", *lines]))
+    return lines
 
 
 class Reference:
@@ -207,26 +212,31 @@ def serve_rounds(pipe: multiprocessing.connection.Connection, share: list[np.nda
         pipe.send("done")
 
 
-def print_speed(times: dict[str, list[float]], clip_count: int) -> None:
+def speed_table(times: dict[str, list[float]], clip_count: int) -> list[str]:
     medians = {name: statistics.median(rounds) for name, rounds in times.items()}
-    reference = next(iter(medians.values()))
-    print("| | ms per clip | frames per second | throughput, reference = 1 |\n|---|---:|---:|---:|")
+    one, many = list(medians.values())[:2]
+    head = "| | ms per clip | frames per second | throughput, reference = 1 | reference with processes = 1 |"
+    lines = [head, "|---|---:|---:|---:|---:|"]
     for name, seconds in medians.items():
         rate = clip_count * NUM_FRAMES / seconds
-        print(f"| {name} | {seconds / clip_count * 1e3:.1f} | {rate:.0f} | {reference / seconds:.1f} |")
+        numbers = f"{seconds / clip_count * 1e3:.1f} | {rate:.0f} | {one / seconds:.1f} | {many / seconds:.1f}"
+        lines.append(f"| {name} | {numbers} |")
+    return lines
 
 
-def print_agreement(contestants: Sequence[Contestant], clips: Sequence[BenchClip]) -> None:
+def agreement_table(contestants: Sequence[Contestant], clips: Sequence[BenchClip]) -> list[str]:
     labels = {contestant.name: contestant.labels() for contestant in contestants if contestant.labels is not None}
     reference = next(iter(labels.values()))
     with_truth = clips[0].boxes is not None
-    print("\n| | found, of the reference's sure frames | IoU | landmark distance / box diagonal |", end="")
-    print(" IoU with truth | landmark error / true diagonal |" if with_truth else "")
-    print("|---|---:|---:|---:|" + ("---:|---:|" if with_truth else ""))
+    head = "| | found, of the reference's sure frames | IoU | lowest IoU of a clip | landmark distance / box diagonal |"
+    lines = [head + " IoU with truth | landmark error / true diagonal |" * with_truth]
+    lines.append("|---|---:|---:|---:|---:|" + "---:|---:|" * with_truth)
     for name, found in labels.items():
         share, overlap, distance = agreement(found, reference)
-        line = f"| {name} | {share:.2%} | {overlap:.4f} | {distance:.2%} |"
-        print(line + (" {:.4f} | {:.3%} |".format(*truth_errors(found, clips)) if with_truth else ""))
+        lowest = min(agreement([one], [other])[1] for one, other in zip(found, reference, strict=True))
+        line = f"| {name} | {share:.2%} | {overlap:.4f} | {lowest:.4f} | {distance:.2%} |"
+        lines.append(line + (" {:.4f} | {:.3%} |".format(*truth_errors(found, clips)) if with_truth else ""))
+    return lines
 
 
 def agreement(found: Sequence[FaceDetections], reference: Sequence[FaceDetections]) -> tuple[float, float, float]:

@@ -23,13 +23,21 @@ HUB_ID, REVISION = "org/mtcae-dfer", "0123456789abcdef0123456789abcdef01234567"
 MODULES = {
     "configuration_lgi_former.py",
     "configuration_mtcae.py",
+    "configuration_resnext3d.py",
     "configuration_tpsbt.py",
+    "configuration_vo_lstm.py",
     "face_detection.py",
     "face_geometry.py",
+    "modeling_decoders.py",
     "modeling_lgi_former.py",
+    "modeling_mnc.py",
     "modeling_mtcae.py",
+    "modeling_mtformer.py",
+    "modeling_resnext3d.py",
     "modeling_tpsbt.py",
+    "modeling_vo_lstm.py",
     "processing_mtcae.py",
+    "task_losses.py",
     "video_reading.py",
 }
 DATA_FILES = {"config.json", "model.safetensors", "video_preprocessor_config.json"}

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForVideoClassification
 from transformers.models.videomae.modeling_videomae import VideoMAELayer
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo
-from mtcae_dfer.modeling_mtcae import MTCAEDecoderLayer
+from mtcae_dfer.modeling_decoders import MTCAEDecoderLayer
 
 STRUCTURES = [
     ("single_task", "vit"),

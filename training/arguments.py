@@ -13,6 +13,10 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+CLASS_WEIGHTS = ("none", "balanced")
+TASK_WEIGHTINGS = ("fixed", "uncertainty")
+FEATURE_TYPES = ("float32", "float16")
+
 PRESETS_FOLDER = Path(__file__).parent / "configs"
 
 
@@ -23,6 +27,19 @@ class DataArguments:
     dataset: str | None = field(
         default=None,
         metadata={"help": "Folder of a built data set (`mtcae dataset build`); empty = draw the synthetic corpus."},
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata={
+            "help": "How subjects are divided: as-built (default), folds:NUMBER, leave-one-subject-out, a published "
+            "division of the corpus such as mae-dfer, or a JSON file."
+        },
+    )
+    fold: str | None = field(
+        default=None, metadata={"help": "Name of a fold of the protocol, such as fold_1; empty = the first."}
+    )
+    videos: str | None = field(
+        default=None, metadata={"help": "Folder of the corpus's videos, for a data set of labels without videos."}
     )
     synthetic_dir: str = field(
         default="runs/synthetic", metadata={"help": "Where the synthetic corpus and its labels are kept and reused."}
@@ -47,6 +64,26 @@ class DataArguments:
     flip_probability: float = field(default=0.5, metadata={"help": "Share of clips mirrored left to right."})
     brightness: float = field(default=0.2, metadata={"help": "Largest relative change of brightness."})
     contrast: float = field(default=0.2, metadata={"help": "Largest relative change of contrast."})
+    saturation: float = field(default=0.0, metadata={"help": "Largest relative change of colourfulness."})
+    hue: float = field(default=0.0, metadata={"help": "Largest turn of the hues / colour circle, at most 0.5."})
+    largest_rotation: float = field(default=0.0, metadata={"help": "Clips are turned by up to so many degrees."})
+    erasing_probability: float = field(default=0.0, metadata={"help": "Share of clips with a rectangle of noise."})
+    largest_erasing: float = field(default=0.2, metadata={"help": "Area of the largest such rectangle / frame."})
+    balanced_sampling: bool = field(
+        default=False, metadata={"help": "Every epoch draws equally many training clips of every expression."}
+    )
+    cache_features: bool = field(
+        default=False,
+        metadata={"help": "Encode every clip once and train the decoders from the files; needs --freeze_encoder."},
+    )
+    cache_features_dir: str | None = field(
+        default=None, metadata={"help": "Where features are kept and shared by runs; empty = output_dir/features."}
+    )
+    cache_features_views: int = field(
+        default=1,
+        metadata={"help": "Fixed views of a training clip: itself, then augmented ones; epochs take turns."},
+    )
+    cache_features_dtype: str = field(default="float32", metadata={"help": "float32, or float16 at half the size."})
 
 
 @dataclass
@@ -61,20 +98,52 @@ class ModelArguments:
         default_factory=dict, metadata={"help": "Fields of MTCAEConfig that a preset or YAML file sets."}
     )
     structure: str | None = field(
-        default=None, metadata={"help": "single_task, non_fully_shared, fully_shared, cascaded."}
+        default=None, metadata={"help": "single_task, non_fully_shared, fully_shared, cascaded, mtformer, mnc."}
     )
     decoder_type: str | None = field(default=None, metadata={"help": "vit or mlp."})
     pooling: str | None = field(default=None, metadata={"help": "mean (paper), time, or time_and_place."})
+    tasks: str | None = field(
+        default=None,
+        metadata={"help": "Names of the preset's tasks to keep, in the cascade's order: face_box,expression."},
+    )
+    task_weights: str | None = field(
+        default=None, metadata={"help": "Loss weights that differ from the preset's: face_box=0.5,expression=1.5."}
+    )
+    decoder_num_layers: int | None = field(default=None, metadata={"help": "L, depth of each decoder's recursion."})
+    decoder_head_dim: int | None = field(default=None, metadata={"help": "Channels of one cross-attention head."})
+    share_decoder_layers: bool | None = field(
+        default=None, metadata={"help": "One layer's weights serve the whole recursion of a decoder."}
+    )
+    uncertainty_weighting: bool | None = field(
+        default=None, metadata={"help": "A learned variance scales each task's loss."}
+    )
+    contrastive_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the contrastive loss between the tasks' features; 0 = none."}
+    )
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a pre-trained encoder that takes the place of the preset's fresh one."},
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; empty = the fastest that is always there."}
+    )
+    drop_path: float = field(
+        default=0.0,
+        metadata={"help": "Share of residual updates left out in the encoder's last block; from 0 in the first."},
+    )
     freeze_encoder: bool = field(default=False, metadata={"help": "Train decoders and heads alone."})
     whiten_patch_embedding: bool = field(
         default=False,
-        metadata={"help": "Start a fresh patch embedding from the training tubelets' principal components."},
+        metadata={
+            "help": "Start a fresh patch embedding from the training tubelets' principal components; a pre-trained "
+            "encoder keeps its own."
+        },
     )
 
 
 @dataclass
-class OptimisationArguments:
-    """How a run trains. Names are those of transformers' TrainingArguments where it has a twin."""
+class StepArguments:
+    """How a model is trained, with labels or without. Names are those of transformers' TrainingArguments."""
 
     output_dir: str = field(
         default="runs/run", metadata={"help": "Model folder, checkpoints and report are written here."}
@@ -82,16 +151,17 @@ class OptimisationArguments:
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in output_dir."})
     num_train_epochs: int = field(default=100, metadata={"help": "Passes over the training clips."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Training clips per step and process."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluated clips per step and process."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
     weight_decay: float = field(default=1e-3, metadata={"help": "Weight decay, on matrices only."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up from zero."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "constant or cosine, after the warm-up."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0 = never."})
-    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing of classification tasks."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order of clips, and augmentation."})
     bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
     fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16."})
+    optim: str = field(
+        default="adamw_torch", metadata={"help": "adamw_torch, or adamw_torch_fused: one kernel for all weights."}
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for about a third more time."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Loading processes per training process."})
     save_total_limit: int = field(default=2, metadata={"help": "Training checkpoints that are kept."})
@@ -100,6 +170,51 @@ class OptimisationArguments:
     )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "'latest', or a folder under output_dir/checkpoints."}
+    )
+    report_to: str | None = field(
+        default=None,
+        metadata={"help": "Trackers of losses and validation figures: tensorboard, trackio, wandb, or several."},
+    )
+
+
+@dataclass
+class OptimisationArguments(StepArguments):
+    """How a run trains and what becomes of its result."""
+
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluated clips per step and process."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one optimiser step."})
+    scale_learning_rate: bool = field(
+        default=False, metadata={"help": "learning_rate is meant for 256 clips a step, and scaled to what a step has."}
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Each block of the encoder learns so much slower than the next; 1 = alike."}
+    )
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing of the expression."})
+    class_weights: str = field(
+        default="none", metadata={"help": "balanced: rare expressions weigh more in the loss; none: every clip alike."}
+    )
+    task_weighting: str = field(
+        default="fixed", metadata={"help": "fixed: the tasks' weights; uncertainty: weights learned with the model."}
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Validate and keep a moving average of the weights, such as 0.999; 0 = none."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after so many epochs without a better validation UAR; 0 = never."}
+    )
+    torch_compile: bool = field(default=False, metadata={"help": "Compile the training step's model."})
+    dataloader_pin_memory: bool = field(
+        default=True, metadata={"help": "Load into pinned memory and copy while the accelerator computes."}
+    )
+    dataloader_persistent_workers: bool = field(
+        default=False, metadata={"help": "Loading processes live for the whole run, not for an epoch."}
+    )
+    dataloader_prefetch_factor: int = field(default=2, metadata={"help": "Batches that each loading process prepares."})
+    save_steps: int = field(
+        default=0, metadata={"help": "Training checkpoints within an epoch, every so many optimiser steps; 0 = none."}
+    )
+    resume_with_changed_options: bool = field(
+        default=False, metadata={"help": "Resume although options differ from those of the checkpoint."}
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Upload output_dir's model folder after the run."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Repository of push_to_hub, org/name."})
@@ -115,21 +230,24 @@ class RunArguments:
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved options as one flat dictionary, as `--config` reads it back."""
-        groups = (self.data, self.model, self.optimisation)
-        return {option.name: getattr(group, option.name) for group in groups for option in fields(group)}
+        return flatten_options(self.data, self.model, self.optimisation)
 
 
 ARGUMENT_GROUPS = (DataArguments, ModelArguments, OptimisationArguments)
-OPTION_NAMES = {option.name for group in ARGUMENT_GROUPS for option in fields(group)}
 
 
-def available_presets() -> list[str]:
+def flatten_options(*groups: Any) -> dict[str, Any]:
+    """The fields of several dataclasses as one dictionary, as `--config` reads it back."""
+    return {option.name: getattr(group, option.name) for group in groups for option in fields(group)}
+
+
+def available_presets(folder: Path = PRESETS_FOLDER) -> list[str]:
     """Names that `--model` takes besides folders and Hub ids."""
-    return sorted(path.stem for path in PRESETS_FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def read_options_file(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of options.
+def read_options_file(path: Path, groups: Sequence[type] = ARGUMENT_GROUPS) -> dict[str, Any]:
+    """Reads a YAML file of options, which are the fields of the groups.
 
     Raises:
         ValueError: the file is missing, is no mapping, or names an unknown option.
@@ -142,11 +260,10 @@ def read_options_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path}: must map option names to values")
-    unknown = sorted(set(options) - OPTION_NAMES)
+    known = {option.name for group in groups for option in fields(group)}
+    unknown = sorted(set(options) - known)
     if unknown:
-        raise ValueError(
-            f"{path}: unknown options {', '.join(unknown)}; the options are {', '.join(sorted(OPTION_NAMES))}"
-        )
+        raise ValueError(f"{path}: unknown options {', '.join(unknown)}; the options are {', '.join(sorted(known))}")
     return options
 
 
@@ -156,39 +273,88 @@ def parse_run_arguments(arguments: Sequence[str] | None = None) -> RunArguments:
     Raises:
         ValueError: an options file is wrong, or a value breaks its rule.
     """
-    parser = HfArgumentParser(ARGUMENT_GROUPS, description="Trains and tests a multi-task cascaded autoencoder.")
+    description = "Trains and tests a multi-task cascaded autoencoder."
+    resolved = RunArguments(*parse_groups(ARGUMENT_GROUPS, arguments, description, PRESETS_FOLDER))
+    check_arguments(resolved)
+    return resolved
+
+
+def parse_groups(
+    groups: Sequence[type], arguments: Sequence[str] | None, description: str, presets_folder: Path
+) -> list[Any]:
+    """One object for each dataclass, with values from their defaults, the preset, `--config` and the command line.
+
+    Args:
+        groups: dataclasses of options; one of them has the option `model`, which may name a preset.
+        arguments: words of the command line; None: this process's.
+        description: what `--help` says.
+        presets_folder: where the presets are.
+
+    Raises:
+        ValueError: an options file is wrong.
+    """
+    parser = HfArgumentParser(groups, description=description)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options.")
     words = list(sys.argv[1:] if arguments is None else arguments)
     named = parser.parse_known_args(words)[0]
-    file_options = read_options_file(named.config) if named.config else {}
+    file_options = read_options_file(named.config, groups) if named.config else {}
     preset = file_options.get("model", named.model) if "--model" not in words else named.model
-    preset_file = PRESETS_FOLDER / f"{preset}.yaml"
-    preset_options = read_options_file(preset_file) if preset in available_presets() else {}
+    preset_file = presets_folder / f"{preset}.yaml"
+    preset_options = read_options_file(preset_file, groups) if preset in available_presets(presets_folder) else {}
     parser.set_defaults(**(preset_options | file_options | {"model": preset}))
-    data, model, optimisation, _ = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
-    resolved = RunArguments(data, model, optimisation)
-    check_arguments(resolved)
-    return resolved
+    return list(parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[: len(groups)])
 
 
 def check_arguments(arguments: RunArguments) -> None:
     """Refuses values that no run can use, each with its option, value and rule."""
     options = arguments.to_dict()
-    for name in ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate"):
-        _require(options[name] > 0, name, options[name], "must be greater than 0")
-    for name in ("weight_decay", "warmup_epochs", "max_grad_norm", "cache_frames_gb", "dataloader_num_workers"):
-        _require(options[name] >= 0, name, options[name], "must be at least 0")
+    check_step_arguments(options)
+    for name, holds, rule in (
+        ("per_device_eval_batch_size", options["per_device_eval_batch_size"] > 0, "must be greater than 0"),
+        ("cache_frames_gb", options["cache_frames_gb"] >= 0, "must be at least 0"),
+        ("gradient_accumulation_steps", options["gradient_accumulation_steps"] >= 1, "must be at least 1"),
+        ("layer_decay", 0 < options["layer_decay"] <= 1, "must be in (0, 1]"),
+        ("drop_path", 0 <= options["drop_path"] < 1, "must be in [0, 1)"),
+        ("ema_decay", 0 <= options["ema_decay"] < 1, "must be in [0, 1)"),
+        ("early_stopping_patience", options["early_stopping_patience"] >= 0, "must be at least 0"),
+        ("save_steps", options["save_steps"] >= 0, "must be at least 0"),
+        ("dataloader_prefetch_factor", options["dataloader_prefetch_factor"] >= 1, "must be at least 1"),
+        ("class_weights", options["class_weights"] in CLASS_WEIGHTS, f"must be {' or '.join(CLASS_WEIGHTS)}"),
+        ("task_weighting", options["task_weighting"] in TASK_WEIGHTINGS, f"must be {' or '.join(TASK_WEIGHTINGS)}"),
+        ("largest_rotation", 0 <= options["largest_rotation"] <= 45, "must be in [0, 45]"),
+        ("hue", 0 <= options["hue"] <= 0.5, "must be in [0, 0.5]"),
+        ("largest_erasing", 0 < options["largest_erasing"] <= 0.5, "must be in (0, 0.5]"),
+        ("cache_features", not options["cache_features"] or options["freeze_encoder"], "needs --freeze_encoder"),
+        ("cache_features_views", options["cache_features_views"] >= 1, "must be at least 1"),
+        (
+            "cache_features_dtype",
+            options["cache_features_dtype"] in FEATURE_TYPES,
+            f"must be {' or '.join(FEATURE_TYPES)}",
+        ),
+    ):
+        _require(holds, name, options[name], rule)
     _require(
         0 <= options["label_smoothing_factor"] < 1,
         "label_smoothing_factor",
         options["label_smoothing_factor"],
         "must be in [0, 1)",
     )
-    for name in ("flip_probability", "brightness", "contrast"):
+    for name in ("flip_probability", "brightness", "contrast", "saturation", "erasing_probability"):
         _require(0 <= options[name] <= 1, name, options[name], "must be in [0, 1]")
     _require(0 < options["smallest_crop"] <= 1, "smallest_crop", options["smallest_crop"], "must be in (0, 1]")
     _require(options["largest_stretch"] >= 1, "largest_stretch", options["largest_stretch"], "must be at least 1")
+    _require(not options["push_to_hub"] or options["hub_model_id"], "hub_model_id", None, "push_to_hub needs it")
+
+
+def check_step_arguments(options: dict[str, Any]) -> None:
+    """The same for the options that every training has, with labels or without."""
+    for name in ("num_train_epochs", "per_device_train_batch_size", "learning_rate"):
+        _require(options[name] > 0, name, options[name], "must be greater than 0")
+    for name in ("weight_decay", "warmup_epochs", "max_grad_norm", "dataloader_num_workers"):
+        _require(options[name] >= 0, name, options[name], "must be at least 0")
     _require(options["save_total_limit"] >= 1, "save_total_limit", options["save_total_limit"], "must be at least 1")
+    optimisers = ("adamw_torch", "adamw_torch_fused")
+    _require(options["optim"] in optimisers, "optim", options["optim"], f"must be {' or '.join(optimisers)}")
     schedules = ("constant", "cosine")
     _require(
         options["lr_scheduler_type"] in schedules,
@@ -197,7 +363,6 @@ def check_arguments(arguments: RunArguments) -> None:
         "must be constant or cosine",
     )
     _require(not (options["bf16"] and options["fp16"]), "bf16", True, "cannot be combined with fp16")
-    _require(not options["push_to_hub"] or options["hub_model_id"], "hub_model_id", None, "push_to_hub needs it")
 
 
 def _require(condition: Any, name: str, value: Any, rule: str) -> None:

@@ -1,8 +1,10 @@
 """Random changes of a training clip. One draw holds for all frames of the clip, and the labels move with the pixels."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from mtcae_dfer.face_geometry import flip_horizontally, map_to_crop
@@ -17,6 +19,11 @@ class AugmentationConfig:
     flip_probability: float = 0.5  # share of clips that are mirrored left to right
     brightness: float = 0.2  # pixel values are multiplied by a factor in [1 - brightness, 1 + brightness]
     contrast: float = 0.2  # distances to the mean are multiplied by a factor in [1 - contrast, 1 + contrast]
+    largest_rotation: float = 0.0  # degrees; clips are turned by up to this much either way
+    saturation: float = 0.0  # distances to grey are multiplied by a factor in [1 - saturation, 1 + saturation]
+    hue: float = 0.0  # hues turn by up to this share of the colour circle, at most 0.5
+    erasing_probability: float = 0.0  # share of clips in which a rectangle is covered with noise
+    largest_erasing: float = 0.2  # area of the largest rectangle / area of the frame
 
 
 @dataclass(frozen=True)
@@ -29,20 +36,61 @@ class LabelledFrames:
 
 
 def augment(clip: LabelledFrames, config: AugmentationConfig, generator: torch.Generator) -> LabelledFrames:
-    """Draws one crop, flip and light for the whole clip.
+    """Draws one rotation, crop, flip, light, colour and erased rectangle for the whole clip.
 
     Args:
         clip: the frames and labels of one clip.
         config: how far to change it.
         generator: the only source of randomness, so that a clip's draw does not depend on the loading processes.
     """
+    # What is switched off draws no number: it leaves the other draws as they are.
+    if config.largest_rotation:
+        clip = rotate(clip, _uniform(generator, -config.largest_rotation, config.largest_rotation))
     clip = crop(clip, draw_crop_box(config, generator))
     if _uniform(generator, 0.0, 1.0) < config.flip_probability:
         clip = flip(clip)
+    frames = change_colours(clip.frames, config, generator)
+    if config.erasing_probability and _uniform(generator, 0.0, 1.0) < config.erasing_probability:
+        frames = erase(frames, config.largest_erasing, generator)
+    return LabelledFrames(frames, clip.face_boxes, clip.face_landmarks)
+
+
+def change_colours(frames: torch.Tensor, config: AugmentationConfig, generator: torch.Generator) -> torch.Tensor:
+    """Draws brightness, contrast, saturation and hue for all frames uint8 (T, 3, H, W)."""
     brightness = _uniform(generator, 1 - config.brightness, 1 + config.brightness)
     contrast = _uniform(generator, 1 - config.contrast, 1 + config.contrast)
-    frames = transforms.adjust_contrast(transforms.adjust_brightness(clip.frames, brightness), contrast)
-    return LabelledFrames(frames, clip.face_boxes, clip.face_landmarks)
+    frames = transforms.adjust_contrast(transforms.adjust_brightness(frames, brightness), contrast)
+    if config.saturation:
+        frames = transforms.adjust_saturation(
+            frames, _uniform(generator, 1 - config.saturation, 1 + config.saturation)
+        )
+    if config.hue:
+        frames = transforms.adjust_hue(frames, _uniform(generator, -config.hue, config.hue))
+    return frames
+
+
+def erase(frames: torch.Tensor, largest_area: float, generator: torch.Generator) -> torch.Tensor:
+    """Covers one rectangle of all frames uint8 (T, 3, H, W) with noise that stands still.
+
+    Labels stay: a covered mouth is where it is, as behind a hand. The area is at least a tenth of the largest one, the
+    sides stand at most 1 : 2.
+
+    Args:
+        frames: of one clip.
+        largest_area: of the rectangle / that of the frame.
+        generator: source of the rectangle and of the noise.
+    """
+    height, width = frames.shape[-2:]
+    area = _uniform(generator, largest_area / 10, largest_area)
+    stretch = 2 ** _uniform(generator, -0.5, 0.5)
+    rows = max(1, min(height, round(height * math.sqrt(area) * stretch)))
+    columns = max(1, min(width, round(width * math.sqrt(area) / stretch)))
+    top = round(_uniform(generator, 0, height - rows))
+    left = round(_uniform(generator, 0, width - columns))
+    erased = frames.clone()
+    noise = torch.randint(0, 256, (3, rows, columns), dtype=torch.uint8, generator=generator)
+    erased[..., top : top + rows, left : left + columns] = noise
+    return erased
 
 
 def draw_crop_box(config: AugmentationConfig, generator: torch.Generator) -> tuple[float, float, float, float]:
@@ -68,6 +116,28 @@ def crop(clip: LabelledFrames, crop_box: tuple[float, float, float, float]) -> L
     whole_pixels = (left / width, top / height, right / width, bottom / height)
     face_boxes, face_landmarks = map_to_crop(clip.face_boxes, clip.face_landmarks, whole_pixels)
     return LabelledFrames(frames, face_boxes, face_landmarks)
+
+
+def rotate(clip: LabelledFrames, degrees: float) -> LabelledFrames:
+    """Turns every frame about its centre, counter-clockwise for positive degrees; what turns in from outside is black.
+
+    Points turn with the pixels. A box keeps its width and height, and its centre turns: a detector's boxes stand upright
+    whatever the head does, and the upright hull of a turned box would be larger than any box of the turned face.
+    """
+    height, width = clip.frames.shape[-2:]
+    frames = transforms.rotate(clip.frames, degrees, interpolation=InterpolationMode.BILINEAR)
+    pixels = torch.tensor([width, height], dtype=torch.float32)
+    angle = math.radians(degrees)
+    # Rows count downwards, so a counter-clockwise turn takes (1, 0) to (cos, -sin); points are rows of the matrix.
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+    def turned(points: torch.Tensor) -> torch.Tensor:
+        return ((points - 0.5) * pixels) @ turn / pixels + 0.5
+
+    upper_left, lower_right = clip.face_boxes[..., :2], clip.face_boxes[..., 2:]
+    shift = turned((upper_left + lower_right) / 2) - (upper_left + lower_right) / 2
+    face_boxes = torch.cat([upper_left + shift, lower_right + shift], dim=-1)
+    return LabelledFrames(frames, face_boxes, turned(clip.face_landmarks))
 
 
 def flip(clip: LabelledFrames) -> LabelledFrames:

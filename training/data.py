@@ -1,5 +1,6 @@
 """From the rows of a built data set to batches: frames, expression, face labels."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.hub_dataset.loading import clip_bytes
+from mtcae_dfer.training.affect_tasks import read_affect_labels
 from mtcae_dfer.training.augmentation import AugmentationConfig, LabelledFrames, augment
 from mtcae_dfer.video_reading import read_clip
 
@@ -25,6 +28,7 @@ class ClipDataset(Dataset):
         augmentation: how clips are changed at random; None leaves them as they are.
         seed: with the epoch and the clip it decides a clip's augmentation, whatever process loads it.
         keep_frames: decode every clip once and keep its frames in memory.
+        tasks: the model's; those of affect have their labels read.
     """
 
     def __init__(
@@ -34,30 +38,45 @@ class ClipDataset(Dataset):
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
         keep_frames: bool = False,
+        tasks: Sequence[TaskDescription] = (),
     ) -> None:
         self.rows = rows
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
-        self.epoch = 0
+        self.shared_epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by processes that load already
         self.names, self.subjects = list(rows["name"]), list(rows["subject"])
-        self.labels = read_labels(rows)
+        affect = read_affect_labels(rows, tasks)
+        self.labels = read_labels(rows) | affect
+        self.affect_names = list(affect)
         self.frames = self._read_all() if keep_frames else None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose augmentations are made."""
+        return int(self.shared_epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's augmentations."""
-        self.epoch = epoch
+        self.shared_epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip: frames uint8 (T, 3, H, W), labels, face_boxes (T, 4), face_landmarks (T, 5, 2), face_found (T,)."""
+        return self._load(index, None if self.augmentation is None else self.epoch)
+
+    def view(self, index: int, view: int) -> dict[str, Any]:
+        """One of a clip's fixed views: 0 is the clip as it is, view v the augmentation of epoch v - 1."""
+        return self._load(index, view - 1 if view else None)
+
+    def _load(self, index: int, augmented_epoch: int | None) -> dict[str, Any]:
         labels = {name: values[index] for name, values in self.labels.items()}
         frames = self.frames[index] if self.frames is not None else self._read(index)
         clip = LabelledFrames(frames, labels["face_boxes"], labels["face_landmarks"])
-        if self.augmentation is not None:
-            clip = augment(clip, self.augmentation, self._generator(index))
+        if augmented_epoch is not None:
+            clip = augment(clip, self.augmentation, clip_generator(self.seed, augmented_epoch, index))
         return {
             "frames": clip.frames,
             "labels": labels["labels"],
@@ -65,12 +84,8 @@ class ClipDataset(Dataset):
             "face_landmarks": clip.face_landmarks,
             "face_found": labels["face_found"],
             "index": torch.tensor(index),
+            **{name: labels[name] for name in self.affect_names},  # the same in a mirrored or cropped clip
         }
-
-    def _generator(self, index: int) -> torch.Generator:
-        # A hash of the three numbers, so that neighbouring epochs and clips share nothing.
-        entropy = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(entropy))
 
     def _read(self, index: int) -> torch.Tensor:
         row = self.rows[index]
@@ -81,6 +96,13 @@ class ClipDataset(Dataset):
         with ThreadPoolExecutor(READING_THREADS) as readers:
             clips = readers.map(self._read, range(len(self)))
             return torch.stack(list(tqdm(clips, total=len(self), desc="Reading clips", unit="clip")))
+
+
+def clip_generator(seed: int, epoch: int, index: int) -> torch.Generator:
+    """The source of all randomness of one clip in one epoch, the same in whatever process loads it."""
+    # A hash of the three numbers, so that neighbouring epochs and clips share nothing.
+    entropy = np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(entropy))
 
 
 def read_labels(rows: datasets.Dataset) -> dict[str, torch.Tensor]:

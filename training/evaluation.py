@@ -1,15 +1,22 @@
 """Predictions on a split, their metrics, and the constant predictor that every model must beat."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.affect_tasks import affect_figures, affect_tasks, constant_affect
 from mtcae_dfer.training.data import ClipDataset
 from mtcae_dfer.training.metrics import (
     confusion_matrix,
@@ -19,6 +26,19 @@ from mtcae_dfer.training.metrics import (
     unweighted_average_recall,
     weighted_average_recall,
 )
+from mtcae_dfer.training.report import replacing
+
+PREDICTIONS_FILE = "predictions.parquet"
+FACE_FIGURES = ("face_box_iou", "landmark_nme")
+
+
+@dataclass
+class AffectPrediction:
+    """One task of valence, arousal or action units: predictions and labels float32 (N, [T,] outputs)."""
+
+    task: TaskDescription
+    predicted: np.ndarray
+    true: np.ndarray  # NaN where unknown
 
 
 @dataclass
@@ -32,6 +52,8 @@ class Predictions:
     true_landmarks: np.ndarray  # float32 (N, T, 5, 2)
     face_boxes: np.ndarray | None = None  # float32 (N, T, 4)
     face_landmarks: np.ndarray | None = None  # float32 (N, T, 5, 2)
+    rows: np.ndarray | None = None  # int64 (N,) positions of the clips in their split; None: in its order
+    affect: list[AffectPrediction] = field(default_factory=list)  # of the model's tasks of affect
 
 
 def normalise(processor: Any, frames: torch.Tensor) -> torch.Tensor:
@@ -56,22 +78,36 @@ def predict_split(
         The predictions of all processes' clips, each clip once, and the mean loss over clips.
     """
     model.eval()
+    affect = affect_tasks(accelerator.unwrap_model(model).tasks)
     gathered: dict[str, list[torch.Tensor]] = {}
     for batch in loader:
-        outputs = model(pixel_values=normalise(processor, batch["frames"]), **label_arguments(batch))
+        outputs = model(**clip_arguments(processor, batch), **label_arguments(batch))
         batch_size = len(batch["labels"])
-        parts = {name: batch[name] for name in ("labels", "face_boxes", "face_landmarks", "face_found")}
+        parts = {name: batch[name] for name in ("labels", "face_boxes", "face_landmarks", "face_found", "index")}
         parts |= {"loss": outputs.loss.float().expand(batch_size)}
         parts |= {f"predicted_{name}": value.float() for name, value in _predicted(outputs).items()}
+        parts |= {f"task_{task.name}": outputs.task_outputs[task.name].float() for task in affect}
+        parts |= {f"true_{task.name}": batch[task.label_key] for task in affect}
         for name, value in accelerator.gather_for_metrics(parts).items():
             gathered.setdefault(name, []).append(value.cpu())
     arrays = {name: torch.cat(values).numpy() for name, values in gathered.items()}
-    return _as_predictions(arrays), float(arrays["loss"].mean())
+    predictions = _as_predictions(arrays)
+    predictions.affect = [
+        AffectPrediction(task, arrays[f"task_{task.name}"], arrays[f"true_{task.name}"]) for task in affect
+    ]
+    return predictions, float(arrays["loss"].mean())
+
+
+def clip_arguments(processor: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The clips of a batch as `MTCAEForMultiTaskVideo.forward` takes them: pixels, or what the encoder made of them."""
+    if "encoded" in batch:
+        return {"encoded_clips": batch["encoded"]}
+    return {"pixel_values": normalise(processor, batch["frames"])}
 
 
 def label_arguments(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The labels of a batch as `MTCAEForMultiTaskVideo.forward` takes them."""
-    return {name: batch[name] for name in ("labels", "face_boxes", "face_landmarks", "face_found")}
+    return {name: values for name, values in batch.items() if name not in ("frames", "encoded", "index")}
 
 
 def _predicted(outputs: Any) -> dict[str, torch.Tensor]:
@@ -88,6 +124,7 @@ def _as_predictions(arrays: dict[str, np.ndarray]) -> Predictions:
         true_landmarks=arrays["face_landmarks"],
         face_boxes=arrays.get("predicted_boxes"),
         face_landmarks=arrays.get("predicted_landmarks"),
+        rows=arrays["index"],
     )
 
 
@@ -103,6 +140,7 @@ def compute_metrics(predictions: Predictions, classes: list[str]) -> dict[str, A
         "uar": unweighted_average_recall(predicted, predictions.labels, len(classes)),
         "war": weighted_average_recall(predicted, predictions.labels, len(classes)),
         **_face_metrics(predictions),
+        **_affect_metrics(predictions),
         "clips": len(predicted),
         "frames_with_face": int(predictions.face_found.sum()),
         "confusion_matrix": confusion_matrix(predicted, predictions.labels, len(classes)).tolist(),
@@ -119,6 +157,11 @@ def _face_metrics(predictions: Predictions) -> dict[str, float | None]:
     }
 
 
+def _affect_metrics(predictions: Predictions) -> dict[str, float]:
+    figures = [affect_figures(part.task, part.predicted, part.true) for part in predictions.affect]
+    return {name: value for part in figures for name, value in part.items()}
+
+
 def constant_predictions(train: ClipDataset, test: Predictions, num_classes: int) -> Predictions:
     """What a model knows that never looks: the majority class, and the training clips' mean box and points."""
     labels = {name: values.numpy() for name, values in train.labels.items()}
@@ -133,6 +176,11 @@ def constant_predictions(train: ClipDataset, test: Predictions, num_classes: int
         true_landmarks=test.true_landmarks,
         face_boxes=_repeat_mean(labels["face_boxes"], labels["face_found"], test.true_boxes),
         face_landmarks=_repeat_mean(labels["face_landmarks"], labels["face_found"], test.true_landmarks),
+        rows=test.rows,
+        affect=[
+            replace(part, predicted=constant_affect(part.task, labels[part.task.label_key], part.true))
+            for part in test.affect
+        ],
     )
 
 
@@ -141,3 +189,56 @@ def _repeat_mean(labels: np.ndarray, found: np.ndarray, like: np.ndarray) -> np.
     if not found.any():
         return np.full_like(like, math.nan)
     return np.broadcast_to(labels[found].mean(axis=0), like.shape).astype(like.dtype)
+
+
+def write_clip_predictions(
+    predictions: Predictions, rows: datasets.Dataset, classes: list[str], output_dir: Path
+) -> Path:
+    """Writes predictions.parquet: a row per clip, from which every figure can be computed for any group of clips.
+
+    Columns: name, subject, attributes (JSON, what the corpus tells of the clip), expression and predicted (class
+    names), score_CLASS (logits), frames_with_face, and the means face_box_iou and landmark_nme over these frames (null
+    where there are none or the model does not predict them).
+
+    Args:
+        predictions: of the clips of `rows`.
+        rows: the split that was predicted.
+        classes: names of the expressions in the order of their ids.
+        output_dir: of the run.
+    """
+    order = range(len(predictions.labels)) if predictions.rows is None else predictions.rows.tolist()
+    names, subjects, attributes = list(rows["name"]), list(rows["subject"]), clip_attributes(rows)
+    table = {
+        "name": [names[row] for row in order],
+        "subject": [subjects[row] for row in order],
+        "attributes": [json.dumps(attributes[row], sort_keys=True) for row in order],
+        "expression": [classes[label] for label in predictions.labels],
+        "predicted": [classes[label] for label in predictions.scores.argmax(axis=-1)],
+        **{f"score_{name}": predictions.scores[:, label].tolist() for label, name in enumerate(classes)},
+        "frames_with_face": predictions.face_found.sum(axis=1).tolist(),
+        **_face_figures_per_clip(predictions),
+    }
+    file = output_dir / PREDICTIONS_FILE
+    with replacing(file) as temporary:
+        parquet.write_table(pa.table(table), temporary)
+    return file
+
+
+def clip_attributes(rows: datasets.Dataset) -> list[dict[str, str]]:
+    """What the corpus tells of each clip besides expression and subject; empty where the data set does not keep it."""
+    if "attributes" not in rows.column_names:
+        return [{} for _ in range(len(rows))]
+    return [json.loads(entry) for entry in rows["attributes"]]
+
+
+def _face_figures_per_clip(predictions: Predictions) -> dict[str, list[float | None]]:
+    clips = [_clip(predictions, position) for position in range(len(predictions.labels))]
+    figures = [_face_metrics(clip) if clip.face_found.any() else {} for clip in clips]
+    return {name: pa.array([clip.get(name) for clip in figures], pa.float64()) for name in FACE_FIGURES}
+
+
+def _clip(predictions: Predictions, position: int) -> Predictions:
+    """The predictions of one clip."""
+    part = slice(position, position + 1)
+    arrays = {name: value[part] for name, value in vars(predictions).items() if isinstance(value, np.ndarray)}
+    return Predictions(**arrays)

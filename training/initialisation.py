@@ -1,6 +1,7 @@
 """Models for a run: from a preset, from a pre-trained encoder, or from a checkpoint; and a data-dependent start."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,24 +10,39 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
+from mtcae_dfer.modeling_lgi_former import cut_tubelets
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import ModelArguments, available_presets
 
 logger = logging.get_logger(__name__)
 
+# Options of a run that are fields of the model's config by the same name.
+NAMED_CONFIG_FIELDS = (
+    *("structure", "decoder_type", "pooling"),
+    *("decoder_num_layers", "decoder_head_dim", "share_decoder_layers"),
+    *("uncertainty_weighting", "contrastive_weight"),
+)
+
 
 def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiTaskVideo:
     """The model that `--model` names, with one class per expression of the data set.
 
-    A preset gives a fresh model; a checkpoint of MTCAE is trained on, with a fresh expression head if its classes
-    differ; a checkpoint of VideoMAE becomes the encoder under fresh decoders.
+    A preset gives a fresh model, whose encoder `--encoder` replaces by a pre-trained one; a checkpoint of MTCAE is
+    trained on, with a fresh expression head if its classes differ; a checkpoint of VideoMAE becomes the encoder under
+    fresh decoders.
 
     Raises:
-        ValueError: the name is neither a preset nor a checkpoint of one of these.
+        ValueError: the name is neither a preset nor a checkpoint of one of these, or it is a checkpoint and
+            `--encoder` names another one.
     """
     overrides = _config_overrides(arguments, classes)
-    if arguments.model in available_presets():
+    if arguments.model in available_presets() and arguments.encoder is not None:
+        overrides.pop("encoder_config", None)
+        model = MTCAEForMultiTaskVideo.from_encoder_pretrained(arguments.encoder, **overrides)
+    elif arguments.model in available_presets():
         model = MTCAEForMultiTaskVideo(MTCAEConfig(**overrides))
+    elif arguments.encoder is not None:
+        raise ValueError(f"--encoder {arguments.encoder}: goes under a preset's decoders, not into {arguments.model}")
     else:
         model = _load_checkpoint(arguments.model, overrides)
     if arguments.freeze_encoder:
@@ -35,9 +51,47 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
 
 
 def _config_overrides(arguments: ModelArguments, classes: list[str]) -> dict[str, Any]:
-    named = {name: getattr(arguments, name) for name in ("structure", "decoder_type", "pooling")}
+    named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS}
     chosen = {name: value for name, value in named.items() if value is not None}
+    tasks = choose_tasks(arguments)
+    chosen |= {"tasks": tasks} if tasks is not None else {}
     return {**arguments.model_config, **chosen, "id2label": dict(enumerate(classes))}
+
+
+def choose_tasks(arguments: ModelArguments) -> list[dict[str, Any]] | None:
+    """The preset's tasks, or the paper's, as `--tasks` and `--task_weights` change them; None where they do not.
+
+    Raises:
+        ValueError: an option names a task that is not there, names one twice, or gives no number.
+    """
+    if arguments.tasks is None and arguments.task_weights is None:
+        return None
+    described = MTCAEConfig(**arguments.model_config).tasks
+    by_name = {task["name"]: task for task in described}
+    wanted = _split_words(arguments.tasks) if arguments.tasks is not None else list(by_name)
+    weights = dict(_read_weight(word) for word in _split_words(arguments.task_weights or ""))
+    _refuse_unknown_tasks("tasks", wanted, by_name)
+    _refuse_unknown_tasks("task_weights", list(weights), wanted)
+    return [by_name[name] | ({"weight": weights[name]} if name in weights else {}) for name in wanted]
+
+
+def _split_words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _read_weight(word: str) -> tuple[str, float]:
+    name, _, weight = word.partition("=")
+    try:
+        return name.strip(), float(weight)
+    except ValueError:
+        raise ValueError(f"--task_weights {word}: must be TASK=NUMBER, several of them with commas between") from None
+
+
+def _refuse_unknown_tasks(option: str, names: list[str], known: Iterable[str]) -> None:
+    wrong = [name for name in names if name not in known or names.count(name) > 1]
+    if wrong or (option == "tasks" and not names):
+        there = ", ".join(known)
+        raise ValueError(f"--{option} {','.join(names)}: must name each task at most once, out of {there}")
 
 
 def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskVideo:
@@ -60,7 +114,7 @@ def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskV
 
 @torch.no_grad()
 def whiten_patch_embedding(
-    model: MTCAEForMultiTaskVideo, pixel_values: torch.Tensor, temporal_orders: int = 3, floor: float = 0.01
+    model: nn.Module, pixel_values: torch.Tensor, temporal_orders: int = 3, floor: float = 0.01
 ) -> None:
     """Starts the patch embedding of a fresh encoder from the principal components of training tubelets.
 
@@ -69,7 +123,7 @@ def whiten_patch_embedding(
     others its cosine components over time, which are blind to everything that does not move.
 
     Args:
-        model: its encoder embeds by a convolution over tubelets, as VideoMAE's does.
+        model: its encoder, or it, embeds by a convolution over tubelets, as VideoMAE does.
         pixel_values: (B, T, 3, H, W) normalised training clips, no labels needed.
         temporal_orders: number of cosine components over the frames of a tubelet, less than its frames.
         floor: components weaker than this share of the strongest are not blown up to full variance.
@@ -77,8 +131,10 @@ def whiten_patch_embedding(
     Raises:
         ValueError: the encoder has no such embedding.
     """
-    projection = _tubelet_projection(model.encoder)
-    pixels = _cut_tubelets(pixel_values, model.config)  # (tubelets, 3, time, patch pixels)
+    projection = _tubelet_projection(model)
+    tubelet_size, *patch_size = projection.kernel_size
+    # (B, N, time, patch pixels, 3) -> (B * N, 3, time, patch pixels)
+    pixels = cut_tubelets(pixel_values, tubelet_size, patch_size).flatten(0, 1).movedim(-1, 1)
     orders = min(temporal_orders, pixels.shape[2] - 1)
     filters = [
         _whitening_filters(pixels, order, channels, floor)
@@ -91,21 +147,12 @@ def whiten_patch_embedding(
     projection.bias.copy_(-(weight @ pixels.flatten(1).mean(dim=0)))
 
 
-def _tubelet_projection(encoder: nn.Module) -> nn.Conv3d:
-    projections = [module for module in encoder.modules() if isinstance(module, nn.Conv3d)]
+def _tubelet_projection(model: nn.Module) -> nn.Conv3d:
+    projections = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
     if len(projections) != 1:
-        raise ValueError(f"whiten_patch_embedding: {type(encoder).__name__} has no single convolution over tubelets")
+        name = type(getattr(model, "encoder", model)).__name__
+        raise ValueError(f"whiten_patch_embedding: {name} has no single convolution over tubelets")
     return projections[0]
-
-
-def _cut_tubelets(pixel_values: torch.Tensor, config: MTCAEConfig) -> torch.Tensor:
-    """(B, T, 3, H, W) -> (B * t * h * w, 3, tubelet frames, patch pixels)."""
-    tubelets, rows, columns = config.token_grid
-    height, width = config.patch_size
-    shape = (len(pixel_values), tubelets, config.tubelet_size, 3, rows, height, columns, width)
-    # (B, t, frames, 3, h, height, w, width) -> (B, t, h, w, 3, frames, height, width)
-    cut = pixel_values.reshape(shape).permute(0, 1, 4, 6, 3, 2, 5, 7)
-    return cut.flatten(6, 7).flatten(0, 3)
 
 
 def _share_channels(channels: int, orders: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The figures of a test: UAR, WAR, confusion matrix, box overlap and landmark error.
+"""The figures of a test: UAR, WAR, confusion matrix, box overlap, landmark error, and those of affect (P_MTL).
 
 Every formula stands once, as a function of numpy arrays; the `evaluate.Metric` classes below call it. They are classes
 to import, not scripts to load, so that they need no network, and they keep their data in memory, so that any number of
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mtcae_dfer.face_geometry import LANDMARK_NAMES, box_intersection_over_union
+from mtcae_dfer.modeling_mtl_er import MISSING_LABEL, MISSING_VALENCE_AROUSAL
 
 LEFT_EYE, RIGHT_EYE = LANDMARK_NAMES.index("left_eye"), LANDMARK_NAMES.index("right_eye")
 BOX_SHAPE, LANDMARKS_SHAPE = (4,), (len(LANDMARK_NAMES), 2)
@@ -312,3 +313,197 @@ class NormalisedLandmarkError(FaceMetric):
     features = _face_features(LANDMARKS_SHAPE)
     result_name = "landmark_nme"
     formula = staticmethod(landmark_nme)
+
+
+# Valence, arousal, expression and action units of frames, as the ABAW challenges score them
+
+
+def concordance_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+    """CCC of valence or arousal: 2 cov(y, p) / (var y + var p + (mean y - mean p)^2), population statistics.
+
+    It is computed once over the frames of all videos together, and is no mean of the videos' values.
+
+    Args:
+        predictions: (...).
+        references: of the same shape, in [-1, 1]; -5 or NaN where unknown, which does not count.
+
+    Returns:
+        A value in [-1, 1]; 0 where predictions or references do not vary, NaN where no frame is labelled or a
+        prediction that counts is NaN.
+
+    Raises:
+        ValueError: shapes that differ, or references outside of [-1, 1].
+    """
+    predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    if predictions.shape != references.shape:
+        raise ValueError(f"predictions {predictions.shape} and references {references.shape} differ in shape")
+    known = ~np.isnan(references) & (references != MISSING_VALENCE_AROUSAL)
+    predicted, true = predictions[known], references[known]
+    outside = np.unique(true[np.abs(true) > 1])
+    if outside.size:
+        raise ValueError(f"references hold {outside[:5].tolist()}, but valence and arousal are in [-1, 1]")
+    if not true.size:
+        return float("nan")
+    covariance = ((predicted - predicted.mean()) * (true - true.mean())).mean()
+    spread = predicted.var() + true.var() + (predicted.mean() - true.mean()) ** 2
+    return float(2 * covariance / spread) if spread != 0 else 0.0
+
+
+def macro_f1(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> float:
+    """Mean F1 over the expressions that occur among the labelled frames' references or predictions.
+
+    Args:
+        predictions: class ids (N,).
+        references: class ids (N,); -1 where unknown, which does not count.
+        num_classes: K.
+
+    Returns:
+        A value in [0, 1]; NaN where no frame is labelled.
+
+    Raises:
+        ValueError: as in `confusion_matrix`.
+    """
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    if predictions.shape != references.shape:
+        raise ValueError(f"predictions {predictions.shape} and references {references.shape} differ in shape")
+    known = references != MISSING_LABEL
+    if not known.any():
+        return float("nan")
+    counts = confusion_matrix(predictions[known], references[known], num_classes)
+    found, either = counts.diagonal(), counts.sum(axis=0) + counts.sum(axis=1)
+    return float((2 * found[either > 0] / either[either > 0]).mean())
+
+
+def per_unit_f1(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Binary F1 of each action unit (U,), over the frames in which this unit is labelled.
+
+    Args:
+        predictions: 0 or 1, (..., U).
+        references: 0 or 1, (..., U); -1 where unknown, each unit by itself.
+
+    Returns:
+        F1 (U,): 0 for a unit that neither occurs nor is predicted, NaN for one that is labelled nowhere.
+
+    Raises:
+        ValueError: shapes that differ, or other values.
+    """
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    if predictions.shape != references.shape or predictions.ndim < 1:
+        raise ValueError(f"predictions {predictions.shape} and references {references.shape} differ in shape")
+    if not np.isin(predictions, (0, 1)).all():
+        raise ValueError("predictions must hold 0 and 1: compare probabilities with 0.5 first")
+    if not np.isin(references, (0, 1, MISSING_LABEL)).all():
+        raise ValueError(f"references must hold 0, 1, and {MISSING_LABEL} where unknown")
+    # (..., U) -> (frames, U)
+    predicted = predictions.reshape(-1, predictions.shape[-1]) == 1
+    true, known = (references.reshape(predicted.shape) == 1), references.reshape(predicted.shape) != MISSING_LABEL
+    found = (predicted & true & known).sum(axis=0)
+    either = (predicted & known).sum(axis=0) + true.sum(axis=0)
+    scores = 2 * found / np.maximum(either, 1)
+    return np.where(known.any(axis=0), scores, np.nan)
+
+
+def action_unit_f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Mean of `per_unit_f1` over the action units that are labelled somewhere; NaN where there is none."""
+    scores = per_unit_f1(predictions, references)
+    return float(np.nanmean(scores)) if not np.isnan(scores).all() else float("nan")
+
+
+def multi_task_score(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> dict[str, float]:
+    """P_MTL of the ABAW challenges and its parts.
+
+    Args:
+        predictions: (N, 3 + U), one row a frame: valence, arousal, expression, action units 0 or 1.
+        references: (N, 3 + U), likewise, with -5, -5, -1, -1 where unknown.
+        num_classes: number of expressions.
+
+    Returns:
+        ccc_valence, ccc_arousal, expression_f1, action_unit_f1, and p_mtl = (ccc_valence + ccc_arousal) / 2 +
+        expression_f1 + action_unit_f1, at most 3. NaN where a part has no labels.
+
+    Raises:
+        ValueError: as in the functions of the parts.
+    """
+    predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    if predictions.shape != references.shape or predictions.ndim != 2 or predictions.shape[1] < 4:
+        raise ValueError(
+            f"predictions {predictions.shape} and references {references.shape} must be two equal tables of valence, "
+            "arousal, expression and action units"
+        )
+    parts = {
+        "ccc_valence": concordance_correlation(predictions[:, 0], references[:, 0]),
+        "ccc_arousal": concordance_correlation(predictions[:, 1], references[:, 1]),
+        "expression_f1": macro_f1(_whole("predictions", predictions), _whole("references", references), num_classes),
+        "action_unit_f1": action_unit_f1(predictions[:, 3:], references[:, 3:]),
+    }
+    agreement = (parts["ccc_valence"] + parts["ccc_arousal"]) / 2
+    return {**parts, "p_mtl": agreement + parts["expression_f1"] + parts["action_unit_f1"]}
+
+
+def _whole(name: str, table: np.ndarray) -> np.ndarray:
+    """The column of expressions as class ids."""
+    ids = table[:, 2]
+    if not (ids == np.round(ids)).all():
+        raise ValueError(f"{name} hold expressions that are no whole numbers: take the argmax of scores first")
+    return ids.astype(np.int64)
+
+
+class ConcordanceCorrelation(OfflineMetric):
+    """`compute(predictions=, references=)` of values (...) -> {"ccc"}; see `concordance_correlation`."""
+
+    description = "Concordance correlation coefficient over all labelled frames together."
+    features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
+    result_name = "ccc"
+
+    def _as_entries(self, name: str, values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float64).reshape(-1)
+
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        # Missing values come back as None.
+        pair = (np.array(values, np.float64) for values in (predictions, references))
+        return {self.result_name: concordance_correlation(*pair)}
+
+
+class ExpressionF1(ClassMetric):
+    """`compute(predictions=, references=, num_classes=)` -> {"expression_f1"}; see `macro_f1`."""
+
+    description = "Mean F1 over the expressions that occur; frames with the label -1 do not count."
+    result_name = "expression_f1"
+    formula = staticmethod(macro_f1)
+
+
+class RowMetric(OfflineMetric):
+    """A metric of rows of numbers (N, C), one row a frame."""
+
+    features = datasets.Features(
+        {name: datasets.Sequence(datasets.Value("float64")) for name in ("predictions", "references")}
+    )
+
+    def _as_entries(self, name: str, values: np.ndarray) -> np.ndarray:
+        if values.ndim < 2:
+            raise ValueError(f"{name} have shape {values.shape}, but must be rows of numbers, one a frame")
+        # (..., C) -> (frames, C)
+        return values.astype(np.float64).reshape(-1, values.shape[-1])
+
+
+class ActionUnitF1(RowMetric):
+    """`compute(predictions=, references=)` of rows (N, U) -> {"action_unit_f1"}; see `action_unit_f1`."""
+
+    description = "Mean binary F1 over action units; labels -1 do not count."
+    result_name = "action_unit_f1"
+
+    def _compute(self, predictions: list, references: list) -> dict[str, float]:
+        return {self.result_name: action_unit_f1(np.array(predictions), np.array(references))}
+
+
+class MultiTaskScore(RowMetric):
+    """`compute(predictions=, references=, num_classes=)` of rows (N, 3 + U) -> P_MTL and its parts.
+
+    See `multi_task_score`.
+    """
+
+    description = "P_MTL = mean CCC of valence and arousal + expression F1 + action unit F1."
+    result_name = "p_mtl"
+
+    def _compute(self, predictions: list, references: list, num_classes: int) -> dict[str, float]:
+        return multi_task_score(np.array(predictions, np.float64), np.array(references, np.float64), num_classes)

@@ -23,6 +23,12 @@ FIGURES = {
     "war": ("WAR", True, True),
     "face_box_iou": ("face box IoU", True, False),
     "landmark_nme": ("landmark error / inter-ocular distance", False, False),
+    "ccc_valence": ("CCC of valence (frames)", True, False),
+    "ccc_arousal": ("CCC of arousal (frames)", True, False),
+    "action_unit_f1": ("F1 of action units (frames)", True, False),
+    "clip_ccc_valence": ("CCC of valence (clips)", True, False),
+    "clip_ccc_arousal": ("CCC of arousal (clips)", True, False),
+    "clip_action_unit_f1": ("F1 of action units (clips)", True, False),
 }
 MODEL_COLOUR, CONSTANT_COLOUR, CHANCE_COLOUR, SELECTED_COLOUR = "#1f6fb4", "#b9bec4", "#c0392b", "#2a9d4b"
 LONGEST_NAME, LONGEST_LINE = 24, 120
@@ -35,6 +41,12 @@ class Figures(TypedDict, total=False):
     war: float  # share of clips that are right
     face_box_iou: float | None  # mean over frames with a face; None: the model does not predict boxes
     landmark_nme: float | None  # likewise; mean distance / inter-ocular distance in the model's square frame
+    ccc_valence: float  # concordance over all labelled frames; absent: the model does not predict valence per frame
+    ccc_arousal: float  # likewise
+    action_unit_f1: float  # mean binary F1 over the labelled action units of all frames
+    clip_ccc_valence: float  # the same three of tasks per clip
+    clip_ccc_arousal: float
+    clip_action_unit_f1: float
     clips: int  # how many clips were tested
     frames_with_face: int  # how many of their frames count for boxes and points
     confusion_matrix: list[list[int]]  # (K, K) clips: rows are true classes, columns predicted ones
@@ -59,6 +71,7 @@ class Report(TypedDict, total=False):
     protocol: str  # how the clips were divided into training, validation and test
     seed: int
     data: str  # what the clips are
+    dataset: dict[str, str]  # name, license, corpus, label_source, clips and path of the data set
     classes: list[str]  # names of the expressions in the order of their ids
     test: Figures
     constant_predictor: Figures  # of majority class and mean box and points of the training clips, on the same test
@@ -88,7 +101,7 @@ def write_report(results: Report, output_dir: Path) -> Path:
     """
     check_report(results, "the results")
     output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_plain_values(results), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain_values(results), indent=2, ensure_ascii=False, allow_nan=False)
     # The figures first: they cannot be made again, the picture can.
     with replacing(output_dir / REPORT_FILE) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -135,13 +148,13 @@ def replacing(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _plain_values(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain_values(entry) for key, entry in value.items()}
+        return {key: plain_values(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain_values(entry) for entry in value]
+        return [plain_values(entry) for entry in value]
     if isinstance(value, (np.generic, np.ndarray)):
-        return _plain_values(value.tolist())
+        return plain_values(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -247,23 +260,23 @@ def make_report_figure(results: Report) -> Any:
 
 def _title(results: Report) -> str:
     lines = (f"{results['protocol']}, seed {results['seed']}", results["data"])
-    return "\n".join(_plain_text(part) for line in lines for part in textwrap.wrap(str(line), LONGEST_LINE))
+    return "\n".join(plain_text(part) for line in lines for part in textwrap.wrap(str(line), LONGEST_LINE))
 
 
-def _plain_text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
 
 
-def _short_name(name: str) -> str:
-    return _plain_text(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
+def short_name(name: str) -> str:
+    return plain_text(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
 
 
 def _draw_losses(axes: Any, history: list[EpochRecord]) -> None:
     # Not every epoch knows every task: without a face there is no loss of boxes.
     tasks = list(dict.fromkeys(task for record in history for task in record["task_losses"]))
     for task in tasks:
-        _draw_curve(axes, history, [record["task_losses"].get(task) for record in history], label=_short_name(task))
+        _draw_curve(axes, history, [record["task_losses"].get(task) for record in history], label=short_name(task))
     axes.set_title("Training loss of each task, before its weight")
     losses = [loss for line in axes.lines for loss in line.get_ydata() if loss > 0]
     # Within one power of ten a logarithmic axis might show no number at all.
@@ -325,7 +338,7 @@ def _draw_confusion(axes: Any, results: Report) -> None:
     for row, column in np.ndindex(*counts.shape):
         colour = "white" if shares[row, column] > 0.5 else "black" if counts[row, column] else "#a0a0a0"
         axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=count_size)
-    names = [_short_name(name) for name in classes]
+    names = [short_name(name) for name in classes]
     axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(range(len(classes)), names, fontsize=size)
     axes.set(xlabel="predicted", ylabel="true", title=f"{results['test']['clips']} test clips")

@@ -26,10 +26,11 @@ from tqdm import tqdm
 from transformers import get_scheduler
 from transformers.utils import logging
 
-from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
+from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset, read_build_report
 from mtcae_dfer.hub_dataset.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling import LabellingOptions
-from mtcae_dfer.hub_dataset.loading import load_multitask_dataset, protocol_name
+from mtcae_dfer.hub_dataset.protocols import fold_title, load_fold
 from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
@@ -43,10 +44,14 @@ from mtcae_dfer.training.evaluation import (
     label_arguments,
     normalise,
     predict_split,
+    write_clip_predictions,
 )
+from mtcae_dfer.training.experiments import THREADS_VARIABLE
 from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding
 from mtcae_dfer.training.report import format_table, write_report
+from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
+SYNTHETIC_NAME = "mtcae-synthetic"
 SYNTHETIC_DATA = "synthetic faces (drawn, no real people)"
 SEEN_CLIPS_PROTOCOL = "training clips themselves (says nothing about unseen people)"
 WHITENING_CLIPS = 128
@@ -61,18 +66,25 @@ class Splits:
     test: ClipDataset
     protocol: str
     data: str  # what the clips are, for the report
+    dataset: dict[str, str]  # its name, licence, corpus and number of clips, for the report
 
 
 @dataclass
-class TrainingState:
-    """What a run knows between epochs; stored in every checkpoint."""
+class Progress:
+    """What any training knows between epochs; stored in every checkpoint."""
 
     epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingState(Progress):
+    """What a run knows besides: the epoch whose model it keeps."""
+
     selected_epoch: int = 0
     selected_uar: float = -1.0
     selected_loss: float = float("inf")
-    history: list[dict[str, Any]] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Stopwatch:
@@ -114,6 +126,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
     output_dir = Path(arguments.optimisation.output_dir)
     stopwatch = Stopwatch()
     claim_output_dir(output_dir, arguments.optimisation, accelerator)
+    start_trackers(accelerator, arguments)
     dataset_dir = arguments.data.dataset or make_synthetic_dataset(arguments.data, accelerator, stopwatch)
     set_seed(arguments.optimisation.seed)
     model, splits = prepare_model_and_data(arguments, dataset_dir)
@@ -136,11 +149,15 @@ def make_accelerator(options: OptimisationArguments) -> Accelerator:
     """The accelerator, with all processors at work where there is no accelerator device."""
     precision = "bf16" if options.bf16 else "fp16" if options.fp16 else "no"
     accelerator = Accelerator(
-        mixed_precision=precision, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True)
+        mixed_precision=precision,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        log_with=chosen_trackers(options),
+        project_dir=options.output_dir,
     )
     if accelerator.device.type == "cpu":
-        # `accelerate launch` leaves one thread to each process.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        # `accelerate launch` leaves one thread to each process. Of several runs at a time each has its share.
+        threads = int(os.environ.get(THREADS_VARIABLE) or os.cpu_count() or 1)
+        torch.set_num_threads(max(1, threads // accelerator.num_processes))
     return accelerator
 
 
@@ -164,7 +181,7 @@ def claim_output_dir(output_dir: Path, options: OptimisationArguments, accelerat
 def _remove_run(output_dir: Path) -> None:
     # Only what a run writes: a mistyped folder must not cost somebody's files.
     shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
-    for name in ("report.json", "report.png", "model.safetensors", "config.json"):
+    for name in ("report.json", "report.png", "predictions.parquet", "model.safetensors", "config.json"):
         (output_dir / name).unlink(missing_ok=True)
 
 
@@ -180,7 +197,8 @@ def make_synthetic_dataset(options: DataArguments, accelerator: Accelerator, sto
             corpus = make_synthetic_corpus(folder / "corpus", config)
         with stopwatch.stage("labelling"):
             clips = read_folder(corpus / "videos" / "clips.csv", class_names=config.expressions)
-            build = BuildOptions("mtcae-synthetic", "apache-2.0", config.expressions, labelling=LabellingOptions())
+            clips = attach_drawn_labels(clips, corpus)
+            build = BuildOptions(SYNTHETIC_NAME, "apache-2.0", config.expressions, labelling=LabellingOptions())
             build_dataset(clips, dataset_dir, build)
     accelerator.wait_for_everyone()
     return str(dataset_dir)
@@ -188,16 +206,30 @@ def make_synthetic_dataset(options: DataArguments, accelerator: Accelerator, sto
 
 def prepare_model_and_data(arguments: RunArguments, dataset_dir: str) -> tuple[MTCAEForMultiTaskVideo, Splits]:
     """Opens the data set and builds a model for its classes."""
-    rows = load_multitask_dataset(dataset_dir)
+    rows = load_fold(dataset_dir, arguments.data.protocol, arguments.data.fold, arguments.data.videos)
+    refuse_missing_classes(rows, dataset_dir)
     model = build_model(arguments.model, class_names(rows["train"]))
     check_frames(labelled_frame_count(rows["train"]), model, dataset_dir)
-    splits = open_splits(rows, arguments, model.config.image_size, dataset_dir)
+    splits = open_splits(rows, arguments, model, dataset_dir)
     if arguments.optimisation.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     for task in model.tasks:
         if task.kind == "classification":
             task.label_smoothing = arguments.optimisation.label_smoothing_factor
     return model, splits
+
+
+def refuse_missing_classes(rows: Any, dataset_dir: str) -> None:
+    """Refuses to train on clips that lack an expression; warns of one that nobody can be chosen or tested by."""
+    for split, clips in rows.items():
+        there = set(clips["expression"])
+        missing = [name for label, name in enumerate(class_names(clips)) if label not in there]
+        if missing and split == "train":
+            raise ValueError(
+                f"{dataset_dir} has no training clip of {', '.join(missing)}: leave out the class or choose other folds"
+            )
+        if missing:
+            print(f"Warning: no {split} clip of {', '.join(missing)}; the UAR leaves such classes out", file=sys.stderr)
 
 
 def check_frames(labelled: int, model: MTCAEForMultiTaskVideo, dataset_dir: str) -> None:
@@ -209,9 +241,9 @@ def check_frames(labelled: int, model: MTCAEForMultiTaskVideo, dataset_dir: str)
         )
 
 
-def open_splits(rows: Any, arguments: RunArguments, size: tuple[int, int], dataset_dir: str) -> Splits:
+def open_splits(rows: Any, arguments: RunArguments, model: MTCAEForMultiTaskVideo, dataset_dir: str) -> Splits:
     """The three splits; with `--train_on_all` the training clips stand for all three."""
-    options = arguments.data
+    options, size, tasks = arguments.data, model.config.image_size, model.tasks
     missing = [split for split in ("train", "validation", "test") if split not in rows]
     if missing and not options.train_on_all:
         raise ValueError(
@@ -222,10 +254,19 @@ def open_splits(rows: Any, arguments: RunArguments, size: tuple[int, int], datas
     keep = needed <= options.cache_frames_gb * 1e9
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
-    train = ClipDataset(rows["train"], size, augmentation, arguments.optimisation.seed, keep)
-    others = [ClipDataset(rows[name], size, keep_frames=keep) for name in names[1:]]
-    protocol = SEEN_CLIPS_PROTOCOL if options.train_on_all else protocol_name(dataset_dir)
-    return Splits(train, *others, protocol, options.dataset or SYNTHETIC_DATA)
+    train = ClipDataset(rows["train"], size, augmentation, arguments.optimisation.seed, keep, tasks)
+    others = [ClipDataset(rows[name], size, keep_frames=keep, tasks=tasks) for name in names[1:]]
+    protocol = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
+    dataset = describe_dataset(dataset_dir)
+    data = SYNTHETIC_DATA if dataset["name"] == SYNTHETIC_NAME else dataset["name"]
+    return Splits(train, *others, protocol, data, dataset)
+
+
+def describe_dataset(dataset_dir: str) -> dict[str, str]:
+    """Name, licence, corpus, source and size of a data set, for the report and a model card."""
+    built = read_build_report(dataset_dir)
+    told = {name: built.options.get(name) or "unknown" for name in ("license", "corpus", "label_source")}
+    return {"name": built.dataset_name, **told, "clips": str(built.clip_count), "path": dataset_dir}
 
 
 def make_processor(model: MTCAEForMultiTaskVideo) -> MTCAEVideoProcessor:
@@ -244,7 +285,7 @@ def train(
 ) -> TrainingState:
     """Trains epoch by epoch; `output_dir` always holds the model of the best epoch on the validation clips."""
     options = arguments.optimisation
-    if arguments.model.whiten_patch_embedding:
+    if arguments.model.whiten_patch_embedding and arguments.model.encoder is None:
         whiten_patch_embedding(model, normalise(processor, whitening_frames(splits.train)))
     model, optimiser, train_loader, validation_loader = accelerator.prepare(
         model,
@@ -276,6 +317,7 @@ def train(
             epoch_record |= validate(accelerator, model, processor, validation_loader, splits)
             state.epoch += 1
             state.history.append({"epoch": state.epoch, **epoch_record})
+            log_epoch(accelerator, state.history[-1])
             select(accelerator, model, processor, state, output_dir)
             done = state.epoch == options.num_train_epochs
             if done or time.monotonic() - last_save >= options.save_seconds:
@@ -317,15 +359,17 @@ def make_schedule(
     )
 
 
-def start_or_resume(accelerator: Accelerator, arguments: RunArguments, output_dir: Path) -> TrainingState:
+def start_or_resume(
+    accelerator: Accelerator, arguments: Any, output_dir: Path, state_class: type[Progress] = TrainingState
+) -> Any:
     """A fresh state, saved at once so that a run can be taken up from its first second; or a checkpoint's."""
     wanted = arguments.optimisation.resume_from_checkpoint
     checkpoint = find_checkpoint(output_dir / "checkpoints", wanted) if wanted else None
     if checkpoint is None:
-        state = TrainingState(options=arguments.to_dict())
+        state = state_class(options=arguments.to_dict())
         save_checkpoint(accelerator, output_dir / "checkpoints", vars(state), arguments.optimisation.save_total_limit)
         return state
-    state = TrainingState(**load_progress(checkpoint))
+    state = state_class(**load_progress(checkpoint))
     refuse_changed_options(state.options, arguments.to_dict(), checkpoint)
     accelerator.load_state(str(checkpoint))
     accelerator.print(f"Resumed after epoch {state.epoch} from {checkpoint}")
@@ -436,6 +480,8 @@ def test(
     model, loader = accelerator.prepare(model, loader)
     predictions, _ = predict_split(model, processor, loader, accelerator)
     classes = class_names(splits.train.rows)
+    if accelerator.is_main_process:
+        write_clip_predictions(predictions, splits.test.rows, classes, output_dir)
     constant = constant_predictions(splits.train, predictions, len(classes))
     return {
         "classes": classes,
@@ -451,6 +497,7 @@ def describe_run(arguments: RunArguments, splits: Splits, state: TrainingState, 
     return {
         "protocol": splits.protocol,
         "data": splits.data,
+        "dataset": splits.dataset,
         "seed": arguments.optimisation.seed,
         "validation": state.history[state.selected_epoch - 1],
         "history": state.history,
@@ -463,13 +510,12 @@ def describe_run(arguments: RunArguments, splits: Splits, state: TrainingState, 
 
 
 def push(output_dir: Path, options: OptimisationArguments) -> None:
-    """Uploads the model folder and its report where `--push_to_hub` asks for it."""
+    """Writes and uploads the model folder with its card, as `mtcae push` does, where `--push_to_hub` asks for it."""
     if options.push_to_hub:
-        from huggingface_hub import HfApi
+        from mtcae_dfer.training.push import upload, write_model_folder
 
-        api = HfApi()
-        repository = api.create_repo(options.hub_model_id, exist_ok=True)
-        api.upload_folder(repo_id=repository.repo_id, folder_path=output_dir, ignore_patterns=["checkpoints/*", ".*"])
+        write_model_folder(output_dir, options.hub_model_id, output_dir / "hub")
+        print(f"Uploaded: {upload(output_dir / 'hub', options.hub_model_id)}")
 
 
 if __name__ == "__main__":

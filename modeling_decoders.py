@@ -1,0 +1,164 @@
+"""What every structure of MTCAE is made of: attention, the MLP, and the decoder of Algorithm 1.
+
+Shapes: B clips, N tokens in raster order (t, h, w), D channels.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_mtcae import MTCAEConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain softmax attention. Query, key, value: (B, heads, N, head_dim) -> ((B, N, heads, head_dim), weights)."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    # The softmax stays in float32: half precision loses the small weights of a long memory.
+    weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class MTCAECrossAttention(nn.Module):
+    """Multi-head attention of a query sequence on the memory. Head width is free: heads x head_dim may exceed D."""
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.decoder_head_dim
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        inner_size = config.decoder_num_attention_heads * self.head_dim
+        self.query = nn.Linear(config.decoder_hidden_size, inner_size)
+        self.key = nn.Linear(config.decoder_hidden_size, inner_size)
+        self.value = nn.Linear(config.decoder_hidden_size, inner_size)
+        self.output = nn.Linear(inner_size, config.decoder_hidden_size)
+
+    def _split_heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
+        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self, query: torch.Tensor, memory: torch.Tensor, values: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Query (B, N, D), memory (B, M, D) -> attended (B, N, D) and weights (B, heads, N, M) where eager.
+
+        The values come from the memory too, unless there are tokens of their own for them: `values` (B, M, D).
+        """
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attend(
+            self,
+            self._split_heads(self.query(query)),
+            self._split_heads(self.key(memory)),
+            self._split_heads(self.value(memory if values is None else values)),
+            None,
+            is_causal=self.is_causal,
+            scaling=self.scaling,
+            dropout=self.config.decoder_attention_dropout if self.training else 0.0,
+        )
+        # (B, N, heads, head_dim) -> (B, N, heads * head_dim)
+        return self.output(attended.flatten(-2)), weights
+
+
+class MTCAEMLP(nn.Module):
+    """Two dense layers with an activation between, applied to every token."""
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__()
+        hidden_size = int(config.decoder_hidden_size * config.decoder_mlp_ratio)
+        self.dense_in = nn.Linear(config.decoder_hidden_size, hidden_size)
+        self.activation = ACT2FN[config.decoder_hidden_act]
+        self.dense_out = nn.Linear(hidden_size, config.decoder_hidden_size)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return self.dense_out(self.activation(self.dense_in(tokens)))
+
+
+class MTCAEDecoderLayer(GradientCheckpointingLayer):
+    """One step of the recursion in Algorithm 1: cross-attention on the memory, then an MLP; no self-attention.
+
+    A decoder of type "mlp" (Table I) has the MLP alone.
+    """
+
+    def __init__(self, config: MTCAEConfig) -> None:
+        super().__init__()
+        self.has_attention = config.decoder_type == "vit"
+        if self.has_attention:
+            self.norm_query = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+            self.cross_attention = MTCAECrossAttention(config)
+        self.norm_mlp = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MTCAEMLP(config)
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def forward(self, tokens: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
+        """Y (B, N, D), memory (B, N, D) -> Y' = MLP(Norm(Z')) + Z' with Z' = MHA(Norm(Y), memory) + Y."""
+        if self.has_attention:
+            attended, _ = self.cross_attention(self.norm_query(tokens), memory)
+            tokens = tokens + self.dropout(attended)
+        return tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
+
+
+class MTCAEDecoder(nn.Module):
+    """Algorithm 1: refines a query in L steps, each of which reads the same memory Norm(Dense(F)).
+
+    Args:
+        config: the model's configuration.
+        starts_from_encoder: True if the first query is Dense(F) itself; False if it is another decoder's output.
+    """
+
+    def __init__(self, config: MTCAEConfig, starts_from_encoder: bool) -> None:
+        super().__init__()
+        self.starts_from_encoder = starts_from_encoder
+        self.reads_memory = config.decoder_type == "vit"
+        self.depth = config.decoder_num_layers
+        # A decoder that neither starts from the encoder's tokens nor reads them has no use for the projection.
+        if starts_from_encoder or self.reads_memory:
+            self.dense = nn.Linear(config.hidden_size, config.decoder_hidden_size)
+        if self.reads_memory:
+            self.norm_memory = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+        distinct_layers = 1 if config.share_decoder_layers else self.depth
+        self.layers = nn.ModuleList([MTCAEDecoderLayer(config) for _ in range(distinct_layers)])
+
+    def forward(self, query: torch.Tensor | None, encoded: torch.Tensor) -> torch.Tensor:
+        """Query (B, N, D) or None, encoder's output F (B, N, D_encoder) -> Y (B, N, D)."""
+        projected = self.dense(encoded) if self.starts_from_encoder or self.reads_memory else None
+        memory = self.norm_memory(projected) if self.reads_memory else None
+        tokens = projected if self.starts_from_encoder else query
+        for step in range(self.depth):
+            tokens = self.layers[step % len(self.layers)](tokens, memory)
+        return tokens
+
+
+class MTCAEStructure(nn.Module):
+    """What joins the encoder and the tasks' heads. A subclass says in `forward` which tokens each task's head reads.
+
+    Attributes:
+        output_size: channels of these tokens.
+    """
+
+    output_size: int
+
+    def predict(
+        self, encoded: torch.Tensor, heads: Mapping[str, nn.Module]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, D), and its prediction."""
+        tokens = self(encoded)
+        return tokens, {name: head(tokens[name]) for name, head in heads.items()}

@@ -1,0 +1,272 @@
+"""The training loop of a run: batches, steps, and what is known between them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
+from torch.utils.data import DataLoader
+from transformers.dynamic_module_utils import custom_object_save
+
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.checkpoints import save_checkpoint
+from mtcae_dfer.training.evaluation import clip_arguments, label_arguments
+from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
+from mtcae_dfer.training.optimisation import WeightAverage, make_optimiser, make_schedule, peak_learning_rate
+from mtcae_dfer.training.sampling import EpochSampler
+
+if TYPE_CHECKING:
+    from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+    from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
+    from mtcae_dfer.training.data import ClipDataset
+    from mtcae_dfer.training.feature_cache import EncodedClips
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+@dataclass
+class Progress:
+    """What any training knows between epochs; stored in every checkpoint."""
+
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingState(Progress):
+    """What a run knows besides: the epoch whose model it keeps, and how far it is in the present epoch."""
+
+    selected_epoch: int = 0
+    selected_uar: float = -1.0
+    selected_loss: float = float("inf")
+    step: int = 0  # batches of the present epoch that every process has done
+    sums: dict[str, float] = field(default_factory=dict)  # over these batches: losses, means over processes
+    seconds: float = 0.0  # that these batches took
+
+    def patience_is_over(self, patience: int) -> bool:
+        """Whether so many epochs brought no better validation UAR; never for 0."""
+        return bool(patience) and self.epoch - self.selected_epoch >= patience
+
+
+@dataclass
+class Training:
+    """All that takes part in the training of a run, prepared by Accelerate."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module  # wrapped for several processes or half precision
+    stepped: torch.nn.Module  # the same, compiled where that is asked for
+    loss: TrainingLoss
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    average: WeightAverage | None
+    sampler: EpochSampler
+    loader: DataLoader
+    clips: ClipDataset | EncodedClips
+    processor: MTCAEVideoProcessor
+    options: OptimisationArguments
+    output_dir: Path
+    last_save: float = field(default_factory=time.monotonic)
+
+    def averaged(self) -> Any:
+        """A block in which the model works with the averaged weights, where the run keeps them."""
+        return self.average.in_place() if self.average is not None else nullcontext()
+
+
+def prepare_training(
+    accelerator: Accelerator,
+    model: MTCAEForMultiTaskVideo,
+    processor: MTCAEVideoProcessor,
+    clips: ClipDataset | EncodedClips,
+    arguments: RunArguments,
+) -> Training:
+    """Builds loss, optimiser, schedule and loader for the training clips, and hands them to Accelerate.
+
+    Raises:
+        ValueError: an option cannot be combined with sharded training.
+    """
+    options = arguments.optimisation
+    _refuse_sharded(accelerator, options)
+    loss = make_loss(model, clips, options).to(accelerator.device)
+    optimiser = make_optimiser(
+        model,
+        options,
+        peak_learning_rate(options, accelerator.num_processes),
+        options.layer_decay,
+        loss.parameters(),
+    )
+    sampler, loader = make_loader(accelerator, clips, arguments)
+    model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+    steps_per_epoch = -(-len(loader) // options.gradient_accumulation_steps)
+    schedule = make_schedule(optimiser, options, steps_per_epoch)
+    average = WeightAverage(model.parameters(), options.ema_decay) if options.ema_decay else None
+    accelerator.register_for_checkpointing(*[part for part in (schedule, average) if part is not None])
+    if options.task_weighting == "uncertainty":
+        accelerator.register_for_checkpointing(loss)
+    stepped = torch.compile(model) if options.torch_compile else model
+    output_dir = Path(options.output_dir)
+    parts = (accelerator, model, stepped, loss, optimiser, schedule, average, sampler, loader, clips, processor)
+    return Training(*parts, options, output_dir)
+
+
+def _refuse_sharded(accelerator: Accelerator, options: OptimisationArguments) -> None:
+    if accelerator.distributed_type in SHARDED and options.task_weighting == "uncertainty":
+        raise ValueError("--task_weighting uncertainty: not with FSDP or DeepSpeed, which shard the model's weights")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and options.ema_decay:
+        raise ValueError(f"--ema_decay {options.ema_decay}: not with DeepSpeed, which keeps the weights to itself")
+
+
+def make_loss(
+    model: MTCAEForMultiTaskVideo, clips: ClipDataset | EncodedClips, options: OptimisationArguments
+) -> TrainingLoss:
+    """The loss by the options; class weights come from the training clips."""
+    weights = None
+    if options.class_weights == "balanced":
+        weights = balanced_class_weights(clips.labels["labels"], model.config.num_labels)
+    uncertainty = options.task_weighting == "uncertainty"
+    return TrainingLoss(model.tasks, weights, options.label_smoothing_factor, uncertainty)
+
+
+def make_loader(
+    accelerator: Accelerator, clips: ClipDataset | EncodedClips, arguments: RunArguments
+) -> tuple[EpochSampler, DataLoader]:
+    """The training clips in batches, in the order of the sampler."""
+    options, processes = arguments.optimisation, accelerator.num_processes
+    round_to = options.per_device_train_batch_size * processes if processes > 1 else 1
+    sampler = EpochSampler(clips.labels["labels"], options.seed, arguments.data.balanced_sampling, round_to)
+    workers = options.dataloader_num_workers
+    loader = DataLoader(
+        clips,
+        options.per_device_train_batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=options.dataloader_pin_memory and accelerator.device.type != "cpu",
+        persistent_workers=options.dataloader_persistent_workers and workers > 0,
+        prefetch_factor=options.dataloader_prefetch_factor if workers > 0 else None,
+    )
+    return sampler, loader
+
+
+def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
+    """What is left of a pass over the training clips; returns mean losses, learning rate and seconds of all of it."""
+    options, start = training.options, time.perf_counter()
+    before, sums = state.seconds, dict(state.sums)
+    training.clips.set_epoch(state.epoch)
+    training.loader.set_epoch(state.epoch)
+    clips_a_step = options.per_device_train_batch_size * training.accelerator.num_processes
+    training.sampler.begin(state.epoch, done=state.step * clips_a_step)
+    training.model.train()
+    for batch in training.loader:
+        seed_step(options.seed, state, training.accelerator.process_index)
+        for name, value in take_step(training, batch).items():
+            sums[name] = sums.get(name, 0.0) + value
+        state.step += 1
+        if _is_time_to_save(training, state):
+            state.sums, state.seconds = means_over_processes(training, sums), before + time.perf_counter() - start
+            sums = dict(state.sums)
+            save_progress(training, state)
+    steps, means = state.step, means_over_processes(training, sums)
+    losses = {name: value / steps for name, value in means.items()}
+    seconds = before + time.perf_counter() - start
+    state.step, state.sums, state.seconds = 0, {}, 0.0
+    return {
+        "train_loss": losses.pop("train_loss"),
+        "task_losses": losses,
+        "learning_rate": max(training.schedule.get_last_lr()),
+        "seconds": seconds,
+    }
+
+
+def seed_step(seed: int, state: TrainingState, process_index: int) -> None:
+    """Every step of every process starts from its own seed, so that a resumed run draws what an undisturbed one does."""
+    drawn = torch.Generator().manual_seed((seed * 10_007 + state.epoch) * 1_000_003 + state.step)
+    set_seed(int(torch.randint(0, 2**31, (process_index + 1,), generator=drawn)[-1]))
+
+
+def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Gradients of one batch, and an optimiser step where enough are gathered; returns the losses of this process."""
+    accelerator = training.accelerator
+    with accelerator.accumulate(training.model):
+        outputs = training.stepped(**clip_arguments(training.processor, batch), **label_arguments(batch))
+        loss, task_losses = training.loss(outputs, batch["labels"])
+        value = refuse_nan_loss(loss, batch, training.clips)
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            _finish_gradients(training)
+        training.optimiser.step()
+        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+            training.schedule.step()
+            if training.average is not None:
+                training.average.update()
+        training.optimiser.zero_grad()
+    names, values = list(task_losses), torch.stack([loss.detach() for loss in task_losses.values()]).tolist()
+    return {"train_loss": value, **dict(zip(names, values, strict=True))}
+
+
+def _finish_gradients(training: Training) -> None:
+    # The learned task weights stand outside the wrapped model, which averages the gradients of its own weights only.
+    for parameter in training.loss.parameters():
+        if parameter.grad is not None:
+            parameter.grad = training.accelerator.reduce(parameter.grad, "mean")
+    if training.options.max_grad_norm:
+        training.accelerator.clip_grad_norm_(training.model.parameters(), training.options.max_grad_norm)
+
+
+def refuse_nan_loss(loss: torch.Tensor, batch: dict[str, torch.Tensor], clips: Any) -> float:
+    """The loss as a number; stops a run whose loss is none, and names the clips. The last checkpoint remains.
+
+    Raises:
+        ValueError: the loss is NaN or infinite.
+    """
+    value = float(loss.detach())
+    if value != value or value in (float("inf"), float("-inf")):
+        names = ", ".join(clips.names[index] for index in batch["index"].tolist())
+        raise ValueError(
+            f"the loss is {value} on the clips {names}: lower --learning_rate, or look at these clips; "
+            "the last good checkpoint is kept"
+        )
+    return value
+
+
+def means_over_processes(training: Training, sums: dict[str, float]) -> dict[str, float]:
+    """The mean of every sum over the processes."""
+    if training.accelerator.num_processes == 1:
+        return dict(sums)
+    values = torch.tensor(list(sums.values()), dtype=torch.float64, device=training.accelerator.device)
+    return dict(zip(sums, training.accelerator.reduce(values, "mean").tolist(), strict=True))
+
+
+def _is_time_to_save(training: Training, state: TrainingState) -> bool:
+    """Whether a checkpoint within the epoch is due: between two optimiser steps, and not where the epoch ends."""
+    every = training.options.save_steps * training.options.gradient_accumulation_steps
+    return bool(every) and state.step % every == 0 and state.step < len(training.loader)
+
+
+def save_after_epoch(training: Training, state: TrainingState, done: bool) -> None:
+    """Saves a checkpoint at the end of the run, and where the last one is old enough."""
+    due = [done or time.monotonic() - training.last_save >= training.options.save_seconds]
+    # Clocks differ: one process decides for all.
+    if broadcast_object_list(due)[0]:
+        save_progress(training, state)
+
+
+def save_progress(training: Training, state: TrainingState) -> None:
+    """Saves a checkpoint, which the Auto* classes load as well."""
+    folder, keep = training.output_dir / "checkpoints", training.options.save_total_limit
+    save_checkpoint(training.accelerator, folder, vars(state), keep, lambda place: describe_model(training, place))
+    training.last_save = time.monotonic()
+
+
+def describe_model(training: Training, folder: Path) -> None:
+    """Writes what the Auto* classes need beside the weights: config, processor, and modelling files."""
+    model = training.accelerator.unwrap_model(training.model)
+    model.config.architectures = [type(model).__name__]
+    custom_object_save(model, str(folder), config=model.config)
+    model.config.save_pretrained(folder)
+    training.processor.save_pretrained(folder)

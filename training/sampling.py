@@ -1,0 +1,61 @@
+"""The order in which a run sees its clips: a function of seed and epoch alone, so that it can be taken up anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class EpochSampler(Sampler[int]):
+    """Positions of clips in a new order every epoch.
+
+    Args:
+        labels: (N,) class ids of the clips.
+        seed: decides, with the epoch, the order.
+        balanced: every epoch draws as many clips of one class as of the other (up to one), N altogether: of small
+            classes some clips come several times, of large ones some not at all.
+        round_to: the order is filled up from its beginning to a multiple of this, so that several processes get
+            equally many batches.
+    """
+
+    def __init__(self, labels: torch.Tensor, seed: int = 0, balanced: bool = False, round_to: int = 1) -> None:
+        self.labels = labels
+        self.seed = seed
+        self.balanced = balanced
+        self.round_to = round_to
+        self.epoch = 0
+        self.done = 0
+
+    def begin(self, epoch: int, done: int = 0) -> None:
+        """Chooses the epoch, and how many of its clips were already seen."""
+        self.epoch, self.done = epoch, done
+
+    def __len__(self) -> int:
+        """Clips of a whole epoch, whatever was already seen."""
+        return -(-len(self.labels) // self.round_to) * self.round_to
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order()[self.done :])
+
+    def order(self) -> list[int]:
+        """The epoch's positions, all of them."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        positions = self._balanced(generator) if self.balanced else torch.randperm(len(self.labels), generator=generator)
+        repeats = -(-len(self) // len(positions))
+        return positions.repeat(repeats)[: len(self)].tolist()
+
+    def _balanced(self, generator: torch.Generator) -> torch.Tensor:
+        classes = self.labels.unique()
+        share = -(-len(self.labels) // len(classes))
+        drawn = torch.stack([self._draw(label, share, generator) for label in classes])
+        # (classes, share) -> (share * classes): one of each class after the other, then the surplus falls off the end
+        positions = drawn.T.flatten()[: len(self.labels)]
+        return positions[torch.randperm(len(positions), generator=generator)]
+
+    def _draw(self, label: torch.Tensor, share: int, generator: torch.Generator) -> torch.Tensor:
+        """`share` positions of one class: whole shuffles one after the other."""
+        members = (self.labels == label).nonzero().flatten()
+        shuffles = [members[torch.randperm(len(members), generator=generator)] for _ in range(-(-share // len(members)))]
+        return torch.cat(shuffles)[:share]
