@@ -119,11 +119,27 @@ class FaceDetector:
         Raises:
             ValueError: `frames` has another shape or type.
         """
-        if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
-            raise ValueError(f"frames must be uint8 (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
+        _check_frames(frames)
         faces = self._find_all(frames)
         chosen = _choose_faces(faces, len(frames), self.policy, frames.shape[-1], frames.shape[-2])
         return _detections(faces, chosen, len(frames), frames.shape[-1], frames.shape[-2])
+
+    def detect_all(self, frames: torch.Tensor) -> list[FaceDetections]:
+        """Finds all faces in each frame of a clip.
+
+        Args:
+            frames: uint8 (T, 3, H, W), RGB.
+
+        Returns:
+            For each of the T frames its N faces, sorted by falling confidence: the axis T of `FaceDetections` then
+            counts the faces of the one frame. N may be 0.
+
+        Raises:
+            ValueError: `frames` has another shape or type.
+        """
+        _check_frames(frames)
+        faces, width, height = self._find_all(frames), frames.shape[-1], frames.shape[-2]
+        return [_all_of_frame(faces[faces.frame_index == frame], width, height) for frame in range(len(frames))]
 
     @torch.inference_mode()
     def _find_all(self, frames: torch.Tensor) -> _Faces:
@@ -260,6 +276,11 @@ class _PixelSums:
         sums.sub_(look_up(top_row, right)).sub_(look_up(bottom_row, left)).add_(look_up(top_row, left))
         area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
         return _network_input(sums.view(len(corners), size, size, pixels.shape[-1]), area)
+
+
+def _check_frames(frames: torch.Tensor) -> None:
+    if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
+        raise ValueError(f"frames must be uint8 (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
 def _load_networks() -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -433,3 +454,16 @@ def _detections(faces: _Faces, chosen: dict[int, int], frame_count: int, width: 
     detections.confidence[frames] = faces.confidence[indices]
     detections.face_found[frames] = True
     return detections
+
+
+def _all_of_frame(faces: _Faces, width: int, height: int) -> FaceDetections:
+    """All N faces of one frame, normalised and clipped to the frame."""
+    count = len(faces.boxes)
+    order = torch.argsort(faces.confidence, descending=True, stable=True)
+    return FaceDetections(
+        boxes=boxes_from_pixels(faces.boxes[order], width, height).clamp(0, 1),
+        landmarks=points_from_pixels(faces.landmarks[order], width, height).clamp(0, 1),
+        confidence=faces.confidence[order],
+        face_found=torch.ones(count, dtype=torch.bool),
+        face_count=torch.full((count,), count),
+    )

@@ -130,7 +130,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
             TypeError: a video is of no known kind, or an argument is unknown.
         """
         options = self._resolve_options(kwargs)
-        videos = _list_videos(videos)
+        videos = list_videos(videos)
         given_metadata = _one_per_video("video_metadata", options["video_metadata"], len(videos))
         crop_boxes = _one_per_video("crop_boxes", options["crop_boxes"], len(videos))
         clips = [
@@ -258,11 +258,11 @@ def _is_file(video: Any) -> bool:
     return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
 
 
-def _is_frame(item: Any) -> bool:
+def is_frame(item: Any) -> bool:
     return isinstance(item, Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
 
 
-def _list_videos(videos: VideoInput | Sequence[VideoInput]) -> list[VideoInput]:
+def list_videos(videos: VideoInput | Sequence[VideoInput]) -> list[VideoInput]:
     """One video or many -> list of videos."""
     if _is_file(videos):
         return [videos]
@@ -275,7 +275,7 @@ def _list_videos(videos: VideoInput | Sequence[VideoInput]) -> list[VideoInput]:
         )
     if len(videos) == 0:
         raise ValueError("the list of videos is empty")
-    return [videos] if all(_is_frame(item) for item in videos) else list(videos)
+    return [videos] if all(is_frame(item) for item in videos) else list(videos)
 
 
 def _one_per_video(name: str, values: Any, count: int) -> list[Any]:
@@ -308,13 +308,13 @@ def _read_file(video: VideoInput, size: tuple[int, int] | None, options: dict[st
 
 
 def _take_array(video: VideoInput, given: Mapping[str, Any] | None, options: dict[str, Any]) -> _Clip:
-    frames = _stack_frames(video)
+    frames = stack_frames(video)
     count = len(frames)
     if count == 0:
         raise ValueError("a video without frames: its first axis is empty")
     indices = uniform_frame_indices(count, options["num_frames"]) if options["do_sample_frames"] else range(count)
     # Sampled first, so that a long array is not converted as a whole.
-    frames = _to_rgb(frames[list(indices)], options["input_data_format"])
+    frames = to_rgb(frames[list(indices)], options["input_data_format"])
     frame_rate = (given or {}).get("fps")
     metadata = ClipMetadata(
         name="<array>",
@@ -328,11 +328,11 @@ def _take_array(video: VideoInput, given: Mapping[str, Any] | None, options: dic
     return _Clip(frames, metadata)
 
 
-def _stack_frames(video: VideoInput) -> torch.Tensor:
+def stack_frames(video: VideoInput) -> torch.Tensor:
     """An array or a list of frames -> (T, ., ., .), values and layout as they were."""
     if isinstance(video, (np.ndarray, torch.Tensor)):
         return torch.as_tensor(video)
-    if not isinstance(video, Sequence) or not all(_is_frame(frame) for frame in video):
+    if not isinstance(video, Sequence) or not all(is_frame(frame) for frame in video):
         raise TypeError(
             f"a video is a path, bytes, a file object, an array or a list of frames, not {type(video).__name__}"
         )
@@ -343,7 +343,7 @@ def _stack_frames(video: VideoInput) -> torch.Tensor:
     return torch.stack([torch.as_tensor(frame) for frame in frames])
 
 
-def _to_rgb(video: torch.Tensor, layout: ChannelDimension | str | None) -> torch.Tensor:
+def to_rgb(video: torch.Tensor, layout: ChannelDimension | str | None) -> torch.Tensor:
     """(T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1] -> uint8 (T, 3, H, W)."""
     if video.ndim != 4:
         raise ValueError(
@@ -394,7 +394,7 @@ def _crop_clip(clip: _Clip, crop_box: Any, margin: float) -> _Clip:
     if not bool(torch.isfinite(box).all()):
         warning = f"'{metadata.name}': {where}, so the whole frame is used"
         return replace(clip, metadata=replace(metadata, warning=_join(metadata.warning, warning)))
-    left, top, side = _square_around(box.tolist(), margin, metadata.width, metadata.height)
+    left, top, side = square_around(box.tolist(), margin, metadata.width, metadata.height)
     pixels = torch.tensor([left, top, left + side, top + side], dtype=torch.float64)
     corners = pixels / torch.tensor([metadata.width, metadata.height] * 2)
     frames = clip.frames[..., top : top + side, left : left + side]
@@ -415,7 +415,7 @@ def _enclosing_box(faces: FaceDetections) -> torch.Tensor:
     return torch.cat([boxes[:, :2].amin(dim=0), boxes[:, 2:].amax(dim=0)])
 
 
-def _square_around(box: Sequence[float], margin: float, width: int, height: int) -> tuple[int, int, int]:
+def square_around(box: Sequence[float], margin: float, width: int, height: int) -> tuple[int, int, int]:
     """(left, top, side) in pixels of the square around a normalised box, widened by the margin on every side.
 
     The square is moved to lie inside the frame, and made smaller where it is larger than the frame.

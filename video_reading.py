@@ -7,6 +7,7 @@ very same pictures. One pass over the packets counts the frames (container heade
 
 import math
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -151,6 +152,68 @@ def read_clip(
     )
 
 
+class FrameStream:
+    """All frames of a video in display order, decoded once, one at a time.
+
+    Attributes:
+        info: what is known of the video before decoding it.
+        times: seconds of the frames by index, relative to the first one, as the packets announce them: of a variable
+            frame rate too. 8 bytes a frame are all that grows with the video's length.
+
+    Raises:
+        VideoReadingError: the source is no readable video; while iterating, no frame decodes.
+        TypeError: the source is no path, bytes or binary file object.
+    """
+
+    def __init__(self, source: VideoSource) -> None:
+        self._video = _ReopenableVideo.from_source(source)
+        self._packets = _count_packets(self._video)
+        if self._packets.frame_count == 0:
+            raise VideoReadingError(_no_frame_message(self._video, self._packets))
+        self.times = _announced_times(self._packets)
+        with _open_stream(self._video, single_thread=True) as (container, stream):
+            first = next(iter(_DecodedFrames(container, stream)), None)
+            if first is None:
+                raise VideoReadingError(_no_frame_message(self._video, self._packets))
+            self.info = _describe(self._video, self._packets, first)
+
+    def __iter__(self) -> Iterator["StreamedFrame"]:
+        with _open_stream(self._video) as (container, stream):
+            begin = None
+            for index, frame in enumerate(_DecodedFrames(container, stream)):
+                seconds = _frame_seconds(frame, index, self._packets)
+                begin = seconds if begin is None else begin
+                yield StreamedFrame(self._index_of(seconds - begin, index), seconds - begin, frame, self.info)
+
+    def _index_of(self, seconds: float, index: int) -> int:
+        """The frame announced closest to a time: counting would go wrong behind frames that do not decode."""
+        after = int(np.searchsorted(self.times, seconds))
+        if after >= len(self.times):
+            return len(self.times) - 1
+        return after - 1 if after and seconds - self.times[after - 1] < self.times[after] - seconds else after
+
+
+@dataclass(frozen=True)
+class StreamedFrame:
+    """One decoded frame, not yet converted to a picture."""
+
+    index: int  # of the frame in display order
+    time: float  # seconds from the video's first frame
+    decoded: av.VideoFrame
+    info: VideoInfo
+
+    @property
+    def stream_time(self) -> float:
+        """Seconds in the file's own count, which its sound shares; `time` where the frame carries none."""
+        if self.decoded.pts is None or not self.decoded.time_base:
+            return self.time
+        return float(self.decoded.pts * self.decoded.time_base)
+
+    def picture(self) -> torch.Tensor:
+        """The upright RGB picture, uint8 (3, height, width) of the video's size."""
+        return resize_frames(_upright_picture(self.decoded), (self.info.height, self.info.width))
+
+
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Squash frames to a size: the one resize of this repository (bilinear with antialiasing).
 
@@ -231,6 +294,7 @@ class _PacketCount:
     missing_is_estimated: bool  # the header gives a duration only
     duration: float  # seconds, from the first frame's begin to the last frame's end
     frame_rate: float  # frames per second
+    times: array  # seconds of the packets that hold a frame and have a time, in the file's order
 
 
 @dataclass(frozen=True)
@@ -330,6 +394,7 @@ def _count_packets(video: _ReopenableVideo) -> _PacketCount:
     """Count a video's frames by demuxing, without decoding, and compare with what its header promises."""
     shown = hidden = 0
     begin, end, file_end = math.inf, -math.inf, -math.inf
+    times = array("d")
     with _open_stream(video) as (container, stream):
         frame_duration = 1 / float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
         packets = _Packets(container)
@@ -344,6 +409,8 @@ def _count_packets(video: _ReopenableVideo) -> _PacketCount:
                 continue
             shown += 1
             begin, end = min(begin, packet_begin), max(end, packet_end)
+            if math.isfinite(packet_begin):
+                times.append(packet_begin)
         shortfall = _seconds_short_of_header(container, stream, end, file_end, frame_duration)
         missing = round(shortfall / frame_duration)
         is_estimated = stream.frames == 0
@@ -352,7 +419,16 @@ def _count_packets(video: _ReopenableVideo) -> _PacketCount:
     if packets.broke_off and missing == 0:
         missing, is_estimated = 1, True
     duration = end - begin if 0 < end - begin < math.inf else shown * frame_duration
-    return _PacketCount(shown, missing, is_estimated, duration, shown / duration if shown else 1 / frame_duration)
+    frame_rate = shown / duration if shown else 1 / frame_duration
+    return _PacketCount(shown, missing, is_estimated, duration, frame_rate, times)
+
+
+def _announced_times(packets: _PacketCount) -> np.ndarray:
+    """Seconds (N,) of the frames in display order, relative to the first; evenly spread where packets carry none."""
+    if len(packets.times) < packets.frame_count:
+        return np.arange(packets.frame_count) / packets.frame_rate
+    times = np.sort(np.frombuffer(packets.times))
+    return times - times[0]
 
 
 def _packet_span(packet: av.Packet, frame_duration: float) -> tuple[float, float]:
@@ -484,13 +560,13 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 def _upright_picture(frame: av.VideoFrame) -> torch.Tensor:
     """Convert one frame of any pixel format to an upright RGB picture, uint8 (3, H, W)."""
-    # (H, W, 3) -> (3, H, W)
-    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    # (H, W, 3) -> (3, H, W), copied by numpy: torch would wake its threads for it, which costs more than the copy
+    picture = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24").transpose(2, 0, 1)))
     swap_axes, flip_columns, flip_rows = _orientation(frame)
     if swap_axes:
         picture = picture.transpose(1, 2)  # (3, H, W) -> (3, W, H)
     flipped_axes = [axis for axis, flipped in ((1, flip_rows), (2, flip_columns)) if flipped]
-    return picture.flip(flipped_axes).contiguous()
+    return picture.flip(flipped_axes) if flipped_axes else picture  # a flip along no axis is a slow copy
 
 
 def _no_frame_message(video: _ReopenableVideo, packets: _PacketCount) -> str:

@@ -28,6 +28,8 @@ from results_file import keep_table
 
 from mtcae_dfer.face_detection import FaceDetections, FaceDetector
 from mtcae_dfer.face_geometry import box_intersection_over_union
+from mtcae_dfer.hub_dataset.clips import Clip
+from mtcae_dfer.hub_dataset.labelling import label_clips
 from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, draw_clip, encode_clip
 from mtcae_dfer.video_reading import read_clip
 
@@ -35,6 +37,7 @@ SIZE = (224, 224)
 NUM_FRAMES = 16
 SURE = 0.9
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
+REPEATS = 8
 ONE_FACE_PATTERNS = ("1001_*.flv", "0*.mp4")  # the samples that show one large face
 
 
@@ -68,6 +71,7 @@ def main() -> None:
     real = real_clips(arguments.samples)
     if real:
         lines += report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
+        lines += build_rates(arguments.samples)
     name = "labelling" if arguments.device == "cpu" else "labelling_cuda"
     print(f"kept in {keep_table(name, 'Face labelling against facenet-pytorch', lines, arguments.device)}")
 
@@ -109,6 +113,23 @@ def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> 
                 times[contestant.name].append(contestant.seconds())
     lines = [heading, "", *speed_table(times, len(clips)), "", *agreement_table(contestants, clips), ""]
     print("\n".join(["", *lines]))
+    return lines
+
+
+def build_rates(folder: Path) -> list[str]:
+    """How many files per second a build on all processors reads, hashes and labels; prints and returns the lines."""
+    workers = os.cpu_count() or 1
+    lines = [f"## From video files to labels, {workers} processes, each file read {REPEATS} times", ""]
+    lines += ["| files | clips per second | hours for a million clips |", "|---|---:|---:|"]
+    for pattern in ONE_FACE_PATTERNS:
+        files = [file for file in sorted(folder.glob(pattern)) for _ in range(REPEATS)]
+        clips = [Clip(file, "", "", f"{number}") for number, file in enumerate(files)]
+        results = label_clips(clips, workers=workers)
+        next(results)  # the processes have started
+        begin = time.perf_counter()
+        rate = sum(1 for _ in results) / (time.perf_counter() - begin)
+        lines.append(f"| {pattern} | {rate:.1f} | {1e6 / rate / 3600:.1f} |")
+    print("\n".join(lines))
     return lines
 
 

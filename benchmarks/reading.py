@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import multiprocessing.connection
-import resource
 import statistics
 import tempfile
 import time
@@ -122,9 +121,16 @@ def peak_memory(name: str, file: Path) -> float:
 def _measure_memory(pipe: multiprocessing.connection.Connection, name: str, file: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         CONTESTANTS[name](write_clip(Path(folder, "short.mp4"), 2 * NUM_FRAMES, 64, 64))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident_kibibytes("VmRSS")
     CONTESTANTS[name](file)
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    pipe.send((_resident_kibibytes("VmHWM") - before) / 1024)
+
+
+def _resident_kibibytes(field: str) -> int:
+    """A line of Linux's account of this process's memory: VmRSS as it is, VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def write_clip(file: Path, frame_count: int, height: int, width: int) -> Path:

@@ -183,3 +183,25 @@ def test_a_resumed_run_refuses_other_options(pretrained: Path, small_corpus: Pat
     words = words_of(small_corpus, tmp_path / "run", "--picture_epochs", "1", "--mask_ratio", "0.5")
     assert main([*words, "--resume_from_checkpoint", "latest"]) == 2
     assert "mask_ratio 0.6 -> 0.5" in capsys.readouterr().err
+
+
+def test_the_published_recipe_reaches_the_optimiser() -> None:
+    from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
+
+    arguments = parse_pretraining_arguments(["--model", "mae_dfer"])
+    tiny = parse_pretraining_arguments(["--model", "tiny_lgi_former"]).objective
+    model = build_pretraining_model(tiny)
+    optimiser = make_optimiser(model, arguments.optimisation)
+    decays = {id(weight): group["weight_decay"] for group in optimiser.param_groups for weight in group["params"]}
+    for name, weight in model.named_parameters():
+        plain = weight.ndim == 1 or name in ("mask_token", "lgi_former.representative_tokens")
+        assert decays[id(weight)] == (0.0 if plain else 0.05), name
+    assert all(group["betas"] == (0.9, 0.95) for group in optimiser.param_groups)
+    schedule = make_schedule(optimiser, arguments.optimisation, steps_per_epoch=1)
+    rates = []
+    for _ in range(101):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert rates[0] == 0 and rates[5] == pytest.approx(3e-4 * 160 / 256) and max(rates) == rates[5]
+    assert rates[100] == pytest.approx(1e-5 * 160 / 256)

@@ -125,7 +125,7 @@ class ModelArguments:
         metadata={"help": "Folder or Hub id of a pre-trained encoder that takes the place of the preset's fresh one."},
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; empty = the fastest that is always there."}
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; empty = sdpa, which is always there."}
     )
     drop_path: float = field(
         default=0.0,
@@ -152,6 +152,8 @@ class StepArguments:
     num_train_epochs: int = field(default=100, metadata={"help": "Passes over the training clips."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Training clips per step and process."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
+    min_learning_rate: float = field(default=0.0, metadata={"help": "Learning rate at the end of a cosine."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Memory of AdamW's mean squares of gradients."})
     weight_decay: float = field(default=1e-3, metadata={"help": "Weight decay, on matrices only."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up from zero."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "constant or cosine, after the warm-up."})
@@ -350,11 +352,12 @@ def check_step_arguments(options: dict[str, Any]) -> None:
     """The same for the options that every training has, with labels or without."""
     for name in ("num_train_epochs", "per_device_train_batch_size", "learning_rate"):
         _require(options[name] > 0, name, options[name], "must be greater than 0")
-    for name in ("weight_decay", "warmup_epochs", "max_grad_norm", "dataloader_num_workers"):
+    for name in ("min_learning_rate", "weight_decay", "warmup_epochs", "max_grad_norm", "dataloader_num_workers"):
         _require(options[name] >= 0, name, options[name], "must be at least 0")
     _require(options["save_total_limit"] >= 1, "save_total_limit", options["save_total_limit"], "must be at least 1")
     optimisers = ("adamw_torch", "adamw_torch_fused")
     _require(options["optim"] in optimisers, "optim", options["optim"], f"must be {' or '.join(optimisers)}")
+    _require(0 <= options["adam_beta2"] < 1, "adam_beta2", options["adam_beta2"], "must be in [0, 1)")
     schedules = ("constant", "cosine")
     _require(
         options["lr_scheduler_type"] in schedules,

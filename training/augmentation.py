@@ -61,9 +61,7 @@ def change_colours(frames: torch.Tensor, config: AugmentationConfig, generator: 
     contrast = _uniform(generator, 1 - config.contrast, 1 + config.contrast)
     frames = transforms.adjust_contrast(transforms.adjust_brightness(frames, brightness), contrast)
     if config.saturation:
-        frames = transforms.adjust_saturation(
-            frames, _uniform(generator, 1 - config.saturation, 1 + config.saturation)
-        )
+        frames = transforms.adjust_saturation(frames, _uniform(generator, 1 - config.saturation, 1 + config.saturation))
     if config.hue:
         frames = transforms.adjust_hue(frames, _uniform(generator, -config.hue, config.hue))
     return frames
@@ -121,8 +119,8 @@ def crop(clip: LabelledFrames, crop_box: tuple[float, float, float, float]) -> L
 def rotate(clip: LabelledFrames, degrees: float) -> LabelledFrames:
     """Turns every frame about its centre, counter-clockwise for positive degrees; what turns in from outside is black.
 
-    Points turn with the pixels. A box keeps its width and height, and its centre turns: a detector's boxes stand upright
-    whatever the head does, and the upright hull of a turned box would be larger than any box of the turned face.
+    Points turn with the pixels. A box keeps its width and height, and its centre turns: a detector's boxes stand
+    upright whatever the head does, and the hull of a turned box would be larger than any box of the turned face.
     """
     height, width = clip.frames.shape[-2:]
     frames = transforms.rotate(clip.frames, degrees, interpolation=InterpolationMode.BILINEAR)

@@ -137,7 +137,9 @@ def _newest_sound(checkpoints: list[Path]) -> Path | None:
             return checkpoint
         print(f"Warning: {checkpoint} is damaged ({fault}) and skipped", file=sys.stderr)
     if checkpoints:
-        raise CheckpointError(f"all checkpoints of {checkpoints[0].parent} are damaged: start with another --output_dir")
+        raise CheckpointError(
+            f"all checkpoints of {checkpoints[0].parent} are damaged: start with another --output_dir"
+        )
     return None
 
 

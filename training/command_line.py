@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.commands import add_dataset_commands
 from mtcae_dfer.training.checkpoint_conversion import add_convert_command
+from mtcae_dfer.training.explain import add_explain_command
 from mtcae_dfer.training.export import add_export_command
 from mtcae_dfer.training.predict import add_predict_command
 from mtcae_dfer.training.push import add_push_command
@@ -19,6 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mtcae", description="Multi-task facial expression recognition in video.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_predict_command(subparsers)
+    add_explain_command(subparsers)
     add_dataset_commands(subparsers)
     add_convert_command(subparsers)
     add_export_command(subparsers)

@@ -19,6 +19,8 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
         ValueError: the encoder's blocks have no residual updates that this knows.
     """
     blocks = encoder_blocks(encoder)
+    if not blocks:
+        raise ValueError(f"--drop_path {rate}: a {type(encoder).__name__} has no transformer blocks; leave it at 0")
     for number, block in enumerate(blocks):
         share = rate * number / max(len(blocks) - 1, 1)
         residuals = [module for module in block.modules() if isinstance(module, LGIFormerResidual)]

@@ -60,7 +60,7 @@ class EncodedClips(Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One clip: encoded float32 (tokens, D), labels, face_boxes (T, 4), face_landmarks (T, 5, 2), face_found (T,)."""
+        """One clip: encoded float32 (tokens, D) in place of its frames, and the labels of `ClipDataset`."""
         view = (int(self.epoch) + index) % self.views
         values = {name: torch.from_numpy(array[index, view].astype(np.float32)) for name, array in self.arrays.items()}
         return {
@@ -129,7 +129,11 @@ def _encode_all(
     accelerator: Accelerator,
 ) -> None:
     frames, tokens = model.config.num_frames, int(np.prod(model.config.token_grid))
-    shapes = {"encoded": (tokens, model.config.hidden_size), "face_boxes": (frames, 4), "face_landmarks": (frames, 5, 2)}
+    shapes = {
+        "encoded": (tokens, model.config.hidden_size),
+        "face_boxes": (frames, 4),
+        "face_landmarks": (frames, 5, 2),
+    }
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         for name, shape in shapes.items():

@@ -13,6 +13,7 @@ from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.modeling_lgi_former import cut_tubelets
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import ModelArguments, available_presets
+from mtcae_dfer.training.drop_path import set_drop_path
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +46,10 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
         raise ValueError(f"--encoder {arguments.encoder}: goes under a preset's decoders, not into {arguments.model}")
     else:
         model = _load_checkpoint(arguments.model, overrides)
+    if arguments.attn_implementation is not None:
+        model.set_attn_implementation(arguments.attn_implementation)
+    if arguments.drop_path:
+        set_drop_path(model.encoder, arguments.drop_path)
     if arguments.freeze_encoder:
         model.freeze_encoder()
     return model

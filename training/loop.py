@@ -184,7 +184,7 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
 
 
 def seed_step(seed: int, state: TrainingState, process_index: int) -> None:
-    """Every step of every process starts from its own seed, so that a resumed run draws what an undisturbed one does."""
+    """Gives a step of a process its own seed, so that a resumed run draws what an undisturbed one does."""
     drawn = torch.Generator().manual_seed((seed * 10_007 + state.epoch) * 1_000_003 + state.step)
     set_seed(int(torch.randint(0, 2**31, (process_index + 1,), generator=drawn)[-1]))
 

@@ -90,5 +90,7 @@ class TrainingLoss(nn.Module):
 
     def task_weights(self) -> dict[str, float]:
         """What every task's loss is multiplied with at present."""
-        learned = {name: self.scales[name] * float(torch.exp(-value)) for name, value in self.log_variances.items()}
+        learned = {
+            name: self.scales[name] * float(torch.exp(-value.detach())) for name, value in self.log_variances.items()
+        }
         return learned or self.weights

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mtcae_dfer.training.arguments import OptimisationArguments, StepArguments
 
 REFERENCE_BATCH = 256  # clips a step that a learning rate is meant for, where it is scaled
+TOKENS = ("mask_token", "representative_tokens")  # learned vectors of a model, not matrices of a layer
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
 
 
@@ -25,7 +26,7 @@ def make_optimiser(
     layer_decay: float = 1.0,
     further: Iterable[nn.Parameter] = (),
 ) -> torch.optim.AdamW:
-    """AdamW on all trained weights; weight decay on matrices only.
+    """AdamW on all trained weights; weight decay on matrices only, and not on learned tokens.
 
     Args:
         model: its weights that take a gradient are trained.
@@ -39,15 +40,14 @@ def make_optimiser(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decay = options.weight_decay if parameter.ndim > 1 else 0.0
+            decay = options.weight_decay if parameter.ndim > 1 and not name.endswith(TOKENS) else 0.0
             groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
     groups.setdefault((1.0, 0.0), []).extend(further)
     # Matrices stand first, so that without layer decay the order of the groups is always the same two.
     ordered = sorted((item for item in groups.items() if item[1]), key=lambda item: (-item[0][0], -item[0][1]))
-    described = [
-        {"params": members, "weight_decay": decay, "lr": peak * scale} for (scale, decay), members in ordered
-    ]
-    return torch.optim.AdamW(described, lr=peak, fused=options.optim == "adamw_torch_fused")
+    described = [{"params": members, "weight_decay": decay, "lr": peak * scale} for (scale, decay), members in ordered]
+    betas = (0.9, options.adam_beta2)
+    return torch.optim.AdamW(described, lr=peak, betas=betas, fused=options.optim == "adamw_torch_fused")
 
 
 def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
@@ -55,11 +55,16 @@ def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
     With D blocks, block i (from 0) learns at layer_decay ^ (D - i), the embedding at layer_decay ^ (D + 1), as in the
     fine-tuning recipe of VideoMAE and MAE-DFER; a weight that belongs to neither (final norm, region tokens) at 1.
+
+    Raises:
+        ValueError: the encoder has no transformer blocks.
     """
     encoder = getattr(model, "encoder", None)
     if layer_decay == 1.0 or encoder is None:
         return {}
     blocks = encoder_blocks(encoder)
+    if not blocks:
+        raise ValueError(f"--layer_decay {layer_decay}: a {type(encoder).__name__} has no transformer blocks; leave it")
     owners = {id(parameter): 0 for parameter in encoder.get_input_embeddings().parameters()}
     for number, block in enumerate(blocks):
         owners |= {id(parameter): number + 1 for parameter in block.parameters()}
@@ -88,11 +93,13 @@ def make_schedule(
     optimiser: torch.optim.Optimizer, options: StepArguments, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Linear warm-up, then constant or cosine, stepped once an optimiser step."""
+    ends_above_zero = options.lr_scheduler_type == "cosine" and options.min_learning_rate > 0
     return get_scheduler(
-        SCHEDULES[options.lr_scheduler_type],
+        "cosine_with_min_lr" if ends_above_zero else SCHEDULES[options.lr_scheduler_type],
         optimiser,
         num_warmup_steps=round(options.warmup_epochs * steps_per_epoch),
         num_training_steps=options.num_train_epochs * steps_per_epoch,
+        scheduler_specific_kwargs={"min_lr": options.min_learning_rate} if ends_above_zero else None,
     )
 
 

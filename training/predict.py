@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import AutoConfig, AutoVideoProcessor
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mtcae_dfer.face_detection import FaceDetector
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError, read_clip
 
+TIMELINE_FILES = ("overlay", "timeline", "csv")
+TIMELINE_OPTIONS = ("people", "window_seconds", "hop_seconds", "smoothing", "min_face", "batch_size")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -33,13 +37,28 @@ def add_predict_command(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--verify-face", action="store_true", help="also say in how many frames MTCNN finds a face")
     parser.add_argument("--picture", metavar="PNG", help="draw the frames of the first clip with boxes and points")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    _add_timeline_arguments(parser.add_argument_group("timeline of one video", "any of these asks for a timeline"))
     parser.set_defaults(run=run_predict_command)
+
+
+def _add_timeline_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--overlay", metavar="MP4", help="write the video with boxes, points, numbers and scores")
+    group.add_argument("--timeline", metavar="PNG", help="draw every person's scores over time")
+    group.add_argument("--csv", metavar="CSV", help="write one row per person and window")
+    group.add_argument("--people", choices=("all", "single"), help="crop every person (default), or the whole frame")
+    group.add_argument("--window-seconds", type=float, help="length of a window (default: 2)")
+    group.add_argument("--hop-seconds", type=float, help="from window to window (default: half a window)")
+    group.add_argument("--smoothing", type=float, help="weight of the past in a person's scores, 0 to below 1")
+    group.add_argument("--min-face", type=float, help="side of the smallest face in pixels")
+    group.add_argument("--batch-size", type=int, help="clips at once (default: 4)")
 
 
 def run_predict_command(arguments: argparse.Namespace) -> int:
     """Predicts all clips; one that cannot be read is reported and does not stop the others."""
     if arguments.top_k is not None and arguments.top_k < 1:
         raise PredictionError(f"--top-k {arguments.top_k}: must be at least 1")
+    if any(getattr(arguments, name) is not None for name in (*TIMELINE_FILES, *TIMELINE_OPTIONS)):
+        return run_timeline(arguments)
     model, processor = load_model(arguments.model, arguments.device)
     detector = FaceDetector(device=arguments.device) if arguments.verify_face else None
     results = [predict_file(clip, model, processor, arguments.top_k, detector) for clip in arguments.clips]
@@ -50,6 +69,53 @@ def run_predict_command(arguments: argparse.Namespace) -> int:
     if arguments.picture:
         draw_picture(results[0], model, processor, Path(arguments.picture))
     return report_failures(results)
+
+
+def run_timeline(arguments: argparse.Namespace) -> int:
+    """Predicts one video as a timeline, and writes what is asked for."""
+    from mtcae_dfer.training.timeline import draw_timeline, write_csv, write_overlay
+
+    if len(arguments.clips) > 1 or arguments.picture or arguments.verify_face:
+        raise PredictionError("a timeline is made of one VIDEO, without --picture and --verify-face")
+    if arguments.overlay and Path(arguments.overlay).suffix.lower() != ".mp4":
+        raise PredictionError(f"--overlay {arguments.overlay}: give a name that ends in .mp4")
+    (video,) = arguments.clips
+    result = predict_timeline(video, arguments)
+    print(format_timeline(video, result))
+    if arguments.json:
+        write_json(result, Path(arguments.json))
+    if arguments.csv:
+        write_csv(result, Path(arguments.csv))
+    if arguments.timeline:
+        draw_timeline(result, Path(arguments.timeline))
+    if arguments.overlay:
+        write_overlay(video, result, Path(arguments.overlay))
+    return 0
+
+
+def predict_timeline(video: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The pipeline's result for a video, with a progress bar on standard error."""
+    model, processor = load_model(arguments.model, arguments.device)
+    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device=arguments.device)
+    given = {name: getattr(arguments, name) for name in TIMELINE_OPTIONS if getattr(arguments, name) is not None}
+    with tqdm(total=1.0, desc="timeline", bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}") as bar:
+        return pipe(video, top_k=arguments.top_k, progress=lambda share: bar.update(share - bar.n), **given)
+
+
+def format_timeline(video: str, result: dict[str, Any]) -> str:
+    """A readable block of lines: the strongest expression of each person's windows."""
+    lines = [f"{video}: {result['duration']:.1f} s, {len(result['people'])} people"]
+    windows = [window for person in result["people"] for window in person["windows"]]
+    if not any(window["scores"] for window in windows):
+        lines.append("  no face was found: there is no expression to report")
+    for person in result["people"]:
+        lines.append(f"  person {person['track']}, {person['start']:.1f}–{person['end']:.1f} s")
+        for window in person["windows"]:
+            scores = window["scores"]
+            best = max(scores, key=scores.get) if scores else None
+            found = f"{best} {scores[best]:.0%}" if best else "no face"
+            lines.append(f"    {window['start']:7.2f}–{window['end']:.2f} s  {found}")
+    return "\n".join(lines)
 
 
 def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, BaseVideoProcessor]:
@@ -146,7 +212,7 @@ def format_result(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_json(results: Sequence[dict[str, Any]], file: Path) -> None:
+def write_json(results: Sequence[dict[str, Any]] | dict[str, Any], file: Path) -> None:
     """Writes the results under a temporary name first, so that the file is whole or not there.
 
     Raises:
@@ -154,7 +220,7 @@ def write_json(results: Sequence[dict[str, Any]], file: Path) -> None:
     """
     temporary = file.with_name(f".{file.name}.partial")
     try:
-        temporary.write_text(json.dumps(list(results), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, file)
     except OSError as error:
         raise PredictionError(f"--json {file}: cannot be written ({error.strerror}); choose another file") from error

@@ -55,6 +55,8 @@ from mtcae_dfer.training.arguments import (
 from mtcae_dfer.training.checkpoints import save_checkpoint
 from mtcae_dfer.training.evaluation import normalise
 from mtcae_dfer.training.initialisation import whiten_patch_embedding
+from mtcae_dfer.training.loop import refuse_nan_loss
+from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
 from mtcae_dfer.training.pretraining_data import (
     UnlabelledClips,
     VideoEntry,
@@ -72,9 +74,6 @@ from mtcae_dfer.training.run import (
     Stopwatch,
     claim_output_dir,
     make_accelerator,
-    make_optimiser,
-    make_schedule,
-    refuse_nan_loss,
     save_model_folder,
     start_or_resume,
     whitening_frames,

@@ -4,8 +4,9 @@
 
 Pre-trains the tiny preset's encoder on drawn clips of many people without their labels, then fine-tunes it with a few
 labelled people; beside it the same model starts from scratch, with the same labelled people, the same options and as
-many fine-tuning steps. Both are tested on the same unseen people. Every seed draws other labelled people, and
-pre-trains and fine-tunes anew. What is done is not done again after a stop.
+many fine-tuning steps. Both are tested on the same unseen people. Every seed draws other labelled people and
+fine-tunes both arms anew; the seeds share `--pretrainings` pre-trained encoders. What is done is not done again after
+a stop.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ class GainOptions:
     seeds: int = field(default=3, metadata={"help": "Repetitions, each with labelled people of its own."})
     model: str = field(default="tiny", metadata={"help": "Preset of training/run.py and training/pretrain.py."})
     unlabelled_subjects: int = field(default=72, metadata={"help": "Drawn people that are watched without labels."})
-    labelled_subjects: int = field(default=3, metadata={"help": "Drawn people that are labelled for fine-tuning."})
+    labelled_subjects: int = field(default=12, metadata={"help": "Drawn people that are labelled for fine-tuning."})
     validation_subjects: int = field(default=3, metadata={"help": "Drawn people that choose the epoch, for both."})
     test_subjects: int = field(default=30, metadata={"help": "Drawn people that both are tested on, once."})
     takes: int = field(default=2, metadata={"help": "Clips of every expression of every drawn person."})
-    pretraining_epochs: int = field(default=60, metadata={"help": "Passes over the unlabelled clips."})
-    epochs: int = field(default=100, metadata={"help": "Passes over the labelled clips, for both."})
+    pretraining_epochs: int = field(default=100, metadata={"help": "Passes over the unlabelled clips."})
+    pretrainings: int = field(default=1, metadata={"help": "Pre-trained encoders that the seeds take in turn."})
+    epochs: int = field(default=150, metadata={"help": "Passes over the labelled clips, for both."})
 
 
 def parse_gain_options(arguments: Sequence[str] | None = None) -> GainOptions:
@@ -87,17 +89,16 @@ def measure_gain(options: GainOptions) -> str:
     dataset_dir = draw_clips(options, output_dir)
     seeds = range(options.seeds)
     protocols = [write_protocol(options, dataset_dir, seed) for seed in seeds]
-    first = [pretraining_experiment(options, output_dir, seed) for seed in seeds]
-    first += [fine_tuning_experiment(options, ARMS[0], dataset_dir, protocols[seed], seed) for seed in seeds]
-    run_experiments(first, output_dir, options.jobs)
-    encoders = [output_dir / f"pre-training-{seed}" for seed in seeds]
-    arms = {
-        ARMS[0]: first[options.seeds :],
-        ARMS[1]: [
-            fine_tuning_experiment(options, ARMS[1], dataset_dir, protocols[seed], seed, encoders[seed])
-            for seed in seeds
-        ],
-    }
+    encoders = [pretraining_experiment(options, output_dir, seed) for seed in range(options.pretrainings)]
+    from_scratch = [fine_tuning_experiment(options, ARMS[0], dataset_dir, protocols[seed], seed) for seed in seeds]
+    run_experiments([*encoders, *from_scratch], output_dir, options.jobs)
+    pretrained = [
+        fine_tuning_experiment(
+            options, ARMS[1], dataset_dir, protocols[seed], seed, output_dir / encoders[seed % len(encoders)].name
+        )
+        for seed in seeds
+    ]
+    arms = dict(zip(ARMS, (from_scratch, pretrained), strict=True))
     reports = run_experiments([experiment for arm in arms.values() for experiment in arm], output_dir, options.jobs)
     figures = {arm: [reports[experiment.name]["test"] for experiment in arm_runs] for arm, arm_runs in arms.items()}
     return write_result(options, figures, output_dir)
@@ -175,7 +176,7 @@ def format_gain(options: GainOptions, figures: dict[str, list[dict[str, Any]]]) 
     lines = [
         f"{SYNTHETIC_DATA}: {options.unlabelled_subjects} people watched without labels, {options.labelled_subjects} "
         f"labelled, {options.validation_subjects} to choose the epoch, {options.test_subjects} unseen people to test; "
-        f"{options.seeds} seeds, mean ± standard deviation in percent",
+        f"{options.seeds} seeds with {options.pretrainings} pre-training(s), mean ± standard deviation in percent",
         "",
         "| figure | " + " | ".join(ARMS) + " | difference | by seed |",
         "|---|" + "---:|" * (len(ARMS) + 2),

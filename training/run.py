@@ -12,18 +12,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import get_scheduler
 from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
@@ -34,27 +34,54 @@ from mtcae_dfer.hub_dataset.protocols import fold_title, load_fold
 from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
-from mtcae_dfer.training.arguments import DataArguments, OptimisationArguments, RunArguments, parse_run_arguments
+from mtcae_dfer.training.arguments import (
+    DataArguments,
+    OptimisationArguments,
+    RunArguments,
+    StepArguments,
+    parse_run_arguments,
+)
 from mtcae_dfer.training.augmentation import AugmentationConfig
-from mtcae_dfer.training.checkpoints import CheckpointError, find_checkpoint, load_progress, save_checkpoint
+from mtcae_dfer.training.checkpoints import (
+    CheckpointError,
+    find_checkpoint,
+    load_progress,
+    refuse_other_architecture,
+    save_checkpoint,
+)
 from mtcae_dfer.training.data import ClipDataset, class_names, frames_in_memory, labelled_frame_count
 from mtcae_dfer.training.evaluation import (
     compute_metrics,
     constant_predictions,
-    label_arguments,
     normalise,
     predict_split,
     write_clip_predictions,
 )
 from mtcae_dfer.training.experiments import THREADS_VARIABLE
+from mtcae_dfer.training.feature_cache import EncodedClips, FeatureCacheConfig, cache_features
 from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding
-from mtcae_dfer.training.report import format_table, write_report
+from mtcae_dfer.training.loop import (
+    Progress,
+    Training,
+    TrainingState,
+    prepare_training,
+    save_after_epoch,
+    save_progress,
+    train_epoch,
+)
+from mtcae_dfer.training.push import add_modules
+from mtcae_dfer.training.report import format_table, replacing, write_report
 from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
 SYNTHETIC_NAME = "mtcae-synthetic"
 SYNTHETIC_DATA = "synthetic faces (drawn, no real people)"
 SEEN_CLIPS_PROTOCOL = "training clips themselves (says nothing about unseen people)"
 WHITENING_CLIPS = 128
+OPTIONS_FILE = "options.yaml"
+MEMORY_ADVICE = (
+    "out of memory: lower --per_device_train_batch_size (and raise --gradient_accumulation_steps as much, for the same "
+    "step), or add --gradient_checkpointing true, --bf16 true, --decoder_head_dim 64, --freeze_encoder true"
+)
 
 
 @dataclass
@@ -67,24 +94,6 @@ class Splits:
     protocol: str
     data: str  # what the clips are, for the report
     dataset: dict[str, str]  # its name, licence, corpus and number of clips, for the report
-
-
-@dataclass
-class Progress:
-    """What any training knows between epochs; stored in every checkpoint."""
-
-    epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class TrainingState(Progress):
-    """What a run knows besides: the epoch whose model it keeps."""
-
-    selected_epoch: int = 0
-    selected_uar: float = -1.0
-    selected_loss: float = float("inf")
 
 
 class Stopwatch:
@@ -115,17 +124,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = options.optimisation.output_dir if options else "the run"
         print(f"\nStopped. Go on with the same command and --resume_from_checkpoint latest ({where}).", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"run.py: error: {MEMORY_ADVICE} ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+        return 2
     except (ValueError, OSError, StrictDataclassError) as error:
         print(f"run.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an accelerator or the machine had no memory left for a tensor."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+
+
 def run(arguments: RunArguments) -> dict[str, Any]:
     """Trains, selects, tests and reports; returns the report's content."""
-    accelerator = make_accelerator(arguments.optimisation)
+    accelerator = make_accelerator(arguments.optimisation, arguments.optimisation.gradient_accumulation_steps)
     output_dir = Path(arguments.optimisation.output_dir)
     stopwatch = Stopwatch()
     claim_output_dir(output_dir, arguments.optimisation, accelerator)
+    write_options(arguments, output_dir, accelerator)
     start_trackers(accelerator, arguments)
     dataset_dir = arguments.data.dataset or make_synthetic_dataset(arguments.data, accelerator, stopwatch)
     set_seed(arguments.optimisation.seed)
@@ -145,12 +166,14 @@ def run(arguments: RunArguments) -> dict[str, Any]:
     return results
 
 
-def make_accelerator(options: OptimisationArguments) -> Accelerator:
-    """The accelerator, with all processors at work where there is no accelerator device."""
+def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerator:
+    """The accelerator, for steps of `accumulation` batches; all processors work where there is no other device."""
     precision = "bf16" if options.bf16 else "fp16" if options.fp16 else "no"
     accelerator = Accelerator(
         mixed_precision=precision,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        gradient_accumulation_steps=accumulation,
+        # What follows from pinned memory: a batch is copied while the accelerator works on the one before.
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
         log_with=chosen_trackers(options),
         project_dir=options.output_dir,
     )
@@ -178,10 +201,21 @@ def claim_output_dir(output_dir: Path, options: OptimisationArguments, accelerat
     accelerator.wait_for_everyone()
 
 
+def write_options(arguments: RunArguments, output_dir: Path, accelerator: Accelerator) -> None:
+    """Writes the resolved options beside the results, as `--config` reads them."""
+    if accelerator.is_main_process:
+        once = {"resume_from_checkpoint", "resume_with_changed_options", "overwrite_output_dir"}
+        options = {name: value for name, value in arguments.to_dict().items() if name not in once}
+        with replacing(output_dir / OPTIONS_FILE) as temporary:
+            temporary.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+
+
 def _remove_run(output_dir: Path) -> None:
     # Only what a run writes: a mistyped folder must not cost somebody's files.
     shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
-    for name in ("report.json", "report.png", "predictions.parquet", "model.safetensors", "config.json"):
+    shutil.rmtree(output_dir / "features", ignore_errors=True)
+    written = ("report.json", "report.png", "predictions.parquet", "model.safetensors", "config.json", OPTIONS_FILE)
+    for name in written:
         (output_dir / name).unlink(missing_ok=True)
 
 
@@ -213,10 +247,20 @@ def prepare_model_and_data(arguments: RunArguments, dataset_dir: str) -> tuple[M
     splits = open_splits(rows, arguments, model, dataset_dir)
     if arguments.optimisation.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    for task in model.tasks:
-        if task.kind == "classification":
-            task.label_smoothing = arguments.optimisation.label_smoothing_factor
+    refuse_unlabelled_tasks(model, splits.train, dataset_dir)
     return model, splits
+
+
+def refuse_unlabelled_tasks(model: MTCAEForMultiTaskVideo, train: ClipDataset, dataset_dir: str) -> None:
+    """Refuses to train a task for which no training clip has a label."""
+    labelled = {name for name, values in train.labels.items() if not values.float().isnan().all()}
+    missing = [task.name for task in model.tasks if task.label_key not in labelled]
+    if missing:
+        others = ",".join(task.name for task in model.tasks if task.name not in missing)
+        raise ValueError(
+            f"{dataset_dir} has no label of the task {', '.join(missing)} in any training clip: "
+            f"leave it out, as by --tasks {others or 'NAME'}"
+        )
 
 
 def refuse_missing_classes(rows: Any, dataset_dir: str) -> None:
@@ -287,22 +331,10 @@ def train(
     options = arguments.optimisation
     if arguments.model.whiten_patch_embedding and arguments.model.encoder is None:
         whiten_patch_embedding(model, normalise(processor, whitening_frames(splits.train)))
-    model, optimiser, train_loader, validation_loader = accelerator.prepare(
-        model,
-        make_optimiser(model, options),
-        DataLoader(
-            splits.train,
-            options.per_device_train_batch_size,
-            shuffle=True,
-            num_workers=options.dataloader_num_workers,
-            pin_memory=accelerator.device.type != "cpu",
-        ),
-        DataLoader(splits.validation, options.per_device_eval_batch_size),
-    )
-    schedule = make_schedule(optimiser, options, len(train_loader))
-    accelerator.register_for_checkpointing(schedule)
-    state = start_or_resume(accelerator, arguments, output_dir)
-    last_save = time.monotonic()
+    train_clips, validation_clips = encode_once(accelerator, model, processor, splits, arguments)
+    training = prepare_training(accelerator, model, processor, train_clips, arguments)
+    validation_loader = accelerator.prepare(DataLoader(validation_clips, options.per_device_eval_batch_size))
+    state = start_or_resume(accelerator, arguments, output_dir, training=training)
     with tqdm(
         total=options.num_train_epochs,
         initial=state.epoch,
@@ -310,24 +342,41 @@ def train(
         unit="epoch",
         disable=not accelerator.is_main_process,
     ) as bar:
-        while state.epoch < options.num_train_epochs:
-            epoch_record = train_epoch(
-                accelerator, model, optimiser, schedule, train_loader, splits, processor, state, options
-            )
-            epoch_record |= validate(accelerator, model, processor, validation_loader, splits)
+        while state.epoch < options.num_train_epochs and not state.patience_is_over(options.early_stopping_patience):
+            epoch_record = train_epoch(training, state)
             state.epoch += 1
-            state.history.append({"epoch": state.epoch, **epoch_record})
+            with training.averaged():
+                epoch_record |= validate(accelerator, training.model, processor, validation_loader, splits)
+                state.history.append({"epoch": state.epoch, **epoch_record})
+                select(accelerator, training.model, processor, state, output_dir)
             log_epoch(accelerator, state.history[-1])
-            select(accelerator, model, processor, state, output_dir)
-            done = state.epoch == options.num_train_epochs
-            if done or time.monotonic() - last_save >= options.save_seconds:
-                save_checkpoint(accelerator, output_dir / "checkpoints", vars(state), options.save_total_limit)
-                last_save = time.monotonic()
+            over = state.patience_is_over(options.early_stopping_patience)
+            save_after_epoch(training, state, done=over or state.epoch == options.num_train_epochs)
             bar.set_postfix(
                 loss=f"{epoch_record['train_loss']:.3f}", validation_uar=f"{epoch_record['validation_uar']:.3f}"
             )
             bar.update()
     return state
+
+
+def encode_once(
+    accelerator: Accelerator,
+    model: MTCAEForMultiTaskVideo,
+    processor: MTCAEVideoProcessor,
+    splits: Splits,
+    arguments: RunArguments,
+) -> tuple[ClipDataset | EncodedClips, ClipDataset | EncodedClips]:
+    """Training and validation clips; as a frozen encoder's output where `--cache_features` asks for it."""
+    options = arguments.data
+    if not options.cache_features:
+        return splits.train, splits.validation
+    folder = Path(options.cache_features_dir or Path(arguments.optimisation.output_dir) / "features")
+    batch_size = arguments.optimisation.per_device_eval_batch_size
+    config = FeatureCacheConfig(folder, options.cache_features_views, options.cache_features_dtype, batch_size)
+    train_clips, validation_clips = (
+        cache_features(model, processor, clips, config, accelerator) for clips in (splits.train, splits.validation)
+    )
+    return train_clips, validation_clips
 
 
 def whitening_frames(train: ClipDataset) -> torch.Tensor:
@@ -336,104 +385,52 @@ def whitening_frames(train: ClipDataset) -> torch.Tensor:
     return torch.stack([train[int(position)]["frames"] for position in positions])
 
 
-def make_optimiser(model: MTCAEForMultiTaskVideo, options: OptimisationArguments) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate)
-
-
-def make_schedule(
-    optimiser: torch.optim.Optimizer, options: OptimisationArguments, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up, then constant or cosine, stepped once a batch."""
-    names = {"constant": "constant_with_warmup", "cosine": "cosine"}
-    return get_scheduler(
-        names[options.lr_scheduler_type],
-        optimiser,
-        num_warmup_steps=round(options.warmup_epochs * steps_per_epoch),
-        num_training_steps=options.num_train_epochs * steps_per_epoch,
-    )
-
-
 def start_or_resume(
-    accelerator: Accelerator, arguments: Any, output_dir: Path, state_class: type[Progress] = TrainingState
+    accelerator: Accelerator,
+    arguments: Any,
+    output_dir: Path,
+    state_class: type[Progress] = TrainingState,
+    training: Training | None = None,
 ) -> Any:
     """A fresh state, saved at once so that a run can be taken up from its first second; or a checkpoint's."""
     wanted = arguments.optimisation.resume_from_checkpoint
     checkpoint = find_checkpoint(output_dir / "checkpoints", wanted) if wanted else None
     if checkpoint is None:
         state = state_class(options=arguments.to_dict())
-        save_checkpoint(accelerator, output_dir / "checkpoints", vars(state), arguments.optimisation.save_total_limit)
+        if training is not None:
+            save_progress(training, state)
+        else:
+            keep = arguments.optimisation.save_total_limit
+            save_checkpoint(accelerator, output_dir / "checkpoints", vars(state), keep)
         return state
     state = state_class(**load_progress(checkpoint))
-    refuse_changed_options(state.options, arguments.to_dict(), checkpoint)
+    if not arguments.to_dict().get("resume_with_changed_options"):
+        refuse_changed_options(state.options, arguments.to_dict(), checkpoint)
+    if training is not None:
+        refuse_other_architecture(checkpoint, accelerator.unwrap_model(training.model))
+    state.options = arguments.to_dict()
     accelerator.load_state(str(checkpoint))
-    accelerator.print(f"Resumed after epoch {state.epoch} from {checkpoint}")
+    accelerator.print(f"Resumed from {checkpoint}")
     return state
 
 
 def refuse_changed_options(before: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> None:
     """A resumed run must be the run that was interrupted."""
-    free = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir", "save_total_limit", "save_seconds"}
+    free = {
+        *("resume_from_checkpoint", "resume_with_changed_options", "overwrite_output_dir", "output_dir"),
+        *("save_total_limit", "save_seconds", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
+        *("dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+        *("cache_features_dir", "cache_frames_gb"),
+    }
     changed = [
         f"{name} {before.get(name)} -> {now[name]}"
         for name in now
         if name not in free and before.get(name) != now[name]
     ]
     if changed:
-        raise CheckpointError(f"{checkpoint} was made with other options: {'; '.join(changed)}")
-
-
-def train_epoch(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    loader: DataLoader,
-    splits: Splits,
-    processor: MTCAEVideoProcessor,
-    state: TrainingState,
-    options: OptimisationArguments,
-) -> dict[str, Any]:
-    """One pass over the training clips; returns mean losses, the learning rate and the seconds."""
-    start = time.perf_counter()
-    # Every epoch starts from its own seed, so that a resumed run draws what an undisturbed one does.
-    set_seed(options.seed + 1 + state.epoch)
-    splits.train.set_epoch(state.epoch)
-    loader.set_epoch(state.epoch)
-    model.train()
-    sums: dict[str, float] = {}
-    for batch in loader:
-        outputs = model(pixel_values=normalise(processor, batch["frames"]), **label_arguments(batch))
-        refuse_nan_loss(outputs.loss, batch, splits.train)
-        accelerator.backward(outputs.loss)
-        if options.max_grad_norm:
-            accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        losses = {"train_loss": outputs.loss, **outputs.task_losses}
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.item()
-    means = {name: total / len(loader) for name, total in sums.items()}
-    return {
-        "train_loss": means.pop("train_loss"),
-        "task_losses": means,
-        "learning_rate": schedule.get_last_lr()[0],
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def refuse_nan_loss(loss: torch.Tensor, batch: dict[str, torch.Tensor], train: ClipDataset) -> None:
-    """Stops a run whose loss is no number, and names the clips; the last checkpoint remains."""
-    if not torch.isfinite(loss):
-        clips = ", ".join(train.names[index] for index in batch["index"].tolist())
-        raise ValueError(
-            f"the loss is {loss.item()} on the clips {clips}: lower --learning_rate, or look at these clips"
+        raise CheckpointError(
+            f"{checkpoint} was made with other options: {'; '.join(changed)}; repeat those, or add "
+            "--resume_with_changed_options true"
         )
 
 
@@ -443,7 +440,7 @@ def validate(
     """Metrics of the validation clips for the history."""
     predictions, loss = predict_split(model, processor, loader, accelerator)
     metrics = compute_metrics(predictions, class_names(splits.train.rows))
-    scalars = ("uar", "war", "face_box_iou", "landmark_nme")
+    scalars = [name for name in FIGURES if name in metrics]
     return {"validation_loss": loss, **{f"validation_{name}": metrics[name] for name in scalars}}
 
 
@@ -455,17 +452,29 @@ def select(
     uar, loss = record["validation_uar"], record["validation_loss"]
     if (uar, -loss) > (state.selected_uar, -state.selected_loss):
         state.selected_uar, state.selected_loss, state.selected_epoch = uar, loss, state.epoch
+        weights = accelerator.get_state_dict(model)  # of all processes where they share the weights out
         if accelerator.is_main_process:
-            save_model_folder(accelerator.unwrap_model(model), processor, output_dir)
+            save_model_folder(accelerator.unwrap_model(model), processor, output_dir, weights)
     accelerator.wait_for_everyone()
 
 
-def save_model_folder(model: MTCAEForMultiTaskVideo, processor: Any, output_dir: Path) -> None:
-    """Writes the folder that the Auto* classes load, each file complete before it replaces its forerunner."""
+def save_model_folder(
+    model: MTCAEForMultiTaskVideo, processor: Any, output_dir: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Writes the folder that the Auto* classes load, each file complete before it replaces its forerunner.
+
+    Args:
+        model: and its config.
+        processor: that makes its input.
+        output_dir: where the files go.
+        weights: the model's, gathered from several processes; None: its own.
+    """
     partial = output_dir / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, state_dict=weights)
     processor.save_pretrained(partial)
+    if model.config.model_type == "mtcae":
+        add_modules(partial)
     for file in partial.iterdir():
         os.replace(file, output_dir / file.name)
     partial.rmdir()

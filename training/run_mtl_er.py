@@ -53,13 +53,12 @@ from mtcae_dfer.training.arguments import (
 )
 from mtcae_dfer.training.checkpoints import save_checkpoint
 from mtcae_dfer.training.metrics import concordance_correlation, multi_task_score
+from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
 from mtcae_dfer.training.report import plain_values, replacing
 from mtcae_dfer.training.run import (
     Progress,
     Stopwatch,
     make_accelerator,
-    make_optimiser,
-    make_schedule,
     refuse_changed_options,
     start_or_resume,
 )
@@ -119,7 +118,7 @@ class AffectModelArguments:
     )
     valence_arousal_loss: str | None = field(default=None, metadata={"help": "mse or ccc."})
     chunk_merge: str | None = field(default=None, metadata={"help": "overlap or consecutive, for inference."})
-    seeds: str = field(default="0,1,2", metadata={"help": "Seeds of the ensemble's models."})
+    seeds: str = field(default="0,1", metadata={"help": "Seeds of the ensemble's models."})
     ensemble: str | None = field(
         default=None, metadata={"help": "Folders of trained models, separated by commas, that join the ensemble."}
     )

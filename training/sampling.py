@@ -42,7 +42,9 @@ class EpochSampler(Sampler[int]):
     def order(self) -> list[int]:
         """The epoch's positions, all of them."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        positions = self._balanced(generator) if self.balanced else torch.randperm(len(self.labels), generator=generator)
+        positions = (
+            self._balanced(generator) if self.balanced else torch.randperm(len(self.labels), generator=generator)
+        )
         repeats = -(-len(self) // len(positions))
         return positions.repeat(repeats)[: len(self)].tolist()
 
@@ -57,5 +59,7 @@ class EpochSampler(Sampler[int]):
     def _draw(self, label: torch.Tensor, share: int, generator: torch.Generator) -> torch.Tensor:
         """`share` positions of one class: whole shuffles one after the other."""
         members = (self.labels == label).nonzero().flatten()
-        shuffles = [members[torch.randperm(len(members), generator=generator)] for _ in range(-(-share // len(members)))]
+        shuffles = [
+            members[torch.randperm(len(members), generator=generator)] for _ in range(-(-share // len(members)))
+        ]
         return torch.cat(shuffles)[:share]
