@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.commands import add_dataset_commands
 from mtcae_dfer.training.checkpoint_conversion import add_convert_command
+from mtcae_dfer.training.demonstration import add_demo_command
 from mtcae_dfer.training.explain import add_explain_command
 from mtcae_dfer.training.export import add_export_command
 from mtcae_dfer.training.predict import add_predict_command
@@ -24,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_dataset_commands(subparsers)
     add_convert_command(subparsers)
     add_export_command(subparsers)
+    add_demo_command(subparsers)
     add_push_command(subparsers)
     return parser
 

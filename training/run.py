@@ -70,7 +70,7 @@ from mtcae_dfer.training.loop import (
     train_epoch,
 )
 from mtcae_dfer.training.push import add_modules
-from mtcae_dfer.training.report import format_table, replacing, write_report
+from mtcae_dfer.training.report import FIGURES, format_table, replacing, write_report
 from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
 SYNTHETIC_NAME = "mtcae-synthetic"

@@ -1,0 +1,11 @@
+"""What a Gradio Space runs: the page of `mtcae demo`, with the model named by the environment variable MTCAE_MODEL.
+
+A Space needs the package among its requirements; without MTCAE_MODEL the page takes the demonstration model.
+"""
+
+import os
+
+from mtcae_dfer.training.demonstration import make_app
+
+if __name__ == "__main__":
+    make_app(os.environ.get("MTCAE_MODEL")).launch()
