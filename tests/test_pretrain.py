@@ -185,6 +185,16 @@ def test_a_resumed_run_refuses_other_options(pretrained: Path, small_corpus: Pat
     assert "mask_ratio 0.6 -> 0.5" in capsys.readouterr().err
 
 
+def test_another_run_takes_the_folder_over(small_corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "videos.jsonl").write_text('{"index": 0, "name": "gone.mp4", "frame_count": 9, "problem": ""}\n')
+    (folder / "reconstructions-00009.png").write_bytes(b"old")
+    words = words_of(small_corpus, folder, "--num_train_epochs", "1", "--overwrite_output_dir", "true")
+    assert main(words) == 0
+    assert [picture.name for picture in folder.glob("*.png")] == ["reconstructions-00001.png"]
+
+
 def test_the_published_recipe_reaches_the_optimiser() -> None:
     from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
 

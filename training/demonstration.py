@@ -175,7 +175,7 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
         scores = gr.State({})
         with gr.Row():
             with gr.Column():
-                video = gr.Video(label="Clip", sources=["upload", "webcam"], elem_id="clip", height=320)
+                video = gr.Video(label="Clip", sources=["upload", "webcam"], elem_id="clip", height=380)
                 people = gr.Radio([EVERY_PERSON, WHOLE_FRAME], value=EVERY_PERSON, label="Analyse", elem_id="people")
                 start = gr.Button("Analyse", variant="primary", elem_id="analyse")
                 gr.Examples(make_examples(work), video, label="Drawn examples", elem_id="examples")

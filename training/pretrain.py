@@ -252,6 +252,8 @@ def pretrain(arguments: PretrainingArguments) -> dict[str, Any]:
     stopwatch = Stopwatch()
     model = build_pretraining_model(arguments.objective, arguments.optimisation.seed)
     claim_output_dir(output_dir, arguments.optimisation, accelerator)
+    if accelerator.is_main_process and not arguments.optimisation.resume_from_checkpoint:
+        _forget_videos(output_dir)
     start_trackers(accelerator, arguments)
     source = arguments.data.videos or draw_synthetic_videos(arguments.data, accelerator, stopwatch)
     with stopwatch.stage("counting frames"):
@@ -267,6 +269,12 @@ def pretrain(arguments: PretrainingArguments) -> dict[str, Any]:
         print(f"Pre-trained model, {REPORT_FILE} and reconstructions: {output_dir}")
     accelerator.end_training()
     return results
+
+
+def _forget_videos(output_dir: Path) -> None:
+    """Of a forerunner in this folder: its list of videos and its pictures."""
+    for file in (output_dir / INDEX_FILE, *output_dir.glob("reconstructions-*.png")):
+        file.unlink(missing_ok=True)
 
 
 def draw_synthetic_videos(options: VideoArguments, accelerator: Accelerator, stopwatch: Stopwatch) -> str:

@@ -52,7 +52,7 @@ class GainOptions:
     takes: int = field(default=2, metadata={"help": "Clips of every expression of every drawn person."})
     pretraining_epochs: int = field(default=100, metadata={"help": "Passes over the unlabelled clips."})
     pretrainings: int = field(default=1, metadata={"help": "Pre-trained encoders that the seeds take in turn."})
-    epochs: int = field(default=150, metadata={"help": "Passes over the labelled clips, for both."})
+    epochs: int = field(default=100, metadata={"help": "Passes over the labelled clips, for both."})
 
 
 def parse_gain_options(arguments: Sequence[str] | None = None) -> GainOptions:
