@@ -77,6 +77,7 @@ from mtcae_dfer.training.run import (
     save_model_folder,
     start_or_resume,
     whitening_frames,
+    write_options,
 )
 from mtcae_dfer.training.trackers import log_epoch, start_trackers
 
@@ -254,6 +255,7 @@ def pretrain(arguments: PretrainingArguments) -> dict[str, Any]:
     claim_output_dir(output_dir, arguments.optimisation, accelerator)
     if accelerator.is_main_process and not arguments.optimisation.resume_from_checkpoint:
         _forget_videos(output_dir)
+    write_options(arguments, output_dir, accelerator)
     start_trackers(accelerator, arguments)
     source = arguments.data.videos or draw_synthetic_videos(arguments.data, accelerator, stopwatch)
     with stopwatch.stage("counting frames"):

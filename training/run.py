@@ -428,10 +428,8 @@ def refuse_changed_options(before: dict[str, Any], now: dict[str, Any], checkpoi
         if name not in free and before.get(name) != now[name]
     ]
     if changed:
-        raise CheckpointError(
-            f"{checkpoint} was made with other options: {'; '.join(changed)}; repeat those, or add "
-            "--resume_with_changed_options true"
-        )
+        way_out = ", or add --resume_with_changed_options true" if "resume_with_changed_options" in now else ""
+        raise CheckpointError(f"{checkpoint} was made with other options: {'; '.join(changed)}; repeat those{way_out}")
 
 
 def validate(
