@@ -38,7 +38,10 @@ def test_the_config_at_the_root_is_the_paper() -> None:
         "AutoModel": "modeling_mtcae.MTCAEForMultiTaskVideo",
         "AutoModelForVideoClassification": "modeling_mtcae.MTCAEForMultiTaskVideo",
     }
-    assert MTCAEConfig.from_dict(stored).to_dict() == paper.to_dict() | {"architectures": stored["architectures"]}
+    (pipeline,) = stored["custom_pipelines"].values()
+    assert (ROOT / f"{pipeline['impl'].split('.')[0]}.py").is_file()
+    own = {name: stored[name] for name in ("architectures", "custom_pipelines")}
+    assert MTCAEConfig.from_dict(stored).to_dict() == paper.to_dict() | own
 
 
 def test_a_config_survives_json(tmp_path: Path) -> None:

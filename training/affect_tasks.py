@@ -48,7 +48,7 @@ def read_affect_labels(rows: datasets.Dataset, tasks: Sequence[TaskDescription])
     for task in affect_tasks(tasks):
         columns = [_known_column(rows, task, name) for name in _columns_of(task)]
         # T numbers a column -> (N, T, columns)
-        values = np.stack([np.array(rows[name], dtype=np.float32) for name in columns], axis=-1)
+        values = np.stack([np.array(list(rows[name]), dtype=np.float32) for name in columns], axis=-1)
         if task.per == "clip":
             values = _over_frames(values, any_frame=_kind_of_labels(task) == ACTION_UNITS)
         wanted = torch.from_numpy(values)
