@@ -70,9 +70,7 @@ class MTLERConfig(PreTrainedConfig):
     encoder_dropout: float | int = 0.3  # dropout in the temporal encoder
     head_sizes: list | None = None  # widths of a head's two hidden layers; None = [512, 256]
     head_dropout: float | int = 0.3  # dropout before every layer of a head
-    dependencies: dict | None = (
-        None  # target -> sources fed back to it; None = {arousal: [valence, action_units]}
-    )
+    dependencies: dict | None = None  # target -> sources fed back to it; None = {arousal: [valence, action_units]}
     feedback_kind: str = "hidden_state"  # hidden_state | label_embedding: what of a source its target gets
     label_embedding_size: int = 256  # width of the embeddings that stand for a source's labels
     true_label_share: float | int = 0.75  # label_embedding: share of training frames that get the true label instead

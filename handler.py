@@ -20,7 +20,9 @@ from transformers import pipeline
 logger = logging.getLogger(__name__)
 
 # Options of the pipeline that a request may set.
-PARAMETERS = tuple("top_k people window_seconds hop_seconds average_windows smoothing min_face margin".split())
+PARAMETERS = (
+    *("top_k", "people", "window_seconds", "hop_seconds", "average_windows", "smoothing", "min_face", "margin"),
+)
 SMALLEST_WINDOW = 0.2  # seconds between two windows: fewer would let one request keep the machine busy for hours
 
 

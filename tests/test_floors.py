@@ -18,7 +18,9 @@ REMOTE_CODE_MAY_IMPORT = {
 }
 HIGHER_ROOMS = {"mtcae_dfer", "hub_dataset", "training"}
 # Calls that only make a value; anything else at import time might read, write or ask the network.
-HARMLESS_CALLS = {"OutputRecorder", "TypeVar", "dict", "field", "frozenset", "logging.get_logger", "range"}
+HARMLESS_CALLS = {
+    *("OutputRecorder", "TypeVar", "dict", "field", "frozenset", "logging.getLogger", "logging.get_logger", "range"),
+}
 DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
 

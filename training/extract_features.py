@@ -3,9 +3,9 @@
     python -m mtcae_dfer.training.extract_features --videos FOLDER --encoder FOLDER_OR_HUB_ID --output F.parquet
 
 Videos are video files, or sub-folders of numbered images (00001.jpg …) as s-Aff-Wild2 has them. An image model
-(anything that AutoModel or AutoBackbone loads) sees frame by frame. A video model (VideoMAE, LGI-Former, TPSBT, or a
-model of this repository) sees consecutive clips; its tokens are averaged within each tubelet, and every frame of a
-tubelet gets that vector.
+(anything that AutoModel loads; by --as_backbone what AutoBackbone knows) sees frame by frame. A video model (VideoMAE,
+LGI-Former, TPSBT, or a model of this repository) sees consecutive clips; its tokens are averaged within each tubelet,
+and every frame of a tubelet gets that vector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoBackbone, AutoConfig, AutoModel, HfArgumentParser
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, HfArgumentParser, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, load_image
 from transformers.utils import cached_file, logging
 
@@ -140,25 +140,29 @@ def pool_image_output(output: Any) -> torch.Tensor:
 
 
 def _load_encoder(source: str, as_backbone: bool) -> nn.Module:
+    config = _read_config(source)
     if as_backbone:
-        return _read_model(AutoBackbone, source)
-    model = _read_model(AutoModel, source, **_unmasked(source))
+        # AutoBackbone.from_pretrained would ask the Hub for the folder before it looked into it.
+        if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
+            raise FeatureError(f"{source}: a {config.model_type} has no backbone; leave out --as_backbone.")
+        return _read_model(MODEL_FOR_BACKBONE_MAPPING[type(config)], source)
+    # A masked autoencoder of images hides most patches even in evaluation unless its config says otherwise.
+    unmasked = {"mask_ratio": 0.0} if config.model_type == "vit_mae" else {}
+    model = _read_model(AutoModel, source, **unmasked)
     # A model with heads has the encoder inside.
     return model.encoder if model.config.model_type == "mtcae" else model
 
 
-def _unmasked(source: str) -> dict[str, float]:
-    """A masked autoencoder of images hides most patches even in evaluation unless its config says otherwise."""
+def _read_config(source: str) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise FeatureError(_unreadable(source, error)) from error
-    return {"mask_ratio": 0.0} if config.model_type == "vit_mae" else {}
 
 
-def _read_model(auto_class: Any, source: str, **overrides: Any) -> nn.Module:
+def _read_model(model_class: Any, source: str, **overrides: Any) -> nn.Module:
     try:
-        return auto_class.from_pretrained(source, **overrides)
+        return model_class.from_pretrained(source, **overrides)
     except (OSError, ValueError, KeyError) as error:
         raise FeatureError(_unreadable(source, error)) from error
 

@@ -239,7 +239,7 @@ def run(arguments: AffectArguments) -> dict[str, Any]:
     make_config(arguments.model, splits, TASKS)  # a wrong option is told before anything is trained
     members = plan_members(arguments.model)
     with stopwatch.stage("training"):
-        results = {member.name: train_member(accelerator, member, splits, arguments, output_dir) for member in members}
+        results = {member.name: train_member(member, splits, arguments, output_dir) for member in members}
     with stopwatch.stage("testing"):
         systems = test_systems(accelerator, members, splits, arguments, output_dir)
     report = {
@@ -315,12 +315,12 @@ def make_config(options: AffectModelArguments, splits: AffectSplits, tasks: Sequ
 # Training
 
 
-def train_member(
-    accelerator: Accelerator, member: Member, splits: AffectSplits, arguments: AffectArguments, output_dir: Path
-) -> dict[str, Any]:
+def train_member(member: Member, splits: AffectSplits, arguments: AffectArguments, output_dir: Path) -> dict[str, Any]:
     """Trains one model; its folder holds the best epoch on the validation videos. A finished one is not repeated."""
     folder = output_dir / MEMBERS_FOLDER / member.name
     options = arguments.optimisation
+    # An accelerator of its own: whatever one model registers for its checkpoints would stand in the next one's.
+    accelerator = make_accelerator(options)
     finished = read_finished(folder, arguments)
     if finished is not None:
         accelerator.print(f"{member.name}: finished before")
@@ -356,7 +356,6 @@ def train_member(
     if accelerator.is_main_process:
         write_json(folder / RESULT_FILE, result)
     accelerator.wait_for_everyone()
-    accelerator.free_memory()
     return result
 
 
