@@ -275,7 +275,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         people = [
             {
                 "track": numbers[clip.track],
-                "window": _window([clip], clip.start, clip.end, options.top_k, self._names()),
+                "window": _keep_top(_window([clip], clip.start, clip.end, self._names()), options.top_k),
             }
             for clip in clips
             if clip.track in numbers
