@@ -52,7 +52,7 @@ LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     "vo_lstm": VOLSTMConfig,
 }
 
-STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded", "mtformer", "mnc")
+STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded", "mtformer", "mnc", "mtl_er")
 DECODER_TYPES = ("vit", "mlp")
 POOLINGS = ("mean", "time", "time_and_place")
 TASK_KINDS = ("classification", "regression", "multi_label")
@@ -223,7 +223,8 @@ class MTCAEConfig(PreTrainedConfig):
 
     encoder_config: dict | PreTrainedConfig | None = None  # the encoder's own config; None = VideoMAE ViT-L
     tasks: list | None = None  # ordered task descriptions (dicts or TaskDescription); None = the paper's three
-    structure: str = "cascaded"  # single_task | non_fully_shared | fully_shared | cascaded (Table I) | mtformer | mnc
+    # single_task | non_fully_shared | fully_shared | cascaded (Table I) | mtformer | mnc | mtl_er
+    structure: str = "cascaded"
     decoder_type: str = "vit"  # vit: cross-attention + MLP | mlp: MLP only (Table I)
     decoder_hidden_size: int = 512  # width of the decoders' tokens
     decoder_num_layers: int = 5  # L, the depth of the recursion in one decoder
@@ -331,12 +332,14 @@ class MTCAEConfig(PreTrainedConfig):
         if self.structure == "cascaded":
             rule = "a cascade needs 'vit': its decoders read the encoder's output by cross-attention"
             require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
-        if self.structure in ("mtformer", "mnc"):
+        if self.structure in ("mtformer", "mnc", "mtl_er"):
             rule = f"{self.structure} has no decoders that it could change; leave it at its default"
             require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
             require(not self.share_decoder_layers, "share_decoder_layers", True, rule)
         if self.structure == "mnc":
             self._check_region_tasks()
+        if self.structure == "mtl_er":
+            self._check_temporal_heads()
         self._check_task_interplay()
 
     def _check_region_tasks(self) -> None:
@@ -345,6 +348,12 @@ class MTCAEConfig(PreTrainedConfig):
         fits = len(first) == 2 and first[0] == ("face_box", "frame", [4])
         fits = fits and first[1][:2] == ("face_landmarks", "frame") and len(first[1][2]) == 2 and first[1][2][1] == 2
         require(fits, "tasks", [name for name, _, _ in first], rule)
+
+    def _check_temporal_heads(self) -> None:
+        # Its transformers are torch's, whose heads divide the width among them.
+        size = self.decoder_num_attention_heads * self.decoder_head_dim
+        rule = f"must be decoder_num_attention_heads x decoder_head_dim ({size}) for mtl_er"
+        require(size == self.decoder_hidden_size, "decoder_hidden_size", self.decoder_hidden_size, rule)
 
     def _check_task_interplay(self) -> None:
         names = [task["name"] for task in self.tasks]

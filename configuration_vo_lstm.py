@@ -38,8 +38,8 @@ class VOLSTMConfig(PreTrainedConfig):
     image_size: int | list[int] | tuple[int, int] = 224  # height and width of a frame in pixels; one number for both
     num_channels: int = 3  # colour channels
     num_frames: int = 16  # T, frames of a clip
-    hidden_size: int = 512  # width of the LSTM's state, of which every frame's is a token
-    num_lstm_layers: int = 1  # LSTM layers, one on the other
+    hidden_size: int = 512  # width of a token: of the LSTM's state at a frame
+    num_lstm_layers: int = 1  # LSTM layers, one on the other; 0: a frame's feature itself is its token
     lstm_dropout: float | int = 0.0  # dropout between LSTM layers
     initializer_range: float = 0.02  # standard deviation of fresh dense weights in the frame encoder
 
@@ -60,15 +60,19 @@ class VOLSTMConfig(PreTrainedConfig):
         return AutoConfig.for_model(model_type, **values)
 
     def _check_fields(self) -> None:
-        for field_name in ("num_channels", "num_frames", "hidden_size", "num_lstm_layers"):
+        for field_name in ("num_channels", "num_frames", "hidden_size"):
             value = getattr(self, field_name)
             require(value > 0, field_name, value, "must be greater than 0")
+        require(self.num_lstm_layers >= 0, "num_lstm_layers", self.num_lstm_layers, "must be at least 0")
         require(min(self.patch_size) > 0, "image_size", self.image_size, "must be greater than 0")
         require(0 <= self.lstm_dropout < 1, "lstm_dropout", self.lstm_dropout, "must be at least 0 and less than 1")
         frame = self.frame_encoder_config
         known = hasattr(frame, "hidden_sizes") or hasattr(frame, "hidden_size")
         rule = "is no image model that can be read: its config tells no width"
         require(known, "frame_encoder_config.model_type", frame.model_type, rule)
+        rule = f"must be the {self.frame_feature_size} channels of a frame's feature where there is no LSTM"
+        fits = self.num_lstm_layers > 0 or self.hidden_size == self.frame_feature_size
+        require(fits, "hidden_size", self.hidden_size, rule)
 
     @property
     def frame_feature_size(self) -> int:

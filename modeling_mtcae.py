@@ -33,6 +33,7 @@ from .modeling_decoders import MTCAECrossAttention, MTCAEDecoder, MTCAEStructure
 from .modeling_lgi_former import LGIFormerModel
 from .modeling_mnc import MNC
 from .modeling_mtformer import CrossTaskContrast, MTFormer, UncertaintyWeights
+from .modeling_mtl_er_structure import MTLER
 from .modeling_resnext3d import ResNeXt3DModel
 from .modeling_tpsbt import TPSBTModel
 from .modeling_vo_lstm import VOLSTMModel
@@ -169,6 +170,7 @@ STRUCTURE_CLASSES: dict[str, type[MTCAEStructure]] = {
     "cascaded": MTCAECascade,
     "mtformer": MTFormer,
     "mnc": MNC,
+    "mtl_er": MTLER,
 }
 
 

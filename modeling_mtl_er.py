@@ -138,18 +138,23 @@ def build_temporal_encoder(
     return MTLERRecurrence(config, input_size, num_layers)
 
 
+def make_hidden_layers(config: MTLERConfig, input_size: int) -> nn.Sequential:
+    """A head's two hidden layers, (..., input_size) -> (..., head_sizes[-1])."""
+    first, second = config.head_sizes
+    dropout = config.head_dropout
+    return nn.Sequential(
+        *(nn.Dropout(dropout), nn.Linear(input_size, first), nn.ReLU()),
+        *(nn.Dropout(dropout), nn.Linear(first, second), nn.ReLU(), nn.Dropout(dropout)),
+    )
+
+
 class MTLERHead(nn.Module):
     """Two hidden layers and an output layer for one task."""
 
     def __init__(self, config: MTLERConfig, input_size: int, num_outputs: int) -> None:
         super().__init__()
-        first, second = config.head_sizes
-        dropout = config.head_dropout
-        self.hidden = nn.Sequential(
-            *(nn.Dropout(dropout), nn.Linear(input_size, first), nn.ReLU()),
-            *(nn.Dropout(dropout), nn.Linear(first, second), nn.ReLU(), nn.Dropout(dropout)),
-        )
-        self.output = nn.Linear(second, num_outputs)
+        self.hidden = make_hidden_layers(config, input_size)
+        self.output = nn.Linear(config.head_sizes[-1], num_outputs)
 
     def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L, size) -> (outputs (B, L, num_outputs), hidden states (B, L, head_sizes[-1]))."""

@@ -43,18 +43,20 @@ class VOLSTMPreTrainedModel(PreTrainedModel):
 
 
 class VOLSTMModel(VOLSTMPreTrainedModel):
-    """The encoder: the LSTM's state at every frame is a token."""
+    """The encoder: the LSTM's state at every frame is a token, or the frame's feature where there is no LSTM."""
 
     def __init__(self, config: VOLSTMConfig) -> None:
         super().__init__(config)
         self.frame_encoder = AutoModel.from_config(config.frame_encoder_config, dtype=None)
-        self.lstm = nn.LSTM(
-            config.frame_feature_size,
-            config.hidden_size,
-            config.num_lstm_layers,
-            dropout=config.lstm_dropout,
-            batch_first=True,
-        )
+        self.lstm = None
+        if config.num_lstm_layers:
+            self.lstm = nn.LSTM(
+                config.frame_feature_size,
+                config.hidden_size,
+                config.num_lstm_layers,
+                dropout=config.lstm_dropout,
+                batch_first=True,
+            )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -79,8 +81,10 @@ class VOLSTMModel(VOLSTMPreTrainedModel):
         features = self.frame_encoder(pixel_values.flatten(0, 1)).last_hidden_state
         pooled = features.mean(dim=1) if features.ndim == 3 else features.mean(dim=(2, 3))
         # (B * T, D) -> (B, T, D)
-        states, _ = self.lstm(pooled.unflatten(0, (-1, config.num_frames)))
-        return BaseModelOutput(last_hidden_state=states)
+        tokens = pooled.unflatten(0, (-1, config.num_frames))
+        if self.lstm is not None:
+            tokens, _ = self.lstm(tokens)
+        return BaseModelOutput(last_hidden_state=tokens)
 
 
 __all__ = ["VOLSTMModel", "VOLSTMPreTrainedModel"]

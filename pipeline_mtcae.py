@@ -461,7 +461,9 @@ class _Reading:
         """One person's clip in a window, on its way to the model if it shows the face at all."""
         key, start, end = 0, *span
         if track is not None:
-            key, start, end = track.key, max(span[0], track.begin), min(span[1], track.end)
+            # A track that goes on will end later than its last face so far.
+            last = math.inf if self.tracker.goes_on(track) else track.end
+            key, start, end = track.key, max(span[0], track.begin), min(span[1], last)
             # The person's own frames, spread anew: those before a cut show somebody else.
             members = [frame for frame in frames if track.begin <= frame.time <= track.end]
             if not members:
@@ -541,9 +543,9 @@ class _Tracker:
             self.active = []
         self.active = [track for track in self.active if seconds - track.end <= MAX_PAUSE]
         keys: list[int | None] = [None] * len(boxes)
-        for track, face in _match([track.expected_box(seconds) for track in self.active], boxes):
-            self._extend(self.active[track], boxes[face], seconds)
-            keys[face] = self.active[track].key
+        for track, face in self._link(seconds, boxes):
+            self._extend(track, boxes[face], seconds)
+            keys[face] = track.key
         for face in range(len(boxes)):
             if keys[face] is None and confidence[face] >= BEGIN_CONFIDENCE:
                 track = _Track(next(self.keys), seconds, seconds, boxes[face], np.zeros(2))
@@ -552,6 +554,21 @@ class _Tracker:
                 self._confirm(track)
                 keys[face] = track.key
         return keys
+
+    def _link(self, seconds: float, boxes: np.ndarray) -> list[tuple[_Track, int]]:
+        """Pairs (track, index of its face)."""
+        places = [track.expected_box(seconds) for track in self.active]
+        links = [(self.active[track], face) for track, face in _match(places, boxes)]
+        # Somebody who was lost for some frames may have stopped or turned: looked for where last seen, too.
+        lost = [track for track in self.active if seconds - track.end > TRACKING_INTERVAL]
+        lost = [track for track in lost if all(track is not linked for linked, _ in links)]
+        free = sorted(set(range(len(boxes))) - {face for _, face in links})
+        pairs = _match([track.box for track in lost], boxes[free])
+        return links + [(lost[track], free[face]) for track, face in pairs]
+
+    def goes_on(self, track: _Track) -> bool:
+        """Whether the track may still get faces."""
+        return any(track is active for active in self.active)
 
     def _extend(self, track: _Track, box: np.ndarray, seconds: float) -> None:
         elapsed = seconds - track.end

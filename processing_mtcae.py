@@ -331,7 +331,7 @@ def _take_array(video: VideoInput, given: Mapping[str, Any] | None, options: dic
 def stack_frames(video: VideoInput) -> torch.Tensor:
     """An array or a list of frames -> (T, ., ., .), values and layout as they were."""
     if isinstance(video, (np.ndarray, torch.Tensor)):
-        return torch.as_tensor(video)
+        return _as_tensor(video)
     if not isinstance(video, Sequence) or not all(is_frame(frame) for frame in video):
         raise TypeError(
             f"a video is a path, bytes, a file object, an array or a list of frames, not {type(video).__name__}"
@@ -340,7 +340,12 @@ def stack_frames(video: VideoInput) -> torch.Tensor:
     shapes = {tuple(frame.shape) for frame in frames}
     if len(shapes) > 1:
         raise ValueError(f"the frames of a video must have one size, but here are {sorted(shapes)}")
-    return torch.stack([torch.as_tensor(frame) for frame in frames])
+    return torch.stack([_as_tensor(frame) for frame in frames])
+
+
+def _as_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+    # Colours turned around by [..., ::-1], as OpenCV's users do, have a stride that torch does not know.
+    return torch.as_tensor(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
 
 
 def to_rgb(video: torch.Tensor, layout: ChannelDimension | str | None) -> torch.Tensor:

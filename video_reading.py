@@ -2,13 +2,15 @@
 
 Everything that turns a file into frames goes through `read_clip`: labelling, training and prediction therefore see the
 very same pictures. One pass over the packets counts the frames (container headers are not trusted: FLV and Matroska say
-0), a second, streaming pass decodes up to the last wanted frame and converts only the wanted ones to RGB.
+0), a second, streaming pass decodes up to the last wanted frame and converts only the wanted ones to RGB. Of H.264, it
+passes over the packets that no wanted frame depends on, where it is certain that this changes nothing.
 """
 
 import math
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,6 +20,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 import torch
+from av.bitstream import BitStreamFilterContext, bitstream_filters_available
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -27,6 +30,24 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 
 # A FLV or Matroska file that ends this much before the duration in its header is taken for a truncated one.
 TRUNCATION_TOLERANCE_SECONDS = 0.5
+
+# MP4 and its kin list all packets, with the times at which their frames are shown: none can be missing unnoticed, as in
+# a damaged Matroska, FLV or MPEG-TS file. AVI knows no such times.
+INDEXED_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
+
+# FFmpeg's AV_FIELD_PROGRESSIVE: every packet holds a whole frame, not a field of one.
+PROGRESSIVE = 1
+
+# ITU-T H.264, table 7-1: types of NAL units.
+H264_SLICE, H264_IDR_SLICE, H264_SEI, H264_DELIMITER, H264_FILLER = 1, 5, 6, 9, 12
+H264_PARAMETER_SETS = frozenset({7, 8})
+H264_KNOWN = frozenset({H264_SLICE, H264_IDR_SLICE, H264_SEI, H264_DELIMITER, H264_FILLER}) | H264_PARAMETER_SETS
+
+# FFmpeg's filter that takes headers apart and puts them together again, unchanged unless told otherwise.
+H264_PARSER = "h264_metadata"
+
+# What a packet of H.264 holds; 0 is a picture that no other one refers to.
+REFERENCE, FRESH_START, PARAMETERS = 1, 2, 4
 
 # Frames per second where neither the container nor the codec says anything.
 FALLBACK_FRAME_RATE = 25
@@ -135,8 +156,8 @@ def read_clip(
     video = _ReopenableVideo.from_source(source)
     packets = _count_packets(video)
     wanted = _wanted_indices(video, packets, num_frames, frame_indices)
-    reading, readable = _decode_frames(video, packets, wanted, size), packets.frame_count
-    if reading.damaged or not reading.pictures.keys() >= set(wanted):
+    reading, readable = _decode_wanted(video, packets, wanted, size), packets.frame_count
+    if not reading.is_complete(wanted):
         reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
         readable = reading.frame_count
         wanted = _wanted_of_damaged(video, packets, readable, wanted, resample=frame_indices is None)
@@ -179,18 +200,13 @@ class FrameStream:
 
     def __iter__(self) -> Iterator["StreamedFrame"]:
         with _open_stream(self._video) as (container, stream):
-            begin = None
-            for index, frame in enumerate(_DecodedFrames(container, stream)):
-                seconds = _frame_seconds(frame, index, self._packets)
+            begin = _announced_begin(self._packets)
+            for count, frame in enumerate(_DecodedFrames(container, stream)):
+                seconds = _frame_seconds(frame, count, self._packets)
                 begin = seconds if begin is None else begin
-                yield StreamedFrame(self._index_of(seconds - begin, index), seconds - begin, frame, self.info)
-
-    def _index_of(self, seconds: float, index: int) -> int:
-        """The frame announced closest to a time: counting would go wrong behind frames that do not decode."""
-        after = int(np.searchsorted(self.times, seconds))
-        if after >= len(self.times):
-            return len(self.times) - 1
-        return after - 1 if after and seconds - self.times[after - 1] < self.times[after] - seconds else after
+                # Counting would go wrong behind frames that do not decode.
+                index = _announced_index(self.times, seconds - begin)
+                yield StreamedFrame(index, seconds - begin, frame, self.info)
 
 
 @dataclass(frozen=True)
@@ -295,6 +311,121 @@ class _PacketCount:
     duration: float  # seconds, from the first frame's begin to the last frame's end
     frame_rate: float  # frames per second
     times: array  # seconds of the packets that hold a frame and have a time, in the file's order
+    dependencies: "_Dependencies"
+
+
+class _Dependencies:
+    """Which packets a decoder needs for some of a video's frames; decoding the others is most of the work.
+
+    A packet is dispensable where no other frame refers to its own, or where all those that might do so are dispensable
+    themselves: they end at the next picture with which decoding starts afresh. This is known of H.264 alone, from the
+    headers of its units, and only of files in which everything is regular: whatever is unusual (damage, interlacing,
+    missing or repeated times) has all packets decoded.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        context = stream.codec_context
+        header = bytes(context.extradata or b"")
+        # ISO/IEC 14496-15, section 5.3.3.1: behind a 1, the fifth byte tells how many bytes hold the length of a unit.
+        self._length_bytes = (header[4] & 3) + 1 if header[:1] == b"\x01" and len(header) > 4 else None
+        # PyAV below 18 tells only whether frames are reordered, not over how many places.
+        self._decoder_depth = getattr(context, "reorder_depth", int(context.has_b_frames))
+        self._is_regular = (
+            context.name == "h264"
+            and container.format.name == INDEXED_FORMAT
+            and getattr(context, "field_order", None) == PROGRESSIVE
+            and H264_PARSER in bitstream_filters_available
+        )
+        self._parser = BitStreamFilterContext(H264_PARSER, stream) if self._is_regular else None
+        self._roles, self._times = array("b"), array("q")  # of the packets, in the file's order; times in ticks
+        self._ordered, self._shown = array("q"), array("q")  # times of all packets and of the shown frames, ascending
+        self._depth = 0  # most packets that come before one whose frame is shown before theirs
+
+    def take(self, packet: av.Packet, is_shown: bool) -> None:
+        """Takes note of the next packet, which is empty afterwards."""
+        if not self._is_regular or packet.size == 0:
+            return
+        role, time = _h264_role(packet, self._length_bytes), packet.pts
+        unusual = time is None or packet.is_corrupt or packet.has_sidedata("new_extradata")
+        if role is None or unusual or not self._place(time) or not self._parses(packet):
+            self._is_regular = False
+            return
+        self._roles.append(role)
+        self._times.append(time)
+        if is_shown:
+            self._shown.insert(bisect_left(self._shown, time), time)
+
+    def _parses(self, packet: av.Packet) -> bool:
+        """Whether all headers in a packet make sense to FFmpeg; a decoder might refuse it else."""
+        try:
+            self._parser.filter(packet)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def _place(self, time: int) -> bool:
+        """Puts a time into the order of showing; False where it is there already."""
+        place = bisect_left(self._ordered, time)
+        if place < len(self._ordered) and self._ordered[place] == time:
+            return False
+        self._depth = max(self._depth, len(self._ordered) - place)
+        self._ordered.insert(place, time)
+        return True
+
+    def packets_for(self, wanted: Sequence[int]) -> frozenset[int] | None:
+        """Times, in ticks, of the packets that yield the first frame and the wanted ones; None: decode all packets."""
+        if not self._is_certain():
+            return None
+        # The first frame tells the video's size.
+        targets = {self._shown[index] for index in (0, *wanted)}
+        needed, leads_to_target = set(), False
+        for time, role in zip(reversed(self._times), reversed(self._roles), strict=True):
+            leads_to_target = leads_to_target or time in targets
+            # Sizes and other parameters hold beyond the picture that they come with.
+            if time in targets or role & PARAMETERS or (leads_to_target and role & REFERENCE):
+                needed.add(time)
+            leads_to_target = leads_to_target and not role & FRESH_START
+        return frozenset(needed)
+
+    def _is_certain(self) -> bool:
+        """Whether the file is regular, and its times order the frames as the decoder does."""
+        starts_fresh = self._is_regular and len(self._roles) > 0 and bool(self._roles[0] & FRESH_START)
+        # Over too many places, the decoder would lose frames; over none, the times might be those of decoding.
+        return starts_fresh and self._depth <= self._decoder_depth and (self._depth > 0) == (self._decoder_depth > 0)
+
+
+def _h264_role(packet: av.Packet, length_bytes: int | None) -> int | None:
+    """What a packet holds: 0, or a sum of REFERENCE, FRESH_START and PARAMETERS; None where that is not certain."""
+    headers = _h264_unit_headers(memoryview(packet), length_bytes)
+    # ITU-T H.264, section 7.3.1: a bit that is 0, two that tell whether others refer to the picture, five of the type.
+    types = {header & 0x1F for header in headers}
+    slices = types & {H264_SLICE, H264_IDR_SLICE}
+    is_reference = {header & 0x60 > 0 for header in headers if header & 0x1F in slices}
+    if (
+        len(slices) != 1
+        or len(is_reference) != 1
+        or not types <= H264_KNOWN
+        or any(header & 0x80 for header in headers)
+    ):
+        return None
+    role = REFERENCE * is_reference.pop() | FRESH_START * (H264_IDR_SLICE in slices)
+    return role | PARAMETERS * bool(types & H264_PARAMETER_SETS)
+
+
+def _h264_unit_headers(content: memoryview, length_bytes: int | None) -> list[int]:
+    """The first byte of every unit in a packet; none where the units do not fill the packet."""
+    headers, position = [], 0
+    if length_bytes is None:
+        # Every unit stands behind the bytes 0, 0, 1.
+        parts = bytes(content).split(b"\0\0\1")
+        return [part[0] for part in parts[1:]] if not parts[0].strip(b"\0") and all(parts[1:]) else []
+    while position < len(content):
+        begin = position + length_bytes
+        position = begin + int.from_bytes(content[position:begin], "big")
+        if position == begin or position > len(content):
+            return []
+        headers.append(content[begin])
+    return headers
 
 
 @dataclass(frozen=True)
@@ -304,9 +435,12 @@ class _Reading:
     pictures: dict[int, torch.Tensor]  # frame index -> uint8 (3, H, W), for the wanted indices that decode
     seconds: dict[int, float]  # frame index -> time in seconds, relative to the first frame
     frame_count: int  # frames seen; all that decode only after reading to the end
-    damaged: bool  # FFmpeg refused at least one packet
+    damaged: bool  # FFmpeg refused at least one packet, or a frame has not the time that its packet announced
     has_gap: bool  # frames followed after a refused packet
     info: VideoInfo | None  # None where nothing decodes
+
+    def is_complete(self, wanted: Sequence[int]) -> bool:
+        return not self.damaged and self.pictures.keys() >= set(wanted)
 
 
 class _Packets:
@@ -324,15 +458,20 @@ class _Packets:
 
 
 class _DecodedFrames:
-    """Iterate over the frames that decode, passing over the packets that FFmpeg refuses and remembering that it did."""
+    """Iterate over the frames that decode, passing over the packets that FFmpeg refuses and remembering that it did.
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+    `needed`: times of the packets to decode (see `_Dependencies`), None for all.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream, needed: Collection[int] | None = None) -> None:
         self.packets = _Packets(container, stream)
+        self.stream = stream
+        self.needed = needed
         self.refused_packet = False
         self.has_gap = False
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
-        for packet in self.packets:
+        for packet in self.packets if self.needed is None else self._needed_packets(self.needed):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
@@ -341,6 +480,19 @@ class _DecodedFrames:
             # The empty packet at the end only hands out frames that were decoded before.
             self.has_gap = self.has_gap or (self.refused_packet and packet.size > 0 and len(frames) > 0)
             yield from frames
+
+    def _needed_packets(self, needed: Collection[int]) -> Iterator[av.Packet]:
+        left = len(needed)
+        for packet in self.packets:
+            if packet.pts in needed:
+                yield packet
+                left -= 1
+            if left == 0:
+                break
+        # As at the end of a file, an empty packet has the decoder hand out what it still holds back.
+        end = av.Packet()
+        end.stream, end.time_base = self.stream, self.stream.time_base
+        yield end
 
     @property
     def damaged(self) -> bool:
@@ -397,20 +549,22 @@ def _count_packets(video: _ReopenableVideo) -> _PacketCount:
     times = array("d")
     with _open_stream(video) as (container, stream):
         frame_duration = 1 / float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
+        dependencies = _Dependencies(container, stream)
         packets = _Packets(container)
         for packet in packets:
             packet_begin, packet_end = _packet_span(packet, frame_duration)
             file_end = max(file_end, packet_end)
             if packet.stream_index != stream.index:
                 continue
-            if packet.is_discard or not _holds_a_frame(packet, stream):
+            if is_shown := not packet.is_discard and _holds_a_frame(packet, stream):
+                shown += 1
+                begin, end = min(begin, packet_begin), max(end, packet_end)
+                if math.isfinite(packet_begin):
+                    times.append(packet_begin)
+            else:
                 # The empty packets without a time that end every stream are no frames of any kind.
                 hidden += packet.size > 0 or packet.dts is not None
-                continue
-            shown += 1
-            begin, end = min(begin, packet_begin), max(end, packet_end)
-            if math.isfinite(packet_begin):
-                times.append(packet_begin)
+            dependencies.take(packet, is_shown)
         shortfall = _seconds_short_of_header(container, stream, end, file_end, frame_duration)
         missing = round(shortfall / frame_duration)
         is_estimated = stream.frames == 0
@@ -420,7 +574,7 @@ def _count_packets(video: _ReopenableVideo) -> _PacketCount:
         missing, is_estimated = 1, True
     duration = end - begin if 0 < end - begin < math.inf else shown * frame_duration
     frame_rate = shown / duration if shown else 1 / frame_duration
-    return _PacketCount(shown, missing, is_estimated, duration, frame_rate, times)
+    return _PacketCount(shown, missing, is_estimated, duration, frame_rate, times, dependencies)
 
 
 def _announced_times(packets: _PacketCount) -> np.ndarray:
@@ -429,6 +583,19 @@ def _announced_times(packets: _PacketCount) -> np.ndarray:
         return np.arange(packets.frame_count) / packets.frame_rate
     times = np.sort(np.frombuffer(packets.times))
     return times - times[0]
+
+
+def _announced_begin(packets: _PacketCount) -> float | None:
+    """Seconds of the first frame in the file's own count, decodable or not; None where packets carry no times."""
+    return min(packets.times) if len(packets.times) == packets.frame_count else None
+
+
+def _announced_index(times: np.ndarray, seconds: float) -> int:
+    """The frame whose announced time, of `times` (N,), is closest."""
+    after = int(np.searchsorted(times, seconds))
+    if after >= len(times):
+        return len(times) - 1
+    return after - 1 if after and seconds - times[after - 1] < times[after] - seconds else after
 
 
 def _packet_span(packet: av.Packet, frame_duration: float) -> tuple[float, float]:
@@ -500,32 +667,55 @@ def _check_indices_exist(video: _ReopenableVideo, wanted: Sequence[int], frame_c
         )
 
 
+def _decode_wanted(
+    video: _ReopenableVideo, packets: _PacketCount, wanted: Sequence[int], size: tuple[int, int] | None
+) -> _Reading:
+    """Decode the packets that the wanted frames need; all up to the last one where that is not known or goes wrong."""
+    needed = packets.dependencies.packets_for(wanted)
+    if needed is not None:
+        reading = _decode_frames(video, packets, wanted, size, needed=needed)
+        if reading.is_complete(wanted):
+            return reading
+    return _decode_frames(video, packets, wanted, size)
+
+
 def _decode_frames(
     video: _ReopenableVideo,
     packets: _PacketCount,
     wanted: Sequence[int],
     size: tuple[int, int] | None,
     to_the_end: bool = False,
+    needed: Collection[int] | None = None,
 ) -> _Reading:
     """Decode a video and keep the wanted frames, resized.
 
     Stops after the last wanted frame, or reads on to count all frames that decode. That count runs on one thread: with
     several, a refused packet takes a number of good frames with it that depends on the number of processor cores.
+    Where all packets are decoded, the frames are counted; of the `needed` ones, each is known by its announced time.
     """
-    pictures, seconds, info, begin, frame_count = {}, {}, None, 0.0, 0
+    pictures, seconds, info, frame_count, as_announced = {}, {}, None, 0, True
     keep = frozenset(wanted)
+    times, begin = (None, None) if needed is None else (_announced_times(packets), _announced_begin(packets))
+    all_frames = to_the_end or needed is not None
     with _open_stream(video, single_thread=to_the_end) as (container, stream):
-        frames = _DecodedFrames(container, stream)
-        for index, frame in enumerate(islice(frames, None if to_the_end else wanted[-1] + 1)):
-            frame_count = index + 1
-            if info is None:
-                info = _describe(video, packets, frame)
-                begin = _frame_seconds(frame, index, packets)
+        if needed is not None:
+            # FFmpeg patches a damaged picture up with the one decoded before, which may have been passed over here.
+            stream.codec_context.options = {"err_detect": "explode"}
+        frames = _DecodedFrames(container, stream, needed)
+        for count, frame in enumerate(islice(frames, None if all_frames else wanted[-1] + 1)):
+            frame_count = count + 1
+            info = info or _describe(video, packets, frame)
+            time = _frame_seconds(frame, count, packets)
+            begin = time if begin is None else begin
+            time -= begin
+            index = count if times is None else _announced_index(times, time)
+            as_announced = as_announced and (times is None or (times[index] == time and not frame.is_corrupt))
             if index in keep:
                 # A stream may change its size on the way; without a size asked for, the first frame's counts.
                 pictures[index] = resize_frames(_upright_picture(frame), size or (info.height, info.width))
-                seconds[index] = _frame_seconds(frame, index, packets) - begin
-    return _Reading(pictures, seconds, frame_count, frames.damaged, frames.has_gap, info)
+                seconds[index] = time
+    damaged = frames.damaged or not as_announced
+    return _Reading(pictures, seconds, frame_count, damaged, frames.has_gap, info)
 
 
 def _frame_seconds(frame: av.VideoFrame, index: int, packets: _PacketCount) -> float:

@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py                       # the paper's model on a GPU, a smaller one on a CPU
     python benchmarks/training_step.py --size small --batch 2 --repeats 5
+    python benchmarks/training_step.py --size paper --batch 1 --repeats 3 --models classifier finetune
 
 The small model keeps the paper's proportions: a quarter of all widths and of the tokens (frames of 112 pixels), the
 same layers, and so 1/64 of the multiply-adds everywhere.
@@ -13,7 +14,7 @@ the time and the device's peak; on a CPU, over the rate of a large matrix produc
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,7 @@ GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 SMALL_ENCODER = {"image_size": 112, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 TARGET_RATIO = 1.25
 CLASSIFIER = "VideoMAE classifier"
+ENCODING, CACHED = "frozen_encoder, encoding", "frozen_encoder, cached features"
 
 
 @dataclass
@@ -55,8 +57,8 @@ class Candidate:
         return statistics.median(self.times)
 
 
-def build_candidates(compiles: bool) -> list[Candidate]:
-    """The classifier and the presets in every mode."""
+def build_candidates(compiles: bool, models: Sequence[str] = (), wanted_modes: Sequence[str] = ()) -> list[Candidate]:
+    """The classifier and the presets in every mode, or those whose names hold one of the words and are of the modes."""
     modes = [
         ("eager fp32", {"attention": "eager"}),
         ("sdpa fp32", {}),
@@ -64,11 +66,17 @@ def build_candidates(compiles: bool) -> list[Candidate]:
         ("sdpa bf16, checkpointing", {"bf16": True, "checkpointing": True}),
     ]
     modes += [("sdpa bf16, compiled", {"bf16": True, "compiled": True})] if compiles else []
-    models = [(CLASSIFIER, None), ("finetune (head width 64)", 64), ("paper (head width 512)", 512)]
-    candidates = [Candidate(name, mode, head, **options) for name, head in models for mode, options in modes]
+    kinds = [(CLASSIFIER, None), ("finetune (head width 64)", 64), ("paper (head width 512)", 512)]
+    candidates = [Candidate(name, mode, head, **options) for name, head in kinds for mode, options in modes]
     frozen = {"frozen": True}
-    candidates.append(Candidate("frozen_encoder, encoding", "sdpa fp32", 64, **frozen))
-    return [*candidates, Candidate("frozen_encoder, cached features", "sdpa fp32", 64, **frozen, cached=True)]
+    candidates.append(Candidate(ENCODING, "sdpa fp32", 64, **frozen))
+    candidates.append(Candidate(CACHED, "sdpa fp32", 64, **frozen, cached=True))
+    return [
+        entry
+        for entry in candidates
+        if (not models or any(word in entry.model_name for word in models))
+        and (not wanted_modes or entry.mode in wanted_modes)
+    ]
 
 
 def build_model(candidate: Candidate, size: str) -> nn.Module:
@@ -191,17 +199,23 @@ def format_rows(candidates: list[Candidate], batch: int, peaks: dict[bool, float
     baselines = {entry.mode: entry.seconds for entry in candidates if entry.model_name == CLASSIFIER}
     for entry in candidates:
         utilisation = entry.flops / entry.seconds / peaks[entry.bf16]
-        ratio = "" if entry.frozen else f"{entry.seconds / baselines[entry.mode]:.2f}"
+        comparable = entry.mode in baselines and not entry.frozen
+        ratio = f"{entry.seconds / baselines[entry.mode]:.2f}" if comparable else ""
         figures = f"{batch / entry.seconds:.2f} | {entry.memory / 2**20:.0f} MiB | {100 * utilisation:.0f} %"
         rows.append(f"| {entry.model_name} | {entry.mode} | {figures} | {ratio} |")
-    encoding, cached = candidates[-2:]
+    remarks = [f"The cascade at head width 64 is to take at most {TARGET_RATIO} times the classifier's step."]
+    return [*rows, "", *remarks, *_compare_cached(candidates)]
+
+
+def _compare_cached(candidates: list[Candidate]) -> list[str]:
+    by_name = {entry.model_name: entry for entry in candidates}
+    if ENCODING not in by_name or CACHED not in by_name:
+        return []
+    encoding, cached = by_name[ENCODING], by_name[CACHED]
     return [
-        *rows,
-        "",
-        f"The cascade at head width 64 is to take at most {TARGET_RATIO} times the classifier's step.",
         f"Training from cached features is {encoding.seconds / cached.seconds:.1f} times as fast as encoding in every "
         f"step; {encoding.flops / cached.flops:.1f} times by multiply-adds. Reading and decoding the videos, which the "
-        "cache saves too, is not in it.",
+        "cache saves too, is not in it."
     ]
 
 
@@ -213,15 +227,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled modes")
+    parser.add_argument("--models", nargs="+", default=(), help="words of the names of models to measure; empty: all")
+    parser.add_argument("--modes", nargs="+", default=(), help="modes to measure; empty: all")
+    parser.add_argument("--name", default=None, help="of the table; default: training_step_ and the device")
     arguments = parser.parse_args()
     torch.set_float32_matmul_precision("high")
-    candidates = build_candidates(compiles=not arguments.no_compile)
+    candidates = build_candidates(not arguments.no_compile, arguments.models, arguments.modes)
     # On a GPU one model at a time: together they would not fit.
     groups = [[entry] for entry in candidates] if arguments.device.startswith("cuda") else [candidates]
     for group in groups:
         for entry in group:
             prepare(entry, arguments.size, arguments.batch, arguments.device)
-            entry.step()
+            if entry.compiled:  # measuring the memory was a step, but of another graph
+                entry.step()
         for _ in range(arguments.repeats):
             for entry in group:
                 time_step(entry, arguments.device)
@@ -232,7 +250,7 @@ def main() -> None:
     head = f"Model size `{arguments.size}`, {arguments.batch} clips a step, median of {arguments.repeats}; {memory}."
     lines = [head, "", *format_rows(candidates, arguments.batch, peaks)]
     print("\n".join(lines))
-    name = f"training_step_{arguments.device.split(':')[0]}"
+    name = arguments.name or f"training_step_{arguments.device.split(':')[0]}"
     print(keep_table(name, "Training steps", lines, arguments.device))
 
 

@@ -181,17 +181,28 @@ def read_build_report(dataset_dir: str | os.PathLike) -> BuildReport:
     """The report of a finished data set.
 
     Raises:
-        DatasetError: the folder holds no data set of this package.
+        DatasetError: the folder holds no data set of this package, or one of another format.
     """
     file = Path(dataset_dir) / REPORT_FILE
     try:
-        return BuildReport(output_dir=str(dataset_dir), **json.loads(file.read_text(encoding="utf-8")))
+        told = json.loads(file.read_text(encoding="utf-8"))
+        _check_format(dataset_dir, told["options"]["format_version"])
+        return BuildReport(output_dir=str(dataset_dir), **told)
     except OSError as error:
         raise DatasetError(
             f"{dataset_dir} is no data set of this package (no {REPORT_FILE}): build one with `mtcae dataset build`."
         ) from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise DatasetError(f"{file} is damaged ({error}): build the data set again in another folder.") from error
+
+
+def _check_format(dataset_dir: str | os.PathLike, version: int) -> None:
+    if version != FORMAT_VERSION:
+        remedy = "build it again with `mtcae dataset build`, in another folder"
+        raise DatasetError(
+            f"{dataset_dir} was built with format {version}, and this release reads {FORMAT_VERSION}: "
+            f"{f'install a newer release, or {remedy}' if version > FORMAT_VERSION else remedy}."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------

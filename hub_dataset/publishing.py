@@ -45,7 +45,7 @@ def plan_upload(dataset_dir: str | os.PathLike, repo_id: str, permission: bool =
             not be passed on.
     """
     report = read_build_report(dataset_dir)
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     objection = None if permission else licence_objection(report)
     if objection is not None and report.options["embed_videos"]:
         raise DatasetError(
@@ -109,7 +109,8 @@ def _is_ours(path: str) -> bool:
     return path.startswith((f"{SHEETS_FOLDER}/", "data/"))
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Raises a DatasetError unless this is org/name, as the Hub takes it; of a data set or of a model."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -117,4 +118,4 @@ def _check_repo_id(repo_id: str) -> None:
     except HFValidationError as error:
         raise DatasetError(f"{repo_id!r} is no name of a repository: {error}") from error
     if "/" not in repo_id:
-        raise DatasetError(f"{repo_id!r} is no name of a repository: give organisation/name.")
+        raise DatasetError(f"{repo_id!r} is no name of a repository: it must be org/name.")

@@ -23,6 +23,7 @@ HUB_ID, REVISION = "org/mtcae-dfer", "0123456789abcdef0123456789abcdef01234567"
 MODULES = {
     "configuration_lgi_former.py",
     "configuration_mtcae.py",
+    "configuration_mtl_er.py",
     "configuration_resnext3d.py",
     "configuration_tpsbt.py",
     "configuration_vo_lstm.py",
@@ -33,6 +34,8 @@ MODULES = {
     "modeling_mnc.py",
     "modeling_mtcae.py",
     "modeling_mtformer.py",
+    "modeling_mtl_er.py",
+    "modeling_mtl_er_structure.py",
     "modeling_resnext3d.py",
     "modeling_tpsbt.py",
     "modeling_vo_lstm.py",

@@ -17,7 +17,7 @@ from mtcae_dfer.training.report import load_report
 from mtcae_dfer.training.results import load_results
 
 NAMES = [
-    *("vo_lstm", "resnext3d", "svfap", "mae_dfer", "mnc", "mtformer", "single_task"),
+    *("vo_lstm", "resnext3d", "svfap", "mae_dfer", "mnc", "mtl_er", "mtformer", "single_task"),
     *("non_fully_shared_mlp", "non_fully_shared_vit", "fully_shared_mlp", "fully_shared_vit", "cascaded"),
 ]
 
@@ -76,7 +76,7 @@ def test_pretrained_encoders_go_to_the_systems_of_their_preset() -> None:
         (["--systems", ","], "must be some of vo_lstm"),
         (["--structure", "mnc"], "--structure: is decided by the compared systems"),
         (["--model=tiny"], "--model=tiny: is decided by the compared systems"),
-        (["--encoders", "huge=folder"], "the presets are tiny, tiny_lgi_former, tiny_resnext3d, tiny_tpsbt"),
+        (["--encoders", "huge=folder"], "the presets are tiny, tiny_lgi_former, tiny_mtl_er, tiny_resnext3d"),
         (["--encoders", "tiny"], "must be PRESET=CHECKPOINT"),
         (["--seeds", "zero"], "--seeds zero: must be different whole numbers"),
         (["--seed", "1"], "--seed: is decided for every run"),
@@ -96,7 +96,9 @@ def test_without_a_face_only_systems_of_expressions_are_trained(small_dataset: P
     systems = compare.plan_systems("tiny")
     compare.refuse_missing_faces(plan, systems, "folds:3")
     monkeypatch.setattr(compare, "load_fold", lambda *_: {"train": {"face_found": [[False] * 16] * 3}})
-    with pytest.raises(ValueError, match="no training clip has a face, which mnc, mtformer, non_fully_shared_mlp"):
+    with pytest.raises(
+        ValueError, match="no training clip has a face, which mnc, mtl_er, mtformer, non_fully_shared_mlp"
+    ):
         compare.refuse_missing_faces(plan, systems, "folds:3")
     alone = [entry for entry in systems if entry.name in ("vo_lstm", "resnext3d", "svfap", "mae_dfer", "single_task")]
     compare.refuse_missing_faces(plan, alone, "folds:3")
@@ -118,15 +120,15 @@ def compared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> t
         patch.setattr(compare, "run_experiments", run_made_up)
         patch.setattr(MTCAEForMultiTaskVideo, "from_pretrained", lambda _: tiny_model())
         patch.setattr(compare, "TIMED_SECONDS", 0.0)
-        assert compare.main(words_of(small_dataset, folder, "--jobs", "2", "--systems", "vo_lstm,mtformer")) == 0
+        assert compare.main(words_of(small_dataset, folder, "--jobs", "2", "--systems", "vo_lstm,mtl_er")) == 0
     return folder, begun
 
 
 def test_named_systems_and_the_reference_run_on_every_fold(compared: tuple[Path, list]) -> None:
     folder, begun = compared
-    assert [name for name, _ in begun[:3]] == [f"{name}/fold_1" for name in ("vo_lstm", "mtformer", "cascaded")]
+    assert [name for name, _ in begun[:3]] == [f"{name}/fold_1" for name in ("vo_lstm", "mtl_er", "cascaded")]
     assert len(begun) == 9 and {jobs for _, jobs in begun} == {2}
-    assert [entry["name"] for entry in load_results(folder)["variants"]] == ["vo_lstm", "mtformer", "cascaded"]
+    assert [entry["name"] for entry in load_results(folder)["variants"]] == ["vo_lstm", "mtl_er", "cascaded"]
 
 
 def test_the_table_has_figures_costs_and_the_papers_figures(compared: tuple[Path, list]) -> None:
@@ -135,7 +137,7 @@ def test_the_table_has_figures_costs_and_the_papers_figures(compared: tuple[Path
     assert content["kind"] == "comparison" and content["folds"] == 3
     figures = [
         [json.loads((folder / name / f"fold_{fold}" / "report.json").read_text())["test"]["uar"] for fold in (1, 2, 3)]
-        for name in ("vo_lstm", "mtformer", "cascaded")
+        for name in ("vo_lstm", "mtl_er", "cascaded")
     ]
     for system, values in zip(content["systems"], figures, strict=True):
         mean = sum(values) / 3
@@ -147,8 +149,7 @@ def test_the_table_has_figures_costs_and_the_papers_figures(compared: tuple[Path
     rows = [line for line in table.splitlines() if line.startswith("| ")]
     assert rows[0].startswith("| system | UAR here | WAR here | parameters | multiply-adds | clips/s | paper: RAVDESS")
     assert rows[1].startswith("| VO-LSTM |") and "– / 60.50" in rows[1]
-    assert "| MTFormer |" in rows[2] and "79.40 / 79.68" in rows[2]
-    assert rows[4].startswith("| MTL-ER (not trained here) | – | – |") and "73.54 / 74.19" in rows[4]
+    assert "| MTL-ER |" in rows[2] and "73.54 / 74.19" in rows[2]
     assert "Differences from 6 cascaded, ViT" in table and (folder / "plots" / "systems.png").exists()
 
 
@@ -179,6 +180,17 @@ def test_the_multiply_adds_of_attention_are_counted() -> None:
     assert counted == encoder + structure + heads
 
 
+def test_the_multiply_adds_of_mtl_ers_transformers_are_counted() -> None:
+    model = tiny_model(structure="mtl_er", decoder_hidden_size=24, decoder_num_layers=1)
+    # 2 steps; a transformer of width d and 96 hidden channels has four d x d products, attention and two of the MLP.
+    of_layer = {width: 2 * (4 * width * width + 2 * 96 * width) + 2 * 2 * 2 * width for width in (24, 40)}
+    hidden = {width: 2 * (width * 12 + 12 * 8) for width in (24, 40)}
+    structure = 2 * 24 * 24 + 3 * of_layer[24] + 2 * hidden[24] + of_layer[40] + hidden[40]
+    embedding = 8 * 24 * 2 * 16 * 16 * 3
+    encoder = embedding + 2 * (4 * 8 * 24 * 24 + 2 * 8 * 8 * 24 + 2 * 8 * 24 * 48)
+    assert compare.count_multiply_adds(model) == encoder + structure + 8 * (FRAMES * 4 + FRAMES * 10 + CLASSES)
+
+
 @pytest.mark.parametrize("preset", ["tiny_vo_lstm", "tiny_resnext3d", "tiny_tpsbt"])
 def test_each_single_task_preset_runs(preset: str, small_dataset: Path, tmp_path: Path) -> None:
     words = ["--dataset", str(small_dataset), "--output_dir", str(tmp_path), "--num_train_epochs", "1"]
@@ -187,7 +199,7 @@ def test_each_single_task_preset_runs(preset: str, small_dataset: Path, tmp_path
     assert report["test"]["face_box_iou"] is None and 0 <= report["test"]["uar"] <= 1
 
 
-@pytest.mark.parametrize("structure", ["mtformer", "mnc"])
+@pytest.mark.parametrize("structure", ["mtformer", "mnc", "mtl_er"])
 def test_each_compared_structure_runs(structure: str, small_dataset: Path, tmp_path: Path) -> None:
     words = ["--dataset", str(small_dataset), "--output_dir", str(tmp_path), "--num_train_epochs", "1"]
     more = ["--contrastive_weight", "0.1", "--uncertainty_weighting", "true"]

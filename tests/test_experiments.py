@@ -1,5 +1,6 @@
 """Running experiments: each once, several at a time, resumed after a kill. A small script stands for a run."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -86,18 +87,14 @@ def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path, capsys) -> None
     assert "bad (actor: error: no such thing" in capsys.readouterr().err
 
 
-COMMAND = """
-from pathlib import Path
-from mtcae_dfer.training.experiments import Experiment, run_experiments
-run_experiments([Experiment("a", ("--slow",), module="actor")], Path("out"))
-"""
-
-
-def start_command(folder: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", COMMAND], cwd=folder)
+def start_command(folder: Path) -> multiprocessing.Process:
+    """A forked process that runs the slow experiment; forked, because importing torch anew takes seconds."""
+    runs = [act("a", "--slow")]
+    process = multiprocessing.get_context("fork").Process(target=run_experiments, args=(runs, folder / "out"))
+    process.start()
     deadline = time.monotonic() + 60
     while not (folder / "out" / "a" / "checkpoints" / "epoch-1").exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.05)
     return process
 
@@ -111,7 +108,7 @@ def test_after_a_kill_of_everything_the_run_is_resumed(tmp_path: Path) -> None:
     command = start_command(tmp_path)
     os.kill(command.pid, signal.SIGKILL)
     os.kill(run_of(tmp_path), signal.SIGKILL)
-    command.wait()
+    command.join()
     run_experiments([act("a", "--slow")], tmp_path / "out")
     assert [line.endswith("--resume_from_checkpoint latest") for line in starts(tmp_path / "out" / "a")] == [
         False,
@@ -129,7 +126,7 @@ def test_checkpoints_of_finished_runs_are_removed(tmp_path: Path) -> None:
 def test_a_run_whose_starter_was_killed_is_waited_for(tmp_path: Path, capsys) -> None:
     command = start_command(tmp_path)
     os.kill(command.pid, signal.SIGKILL)
-    command.wait()
+    command.join()
     orphan = run_of(tmp_path)
     killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1.5); os.kill({orphan}, 9)"])
     run_experiments([act("a", "--slow")], tmp_path / "out")
@@ -142,7 +139,8 @@ def test_an_interrupt_ends_the_runs(tmp_path: Path) -> None:
     command = start_command(tmp_path)
     run = run_of(tmp_path)
     os.kill(command.pid, signal.SIGINT)
-    command.wait(timeout=30)
+    command.join(timeout=30)
+    assert not command.is_alive()
     assert not Path(f"/proc/{run}").exists()
 
 

@@ -310,6 +310,28 @@ def test_motion_is_no_cut_and_a_cut_is() -> None:
     assert finder.is_cut(pictures[1])
 
 
+def test_somebody_who_was_lost_while_turning_is_the_same_track() -> None:
+    tracker, picture = _Tracker(1), torch.zeros(3, 20, 20, dtype=torch.uint8)
+    seconds_and_places = [(0.0, 0), (0.1, 20), (0.2, 40), (0.6, 45)]  # on the old course it would be at 110
+    keys = [
+        tracker.update(seconds, np.array([[x, 0.0, x + 30, 30]]), np.ones(1), picture)
+        for seconds, x in seconds_and_places
+    ]
+    assert keys == [[1]] * 4
+
+
+def test_a_window_begins_with_the_track_that_was_seen_in_its_last_frame_only(pipe, red_faces) -> None:
+    video = squares((0.96, []), (1.5, [(60, 40)]))
+    (person,) = pipe(video, fps=RATE, window_seconds=1.0, hop_seconds=0.5)["people"]
+    assert person["start"] == 0.96 and all(window["scores"] for window in person["windows"])
+
+
+def test_colours_turned_around_by_a_negative_stride_are_read(pipe, red_faces) -> None:
+    blue_first = np.ascontiguousarray(squares((1.0, [(60, 40)]))[..., ::-1])
+    turned = blue_first[..., ::-1]  # as OpenCV's users do
+    assert pipe(turned, fps=RATE) == pipe(turned.copy(), fps=RATE) == pipe(list(turned), fps=RATE)
+
+
 def test_people_who_cross_keep_their_course() -> None:
     tracker, keys = _Tracker(1), []
     picture = torch.zeros(3, 20, 20, dtype=torch.uint8)

@@ -14,7 +14,7 @@ from video_files import (
 )
 
 from mtcae_dfer.training.command_line import main
-from mtcae_dfer.training.predict import load_model, predict_file
+from mtcae_dfer.training.predict import DEMONSTRATION_NOTE, load_model, predict_file
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,22 @@ def _damaged_copy(small_run: Path, folder: Path, damage: str) -> Path:
         processor = json.loads((folder / "video_preprocessor_config.json").read_text())
         (folder / "video_preprocessor_config.json").write_text(json.dumps(processor | {"num_frames": 8}))
     return folder
+
+
+def test_without_a_model_the_demonstration_model_answers_and_says_what_it_is(
+    clip: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(["predict", str(clip), "--json", str(tmp_path / "out.json")]) == 0
+    assert DEMONSTRATION_NOTE in capsys.readouterr().err
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert len(result["expression"]) == 7
+    assert main(["explain", str(clip), "--output", str(tmp_path / "why.png")]) == 0
+    assert DEMONSTRATION_NOTE in capsys.readouterr().err
+
+
+def test_without_a_clip_one_line_says_what_to_give(capsys: pytest.CaptureFixture) -> None:
+    assert main(["predict"]) == 2
+    assert "name a video file" in capsys.readouterr().err
 
 
 def test_a_result_file_that_cannot_be_written_is_one_line(small_run: Path, clip: Path, tmp_path: Path, capsys) -> None:

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from video_files import write_lossless_video
 
+from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.training.command_line import main as mtcae
+from mtcae_dfer.training.predict import DEMONSTRATION_MODEL, load_model, predict_file
 from mtcae_dfer.training.report import load_report
 from mtcae_dfer.training.run import main as run
+from mtcae_dfer.video_reading import FrameStream
 
 EXPRESSION_OF = {
     "ANG": "anger",
@@ -81,3 +85,16 @@ def test_ravdess_clips_are_predicted_in_720p_pixels(trained: Path, crema_d_clips
         assert (result["width"], result["height"]) == (1280, 720)
         assert result["face_coverage"] == 1.0
         assert sum(result["expression"].values()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_windows_of_a_concatenation_are_the_predictions_of_its_clips(crema_d_clips: list[Path], tmp_path: Path) -> None:
+    scenes = [[frame.picture().permute(1, 2, 0).numpy() for frame in FrameStream(clip)][:50] for clip in crema_d_clips]
+    film = write_lossless_video(tmp_path / "film.mkv", [picture for scene in scenes for picture in scene])
+    model, processor = load_model(str(DEMONSTRATION_MODEL))
+    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device="cpu")
+    (person,) = pipe(str(film), people="single", window_seconds=2.0, hop_seconds=2.0)["people"]
+    assert len(person["windows"]) == len(scenes) == 6
+    for number, (window, scene) in enumerate(zip(person["windows"], scenes, strict=True)):
+        single = predict_file(str(write_lossless_video(tmp_path / f"{number}.mkv", scene)), model, processor)
+        assert window["scores"] == pytest.approx(single["expression"], abs=1e-4)
+        assert window["face_coverage"] == 1.0

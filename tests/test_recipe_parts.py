@@ -119,6 +119,7 @@ def test_learned_weights_reach_the_minimum_that_calculus_gives() -> None:
     loss = TrainingLoss(tasks, uncertainty=True)
 
     class Outputs:
+        loss = torch.tensor(0.25 + 1.5)
         task_losses = {"face_box": torch.tensor(0.25), "expression": torch.tensor(1.5)}
 
     optimiser = torch.optim.Adam(loss.parameters(), lr=0.1)
@@ -127,6 +128,23 @@ def test_learned_weights_reach_the_minimum_that_calculus_gives() -> None:
         loss(Outputs, torch.zeros(1))[0].backward()
         optimiser.step()
     assert loss.task_weights() == pytest.approx({"face_box": 0.5 / 0.25, "expression": 1 / 3.0}, rel=1e-2)
+
+
+def test_what_the_model_adds_to_its_task_losses_is_trained_with_every_recipe() -> None:
+    torch.manual_seed(0)
+    model = tiny_model(uncertainty_weighting=True, contrastive_weight=2.0).train()
+    labels = random_labels()
+    outputs = model(pixel_values=random_clips(), **labels)
+    join = model.uncertainty
+    assert TrainingLoss(model.tasks, model_combination=join)(outputs, labels["labels"])[0] is outputs.loss
+    weights = {task.name: task.weight for task in model.tasks}
+    contrast = outputs.loss - join({name: weights[name] * loss for name, loss in outputs.task_losses.items()})
+    smoothed, losses = TrainingLoss(model.tasks, label_smoothing=0.2, model_combination=join)(outputs, labels["labels"])
+    expected = join({name: weights[name] * loss for name, loss in losses.items()}) + contrast
+    assert torch.allclose(smoothed, expected) and contrast.abs() > 0.1
+    smoothed.backward()
+    assert model.uncertainty.log_variances.grad.abs().min() > 0
+    assert all(parameter.grad is not None for parameter in model.contrast.parameters())
 
 
 def test_a_task_of_weight_zero_stays_out_of_the_learned_weights() -> None:

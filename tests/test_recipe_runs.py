@@ -182,8 +182,8 @@ def test_a_loss_that_is_no_number_names_its_clips_and_keeps_the_checkpoint(
     six_clip_dataset: Path, recipe_options: dict, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     class Breaking(loop.TrainingLoss):
-        def forward(self, outputs, labels):
-            loss, losses = super().forward(outputs, labels)
+        def forward(self, outputs, labels, blend=None):
+            loss, losses = super().forward(outputs, labels, blend)
             return loss * float("nan"), losses
 
     monkeypatch.setattr(loop, "TrainingLoss", Breaking)
@@ -212,3 +212,9 @@ def test_early_stopping_ends_a_run_that_gets_no_better(
     assert run.main(words_of(six_clip_dataset, tmp_path / "run", options | {"optim": "adamw_torch_fused"})) == 0
     report = load_report(tmp_path / "run" / "report.json")
     assert len(report["history"]) == report["selected_epoch"] + 2 < 9
+
+
+def test_sharding_over_processors_is_refused(small_dataset: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert run.main(words_of(small_dataset, tmp_path / "run", {})) == 2
+    assert "FSDP: Accelerate shards over several accelerators only" in capsys.readouterr().err

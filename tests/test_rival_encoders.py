@@ -171,7 +171,8 @@ def test_tokens_of_an_image_transformer_are_pooled_too() -> None:
     [
         ({"frame_encoder_config": {"model_type": "resnat"}}, "must be an image model of transformers"),
         ({"frame_encoder_config": {"depths": [1]}}, "must be an image model of transformers"),
-        ({"num_lstm_layers": 0}, "num_lstm_layers=0: must be greater than 0"),
+        ({"num_lstm_layers": -1}, "num_lstm_layers=-1: must be at least 0"),
+        ({"num_lstm_layers": 0, "hidden_size": 256}, "hidden_size=256: must be the 512 channels of a frame's feature"),
         ({"lstm_dropout": 1.0}, "must be at least 0 and less than 1"),
     ],
 )

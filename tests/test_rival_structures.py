@@ -1,4 +1,4 @@
-"""MTFormer and MNC against literal statements, and what their losses do."""
+"""MTFormer, MNC and MTL-ER as structures, against literal statements, and what their losses do."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,13 @@ from mtcae_dfer.modeling_mnc import (
 from mtcae_dfer.modeling_mtformer import CrossTaskContrast, UncertaintyWeights
 
 TASKS = ["face_box", "face_landmarks", "expression"]
-RIVALS = ["mtformer", "mnc"]
+RIVALS = ["mtformer", "mnc", "mtl_er"]
+
+
+def rival_model(structure: str, **overrides) -> MTCAEForMultiTaskVideo:
+    """A random model; MTL-ER's heads divide the width among them."""
+    width = {"decoder_hidden_size": 24} if structure == "mtl_er" else {}
+    return tiny_model(structure=structure, **width, **overrides)
 
 
 def random_tokens(seed: int = 3) -> torch.Tensor:
@@ -218,13 +224,41 @@ def test_a_later_loss_of_mnc_reaches_the_predictions_before(task: str, stages: t
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Both
+# MTL-ER; its temporal encoders and heads have their tests in test_mtl_er.py
+
+
+@torch.no_grad()
+def test_mtl_ers_last_task_reads_what_the_others_know() -> None:
+    structure, encoded = rival_model("mtl_er").structure.double(), random_tokens()
+    # The grid is 2 x 2 x 2: each of two steps is the normed mean of four tokens.
+    steps = [literal_norm(encoded[0, step : step + 4].mean(dim=0), structure.norm) for step in (0, 4)]
+    shared, _ = structure.shared(torch.stack(steps)[None], None, None)
+    known, outputs = [shared], structure(encoded)
+    for name in TASKS:
+        branch = structure.branches[name]
+        states, _ = branch.private(shared if name != "expression" else torch.cat(known, dim=-1), None, None)
+        known.append(branch.hidden(states))
+        # All four places of a step say the same.
+        torch.testing.assert_close(outputs[name], known[-1][:, [0, 0, 0, 0, 1, 1, 1, 1]])
+    assert structure.branches["expression"].private.output_size == 24 + 2 * 8
+
+
+def test_a_loss_of_mtl_ers_last_task_stops_before_the_others() -> None:
+    model = rival_model("mtl_er")
+    model(random_clips(), labels=random_labels()["labels"]).loss.backward()
+    for name in ("face_box", "face_landmarks"):
+        assert all(weight.grad is None for weight in model.structure.branches[name].parameters())
+    assert model.structure.shared.projection.weight.grad.abs().sum() > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# All
 
 
 @pytest.mark.parametrize("structure", RIVALS)
 @pytest.mark.parametrize("pooling", ["mean", "time", "time_and_place"])
 def test_every_weight_learns_and_shapes_are_those_of_the_cascade(structure: str, pooling: str) -> None:
-    model = tiny_model(structure=structure, pooling=pooling).train()
+    model = rival_model(structure, pooling=pooling).train()
     outputs = model(random_clips(), **random_labels())
     outputs.loss.backward()
     assert outputs.logits.shape == (2, CLASSES) and outputs.face_boxes.shape == (2, FRAMES, 4)
@@ -235,7 +269,7 @@ def test_every_weight_learns_and_shapes_are_those_of_the_cascade(structure: str,
 
 @pytest.mark.parametrize("structure", RIVALS)
 def test_frames_without_a_face_reach_neither_loss_nor_gradient(structure: str) -> None:
-    model, labels = tiny_model(structure=structure), random_labels()
+    model, labels = rival_model(structure), random_labels()
     labels["face_found"][0, 1] = False
     gradients = []
     for unknown in (0.5, float("nan")):
@@ -250,7 +284,7 @@ def test_frames_without_a_face_reach_neither_loss_nor_gradient(structure: str) -
 @pytest.mark.parametrize("structure", RIVALS)
 @torch.no_grad()
 def test_what_is_saved_comes_back(structure: str, tmp_path: Path) -> None:
-    model = tiny_model(structure=structure, uncertainty_weighting=True, contrastive_weight=0.5)
+    model = rival_model(structure, uncertainty_weighting=True, contrastive_weight=0.5)
     model.save_pretrained(tmp_path)
     again, report = MTCAEForMultiTaskVideo.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -260,7 +294,7 @@ def test_what_is_saved_comes_back(structure: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("structure", RIVALS)
 def test_half_precision_runs(structure: str) -> None:
-    model = tiny_model(structure=structure).train()
+    model = rival_model(structure).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(random_clips(), **random_labels()).loss
     loss.backward()
@@ -271,7 +305,7 @@ def test_half_precision_runs(structure: str) -> None:
 def test_checkpointed_layers_give_the_same_gradients(structure: str) -> None:
     gradients = []
     for checkpointing in (False, True):
-        model = tiny_model(structure=structure).train()
+        model = rival_model(structure).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(random_clips(), **random_labels()).loss.backward()
@@ -283,8 +317,9 @@ def test_checkpointed_layers_give_the_same_gradients(structure: str) -> None:
 def test_a_users_own_task_stands_in_any_place_that_the_structure_allows() -> None:
     tasks = tiny_config().tasks
     units = {"name": "action_units", "kind": "multi_label", "per": "frame", "output_shape": [12]}
-    for structure, ordered in (("mtformer", [units, *tasks]), ("mnc", [*tasks[:2], units, tasks[2]])):
-        outputs = tiny_model(structure=structure, tasks=ordered)(random_clips())
+    first, third = [units, *tasks], [*tasks[:2], units, tasks[2]]
+    for structure, ordered in (("mtformer", first), ("mnc", third), ("mtl_er", first)):
+        outputs = rival_model(structure, tasks=ordered)(random_clips())
         assert outputs.task_outputs["action_units"].shape == (2, FRAMES, 12)
         assert list(outputs.task_outputs) == [task["name"] for task in ordered]
 
@@ -299,7 +334,9 @@ def test_a_users_own_task_stands_in_any_place_that_the_structure_allows() -> Non
         ({"structure": "mnc", "share_decoder_layers": True}, "share_decoder_layers=True: mnc has no decoders"),
         ({"contrastive_weight": -1.0}, "contrastive_weight=-1.0: must be a finite number"),
         ({"structure": "single_task", "tasks": ["expression"], "contrastive_weight": 1.0}, "needs two tasks"),
-        ({"structure": "mtlformer"}, "must be one of single_task, .*, mtformer, mnc"),
+        ({"structure": "mtl_er"}, "decoder_hidden_size=20: must be .* x decoder_head_dim .24. for mtl_er"),
+        ({"structure": "mtl_er", "decoder_type": "mlp"}, "decoder_type='mlp': mtl_er has no decoders"),
+        ({"structure": "mtlformer"}, "must be one of single_task, .*, mtformer, mnc, mtl_er"),
     ],
 )
 def test_what_a_structure_cannot_use_is_refused(changes: dict, told: str) -> None:

@@ -13,7 +13,7 @@ from video_files import rotate_track, write_numbered_video
 
 from mtcae_dfer.training.command_line import main
 from mtcae_dfer.training.explain import attention_maps
-from mtcae_dfer.training.timeline import Painter, draw_timeline, write_csv, write_overlay
+from mtcae_dfer.training.timeline import LabelPlaces, LabelText, Painter, draw_timeline, write_csv, write_overlay
 from mtcae_dfer.video_reading import FrameStream
 
 
@@ -74,6 +74,43 @@ def test_boxes_are_drawn_where_they_are_and_move_between_sampled_frames() -> Non
     painted = painter.paint(black, 0.1).sum(dim=0)
     columns = torch.nonzero(painted[150])[:, 0].tolist()
     assert min(columns) == 120 and max(column for column in columns if column < 225) == 220
+
+
+FULL, SHORT = LabelText(("1", "joy 90%"), (0.0, 0.9), 100, 60), LabelText(("1 joy 90%",), (), 100, 20)
+
+
+def overlap(one: tuple, two: tuple) -> float:
+    width, height = (min(one[axis + 2], two[axis + 2]) - max(one[axis], two[axis]) for axis in (0, 1))
+    return max(0, width) * max(0, height)
+
+
+def test_labels_stand_beside_faces_and_on_none_of_them() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        corners = [(x + rng.integers(0, 60), y + rng.integers(0, 60)) for x in (150, 420, 690) for y in (100, 400)]
+        boxes = {track: (x, y, x + 70, y + 90) for track, (x, y) in enumerate(corners, start=1)}
+        places = LabelPlaces((1000, 700), 4).choose(boxes, dict.fromkeys(boxes, [FULL, SHORT]))
+        areas = [(*corner, corner[0] + text.width, corner[1] + text.height) for text, corner in places.values()]
+        assert not any(overlap(area, box) for area in areas for box in boxes.values())
+        assert not any(overlap(one, two) for one in areas for two in areas if one is not two)
+
+
+def test_a_label_is_short_where_there_is_no_room_and_stays_on_its_side() -> None:
+    places = LabelPlaces((300, 110), 4)
+    left, right = (0, 0, 100, 80), (200, 0, 300, 80)
+    (text, corner), _ = places.choose({1: left, 2: right}, {1: [FULL, SHORT], 2: [SHORT]}).values()
+    assert text is SHORT and corner[1] >= 80
+    alone = LabelPlaces((1000, 700), 4)
+    assert alone.choose({1: left}, {1: [FULL]})[1][1] == (104, 0)
+    wall = {1: (700, 200, 800, 300)}
+    assert alone.choose({**wall, 2: (810, 200, 910, 300)}, {1: [FULL], 2: [FULL]})[1][1][0] < 700
+    assert alone.choose(wall, {1: [FULL]})[1][1][0] < 700  # the neighbour has gone, the label does not jump back
+
+
+def test_while_a_face_is_lost_nothing_is_drawn_of_its_person() -> None:
+    black = torch.zeros(3, 200, 400, dtype=torch.uint8)
+    painter = Painter(result_with((0.0, [10, 100, 60, 150]), (0.9, [10, 100, 60, 150]), width=400, height=200))
+    assert painter.paint(black, 0.0)[:, 100:, :80].any() and not painter.paint(black, 0.5)[:, 100:].any()
 
 
 def test_a_video_without_people_says_so_on_every_frame() -> None:

@@ -292,6 +292,142 @@ def test_several_threads_decode_what_one_thread_decodes(tmp_path: Path) -> None:
         assert all(torch.equal(together.pictures[index], alone.pictures[index]) for index in wanted)
 
 
+# Packets that no wanted frame needs
+
+
+SPARING_SPARSE = [0, 2, 41]
+X264 = {
+    "pyramid": "bframes=3:b-pyramid=normal",
+    "open groups": "open-gop=1:keyint=12:bframes=3",
+    "closed groups, slices": "keyint=10:slices=3",
+    "many references": "ref=5:bframes=8:b-adapt=0:b-pyramid=strict",
+    "no bidirectional frames": "bframes=0:keyint=8",
+    "gradual refresh": "intra-refresh=1:bframes=2",
+}
+DECODED_WHOLE = {
+    "interlaced": ("a.mp4", {"options": {"x264-params": "interlaced=1"}}),
+    "times of decoding only": ("a.avi", {}),
+    "matroska": ("a.mkv", {}),
+    "flv1": ("a.flv", {"codec": "flv"}),
+    "mpeg-4": ("a.mp4", {"codec": "mpeg4", "options": {"bf": "2"}}),
+}
+
+
+@pytest.fixture(scope="module")
+def lively_frames() -> list[np.ndarray]:
+    """Frames with numbers, and noise that no encoder can predict."""
+    pairs = zip(files.noisy_frames(42), files.numbered_frames(42), strict=True)
+    return [(noise // 5 + number // 5 * 4).astype(np.uint8) for noise, number in pairs]
+
+
+def read_all_packets(path: Path, **options) -> video_reading.SampledClip:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video_reading._Dependencies, "packets_for", lambda self, wanted: None)
+        return read_clip(path, **options)
+
+
+def assert_reads_as_if_all_were_decoded(path: Path) -> None:
+    for options in ({}, {"num_frames": 3}, {"frame_indices": SPARING_SPARSE}, {"frame_indices": [17]}):
+        try:
+            expected = read_all_packets(path, **options)
+        except VideoReadingError as refusal:
+            with pytest.raises(VideoReadingError) as same:
+                read_clip(path, **options)
+            assert str(same.value) == str(refusal)
+            continue
+        clip = read_clip(path, **options)
+        assert (clip.frame_indices, clip.timestamps) == (expected.frame_indices, expected.timestamps), options
+        assert (clip.info, clip.warning) == (expected.info, expected.warning), options
+        assert torch.equal(clip.frames, expected.frames), options
+
+
+def packets_decoded(path: Path, wanted: list[int]) -> int | None:
+    """Of how many packets a reading makes use; None: of all."""
+    needed = video_reading._count_packets(video_reading._ReopenableVideo.from_source(path)).dependencies
+    packets = needed.packets_for(wanted)
+    return None if packets is None else len(packets)
+
+
+@pytest.mark.parametrize("kind", X264)
+def test_passing_over_packets_changes_no_frame(tmp_path: Path, lively_frames: list[np.ndarray], kind: str) -> None:
+    path = files.write_video(tmp_path / "a.mp4", lively_frames, options={"x264-params": X264[kind]})
+    assert packets_decoded(path, SPARING_SPARSE) < 42
+    assert_reads_as_if_all_were_decoded(path)
+    assert numbers_of(read_clip(path)) == uniform_frame_indices(42, 16)
+    assert numbers_of(read_clip(path, frame_indices=SPARING_SPARSE)) == SPARING_SPARSE
+
+
+@pytest.mark.parametrize("kind", DECODED_WHOLE)
+def test_unless_it_is_certain_all_packets_are_decoded(
+    tmp_path: Path, lively_frames: list[np.ndarray], kind: str
+) -> None:
+    name, options = DECODED_WHOLE[kind]
+    path = files.write_video(tmp_path / name, lively_frames, **options)
+    assert packets_decoded(path, SPARING_SPARSE) is None
+    if name != "a.avi":
+        assert numbers_of(read_clip(path, frame_indices=SPARING_SPARSE)) == SPARING_SPARSE
+
+
+def test_passing_over_packets_heeds_edit_lists_and_variable_frame_rates(
+    tmp_path: Path, lively_frames: list[np.ndarray]
+) -> None:
+    edited = files.write_video(tmp_path / "edited.mp4", lively_frames, options={"g": "10"})
+    files.skip_first_frames(edited, 7)
+    milliseconds = [500 + 10 * index**2 for index in range(42)]
+    variable = files.write_video(tmp_path / "variable.mp4", lively_frames, milliseconds=milliseconds)
+    assert packets_decoded(edited, [0, 30]) < 35 and packets_decoded(variable, [0, 30]) < 42
+    for path, options in ((edited, {"num_frames": 9}), (edited, {"frame_indices": [30]}), (variable, {})):
+        clip, expected = read_clip(path, **options), read_all_packets(path, **options)
+        assert torch.equal(clip.frames, expected.frames)
+        assert (clip.timestamps, clip.info) == (expected.timestamps, expected.info)
+    assert numbers_of(read_clip(edited, frame_indices=[0, 30])) == [7, 37]
+
+
+@pytest.mark.parametrize("begins", ["packet", "inside", "header"])
+def test_damage_is_noticed_in_packets_that_are_passed_over(
+    tmp_path: Path, lively_frames: list[np.ndarray], begins: str
+) -> None:
+    options = {"options": {"x264-params": "bframes=3:keyint=14"}, "container_options": {"movflags": "faststart"}}
+    whole = files.write_video(tmp_path / "whole.mp4", lively_frames, **options)
+    with av.open(str(whole)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    random = np.random.default_rng(0)
+    skipped = {"packet": 0, "inside": 20, "header": 5}[begins]
+    for position, size in packets[2::5]:
+        content = bytearray(whole.read_bytes())
+        length = 4 if begins == "header" else size - skipped
+        content[position + skipped : position + skipped + length] = random.bytes(length)
+        path = tmp_path / "damaged.mp4"
+        path.write_bytes(content)
+        assert_reads_as_if_all_were_decoded(path)
+
+
+@pytest.mark.parametrize("fraction", [0.4, 0.7, 0.95])
+def test_passing_over_packets_of_a_cut_off_file_changes_no_frame(
+    tmp_path: Path, lively_frames: list[np.ndarray], fraction: float
+) -> None:
+    options = {"options": {"g": "10"}, "container_options": {"movflags": "faststart"}}
+    path = files.write_video(tmp_path / "a.mp4", lively_frames, **options)
+    assert_reads_as_if_all_were_decoded(files.cut_off(path, fraction))
+
+
+def test_what_a_clip_was_sampled_at_gives_the_clip_again(tmp_path: Path, lively_frames: list[np.ndarray]) -> None:
+    path = files.write_video(tmp_path / "a.mp4", lively_frames, options={"x264-params": "bframes=3:keyint=14"})
+    for number in (5, 20, 33):
+        damaged = tmp_path / f"{number}.mp4"
+        damaged.write_bytes(path.read_bytes())
+        clip = read_clip(files.damage_packets(damaged, [number]))
+        again = read_clip(damaged, frame_indices=clip.frame_indices)
+        assert torch.equal(again.frames, clip.frames) and again.timestamps == clip.timestamps
+
+
+def test_of_a_long_video_only_the_groups_with_wanted_frames_are_decoded(tmp_path: Path) -> None:
+    options = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=0"}
+    path = files.write_numbered_video(tmp_path / "a.mp4", 400, options=options)
+    assert packets_decoded(path, [0, 123, 399]) == 1 + 4 + 10
+    assert numbers_of(read_clip(path, frame_indices=[0, 123, 399])) == [0, 123, 399]
+
+
 # Resizing
 
 
@@ -478,9 +614,9 @@ def test_a_play_list_under_a_videos_name_does_not_reach_the_network(tmp_path: Pa
 
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path: Path) -> None:
     options = {"frame_rate": 10, "options": {"preset": "ultrafast"}}
+    short = files.write_numbered_video(tmp_path / "short.mp4", 200, 96, 96, **options)
     for minutes in (1, 10):
-        frames = itertools.islice(itertools.cycle(files.numbered_frames(50, 96, 96)), 600 * minutes)
-        files.write_video(tmp_path / f"{minutes}.mp4", frames, **options)
+        files.repeat_video(short, tmp_path / f"{minutes}.mp4", 3 * minutes)
     # Ten minutes of RGB frames would be 166 MB, of decoded frames 83 MB. A fresh process has no earlier peak.
     program = inspect.cleandoc(
         f"""

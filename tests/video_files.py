@@ -129,6 +129,23 @@ def write_text_as_video(path: Path) -> Path:
     return path
 
 
+def repeat_video(path: Path, target: Path, times: int) -> Path:
+    """A video that shows another one several times over, without encoding it again."""
+    with av.open(str(target), "w") as output:
+        copy = None
+        for number in range(times):
+            with av.open(str(path)) as container:
+                stream = container.streams.video[0]
+                copy = copy or output.add_stream_from_template(stream)
+                for packet in container.demux(stream):
+                    if packet.dts is not None:
+                        packet.pts += number * stream.duration
+                        packet.dts += number * stream.duration
+                        packet.stream = copy
+                        output.mux(packet)
+    return target
+
+
 def rotate_track(path: Path, degrees: int, mirrored: bool = False) -> Path:
     """Make an MP4 file ask its player for a turn by `degrees` clockwise, after mirroring left to right if so wanted."""
     content = bytearray(path.read_bytes())

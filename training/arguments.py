@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 CLASS_WEIGHTS = ("none", "balanced")
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
 FEATURE_TYPES = ("float32", "float16")
+BLENDS = ("mixup_alpha", "cutmix_alpha")
 
 PRESETS_FOLDER = Path(__file__).parent / "configs"
 
@@ -58,6 +59,13 @@ class DataArguments:
         default=4.0,
         metadata={"help": "Decoded frames up to this many GB stay in memory; beyond, clips are decoded anew."},
     )
+    frame_stride: int | None = field(
+        default=None,
+        metadata={
+            "help": "The model sees every so-manieth labelled frame: a window at a random place of a training clip, "
+            "the middle of another. For data sets with more labelled frames than the model takes."
+        },
+    )
     augment: bool = field(default=True, metadata={"help": "Change training clips at random, by the options below."})
     smallest_crop: float = field(default=0.8, metadata={"help": "Side of the smallest crop / side of the frame."})
     largest_stretch: float = field(default=1.1, metadata={"help": "Largest ratio of a crop's sides to each other."})
@@ -98,7 +106,7 @@ class ModelArguments:
         default_factory=dict, metadata={"help": "Fields of MTCAEConfig that a preset or YAML file sets."}
     )
     structure: str | None = field(
-        default=None, metadata={"help": "single_task, non_fully_shared, fully_shared, cascaded, mtformer, mnc."}
+        default=None, metadata={"help": "single_task, non_fully_shared, fully_shared, cascaded, mtformer, mnc, mtl_er."}
     )
     decoder_type: str | None = field(default=None, metadata={"help": "vit or mlp."})
     pooling: str | None = field(default=None, metadata={"help": "mean (paper), time, or time_and_place."})
@@ -192,6 +200,17 @@ class OptimisationArguments(StepArguments):
         default=1.0, metadata={"help": "Each block of the encoder learns so much slower than the next; 1 = alike."}
     )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing of the expression."})
+    mixup_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Batches are blended with themselves in another order, by Beta(alpha, alpha); faces keep the "
+            "labels of the stronger clip; 0 = never."
+        },
+    )
+    cutmix_alpha: float = field(
+        default=0.0,
+        metadata={"help": "The same with a rectangle of the other clip pasted in; of both, each batch takes one."},
+    )
     class_weights: str = field(
         default="none", metadata={"help": "balanced: rare expressions weigh more in the loss; none: every clip alike."}
     )
@@ -203,6 +222,12 @@ class OptimisationArguments(StepArguments):
     )
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many epochs without a better validation UAR; 0 = never."}
+    )
+    test_segments: int = field(
+        default=1, metadata={"help": "Windows of a test clip whose scores are averaged; needs --frame_stride."}
+    )
+    test_flip: bool = field(
+        default=False, metadata={"help": "Average the predictions of a test clip and of its mirror image."}
     )
     torch_compile: bool = field(default=False, metadata={"help": "Compile the training step's model."})
     dataloader_pin_memory: bool = field(
@@ -320,6 +345,12 @@ def check_arguments(arguments: RunArguments) -> None:
         ("ema_decay", 0 <= options["ema_decay"] < 1, "must be in [0, 1)"),
         ("early_stopping_patience", options["early_stopping_patience"] >= 0, "must be at least 0"),
         ("save_steps", options["save_steps"] >= 0, "must be at least 0"),
+        ("frame_stride", options["frame_stride"] is None or options["frame_stride"] >= 1, "must be at least 1"),
+        ("test_segments", options["test_segments"] >= 1, "must be at least 1"),
+        ("test_segments", options["test_segments"] == 1 or options["frame_stride"], "needs --frame_stride"),
+        *((name, options[name] >= 0, "must be at least 0") for name in BLENDS),
+        *((name, not options[name] or not options["cache_features"], "needs frames") for name in BLENDS),
+        *((name, not options[name] or options["per_device_train_batch_size"] > 1, "needs batches") for name in BLENDS),
         ("dataloader_prefetch_factor", options["dataloader_prefetch_factor"] >= 1, "must be at least 1"),
         ("class_weights", options["class_weights"] in CLASS_WEIGHTS, f"must be {' or '.join(CLASS_WEIGHTS)}"),
         ("task_weighting", options["task_weighting"] in TASK_WEIGHTINGS, f"must be {' or '.join(TASK_WEIGHTINGS)}"),

@@ -2,37 +2,40 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
-from mtcae_dfer.hub_dataset.commands import add_dataset_commands
-from mtcae_dfer.training.checkpoint_conversion import add_convert_command
-from mtcae_dfer.training.demonstration import add_demo_command
-from mtcae_dfer.training.explain import add_explain_command
-from mtcae_dfer.training.export import add_export_command
-from mtcae_dfer.training.predict import add_predict_command
-from mtcae_dfer.training.push import add_push_command
+# Command -> the function that adds it to the parser, and its module.
+COMMANDS = {
+    "predict": ("add_predict_command", "mtcae_dfer.training.predict"),
+    "explain": ("add_explain_command", "mtcae_dfer.training.explain"),
+    "dataset": ("add_dataset_commands", "mtcae_dfer.hub_dataset.commands"),
+    "convert": ("add_convert_command", "mtcae_dfer.training.checkpoint_conversion"),
+    "export": ("add_export_command", "mtcae_dfer.training.export"),
+    "demo": ("add_demo_command", "mtcae_dfer.training.demonstration"),
+    "push": ("add_push_command", "mtcae_dfer.training.push"),
+}
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Each sets `run`, a function from the parsed namespace to the exit status."""
+def make_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of some commands. Each sets `run`, a function from the parsed namespace to the exit status."""
     parser = argparse.ArgumentParser(prog="mtcae", description="Multi-task facial expression recognition in video.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_predict_command(subparsers)
-    add_explain_command(subparsers)
-    add_dataset_commands(subparsers)
-    add_convert_command(subparsers)
-    add_export_command(subparsers)
-    add_demo_command(subparsers)
-    add_push_command(subparsers)
+    for command in commands:
+        function, module = COMMANDS[command]
+        getattr(import_module(module), function)(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. What the user can mend is one line on standard error."""
-    parsed = make_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # The modules of other commands, which draw or read tables, need not be loaded.
+    named = words[:1] if words and words[0] in COMMANDS else COMMANDS
+    parsed = make_parser(named).parse_args(words)
     logging.disable_progress_bar()  # of loading weights, which takes a moment; our own bars stay
     try:
         return parsed.run(parsed)

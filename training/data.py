@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.hub_dataset.loading import clip_bytes
-from mtcae_dfer.training.affect_tasks import read_affect_labels
+from mtcae_dfer.training.affect_tasks import affect_tasks, read_affect_labels
 from mtcae_dfer.training.augmentation import AugmentationConfig, LabelledFrames, augment
+from mtcae_dfer.training.sampling import FrameWindow
 from mtcae_dfer.video_reading import read_clip
 
 READING_THREADS = 4
@@ -29,6 +30,9 @@ class ClipDataset(Dataset):
         seed: with the epoch and the clip it decides a clip's augmentation, whatever process loads it.
         keep_frames: decode every clip once and keep its frames in memory.
         tasks: the model's; those of affect have their labels read.
+        window: which of the labelled frames the model sees, at a random place where clips are changed at random; None
+            where it sees all of them.
+        segments: so many windows of a clip, one after the other as one clip of more frames.
     """
 
     def __init__(
@@ -39,16 +43,21 @@ class ClipDataset(Dataset):
         seed: int = 0,
         keep_frames: bool = False,
         tasks: Sequence[TaskDescription] = (),
+        window: FrameWindow | None = None,
+        segments: int = 1,
     ) -> None:
         self.rows = rows
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
+        self.window, self.segments = window, segments
         self.shared_epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by processes that load already
         self.names, self.subjects = list(rows["name"]), list(rows["subject"])
         affect = read_affect_labels(rows, tasks)
         self.labels = read_labels(rows) | affect
         self.affect_names = list(affect)
+        self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}
+        self.frame_labels |= {task.label_key for task in affect_tasks(tasks) if task.per == "frame"}
         self.frames = self._read_all() if keep_frames else None
 
     @property
@@ -72,11 +81,14 @@ class ClipDataset(Dataset):
         return self._load(index, view - 1 if view else None)
 
     def _load(self, index: int, augmented_epoch: int | None) -> dict[str, Any]:
-        labels = {name: values[index] for name, values in self.labels.items()}
+        draws = None if augmented_epoch is None else clip_generator(self.seed, augmented_epoch, index)
+        positions = self._positions(draws)
+        labels = self._labels(index, positions)
         frames = self.frames[index] if self.frames is not None else self._read(index)
+        frames = frames if positions is None else frames[positions]
         clip = LabelledFrames(frames, labels["face_boxes"], labels["face_landmarks"])
-        if augmented_epoch is not None:
-            clip = augment(clip, self.augmentation, clip_generator(self.seed, augmented_epoch, index))
+        if draws is not None:
+            clip = augment(clip, self.augmentation, draws)
         return {
             "frames": clip.frames,
             "labels": labels["labels"],
@@ -86,6 +98,26 @@ class ClipDataset(Dataset):
             "index": torch.tensor(index),
             **{name: labels[name] for name in self.affect_names},  # the same in a mirrored or cropped clip
         }
+
+    def view_labels(self, index: int, view: int) -> dict[str, torch.Tensor]:
+        """The labels of a fixed view's frames, before its augmentation moves them."""
+        draws = clip_generator(self.seed, view - 1, index) if view else None
+        return self._labels(index, self._positions(draws))
+
+    def _positions(self, draws: torch.Generator | None) -> list[int] | None:
+        """Positions of the model's frames among the labelled ones; None: all of them."""
+        if self.window is None:
+            return None
+        labelled = self.labels["face_found"].shape[1]
+        if draws is not None:
+            return self.window.draw(labelled, draws)
+        return self.window.spread(labelled, self.segments)
+
+    def _labels(self, index: int, positions: list[int] | None) -> dict[str, torch.Tensor]:
+        labels = {name: values[index] for name, values in self.labels.items()}
+        if positions is None:
+            return labels
+        return {name: value[positions] if name in self.frame_labels else value for name, value in labels.items()}
 
     def _read(self, index: int) -> torch.Tensor:
         row = self.rows[index]

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
-from mtcae_dfer.training.predict import load_model, write_json
+from mtcae_dfer.training.predict import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, load_model, write_json
 from mtcae_dfer.training.timeline import draw_timeline, write_overlay
 from mtcae_dfer.video_reading import VideoReadingError, probe_video
 
 if TYPE_CHECKING:
     import gradio
 
-DEMONSTRATION_MODEL = Path(__file__).parents[1] / "demonstration_model"
-DEMONSTRATION_NOTE = "This demonstration model was trained on drawn faces: on real people its expressions mean nothing."
 KEPT_SECONDS = 3600.0  # how long the files of an answer can be downloaded
 EVERY_PERSON, WHOLE_FRAME = "every person", "one person, the whole frame"
 EXAMPLE_EXPRESSIONS = ("happiness", "surprise", "anger")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
+from mtcae_dfer.face_geometry import flip_horizontally
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.affect_tasks import affect_figures, affect_tasks, constant_affect
 from mtcae_dfer.training.data import ClipDataset
@@ -30,6 +32,7 @@ from mtcae_dfer.training.report import replacing
 
 PREDICTIONS_FILE = "predictions.parquet"
 FACE_FIGURES = ("face_box_iou", "landmark_nme")
+PREDICTED = {"expression": "scores", "face_box": "boxes", "face_landmarks": "landmarks"}  # by task
 
 
 @dataclass
@@ -68,25 +71,46 @@ def normalise(processor: Any, frames: torch.Tensor) -> torch.Tensor:
     )
 
 
+@dataclass(frozen=True)
+class ClipViews:
+    """Looks at a clip whose predictions are joined to one."""
+
+    segments: int = 1  # windows that stand one after the other in the clip's frames
+    flip: bool = False  # each of them as it is, and mirrored
+
+
 @torch.inference_mode()
 def predict_split(
-    model: MTCAEForMultiTaskVideo, processor: Any, loader: DataLoader, accelerator: Accelerator
+    model: MTCAEForMultiTaskVideo,
+    processor: Any,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    views: ClipViews = ClipViews(),  # noqa: B008 (frozen)
 ) -> tuple[Predictions, float]:
     """Predicts all clips of a prepared loader.
+
+    Args:
+        model: prepared, too.
+        processor: makes its input.
+        loader: of clips.
+        accelerator: that prepared them.
+        views: scores are means over all views, faces means of a frame and its mirror image; every segment's frames
+            have their own.
 
     Returns:
         The predictions of all processes' clips, each clip once, and the mean loss over clips.
     """
     model.eval()
-    affect = affect_tasks(accelerator.unwrap_model(model).tasks)
+    tasks = accelerator.unwrap_model(model).tasks
+    affect = affect_tasks(tasks)
     gathered: dict[str, list[torch.Tensor]] = {}
     for batch in loader:
-        outputs = model(**clip_arguments(processor, batch), **label_arguments(batch))
+        loss, outputs = predict_views(model, processor, batch, tasks, views)
         batch_size = len(batch["labels"])
         parts = {name: batch[name] for name in ("labels", "face_boxes", "face_landmarks", "face_found", "index")}
-        parts |= {"loss": outputs.loss.float().expand(batch_size)}
-        parts |= {f"predicted_{name}": value.float() for name, value in _predicted(outputs).items()}
-        parts |= {f"task_{task.name}": outputs.task_outputs[task.name].float() for task in affect}
+        parts |= {"loss": loss.expand(batch_size)}
+        parts |= {f"predicted_{name}": outputs[task] for task, name in PREDICTED.items() if task in outputs}
+        parts |= {f"task_{task.name}": outputs[task.name] for task in affect}
         parts |= {f"true_{task.name}": batch[task.label_key] for task in affect}
         for name, value in accelerator.gather_for_metrics(parts).items():
             gathered.setdefault(name, []).append(value.cpu())
@@ -96,6 +120,51 @@ def predict_split(
         AffectPrediction(task, arrays[f"task_{task.name}"], arrays[f"true_{task.name}"]) for task in affect
     ]
     return predictions, float(arrays["loss"].mean())
+
+
+def predict_views(
+    model: torch.nn.Module,
+    processor: Any,
+    batch: dict[str, torch.Tensor],
+    tasks: Sequence[TaskDescription],
+    views: ClipViews,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The mean loss of a batch's segments, and every task's prediction float32 (B, ...) or (B, segments * T, ...)."""
+    parts = [_segment(batch, tasks, number, views.segments) for number in range(views.segments)]
+    outputs = [model(**clip_arguments(processor, part), **label_arguments(part)) for part in parts]
+    predicted = [{name: value.float() for name, value in output.task_outputs.items()} for output in outputs]
+    if views.flip:
+        mirrored = [model(**clip_arguments(processor, part | {"frames": part["frames"].flip(-1)})) for part in parts]
+        predicted = [_join_mirrored(own, other) for own, other in zip(predicted, mirrored, strict=True)]
+    joined = {
+        task.name: torch.cat([part[task.name] for part in predicted], dim=1)
+        if task.per == "frame"
+        else torch.stack([part[task.name] for part in predicted]).mean(dim=0)
+        for task in tasks
+    }
+    return torch.stack([output.loss.float() for output in outputs]).mean(), joined
+
+
+def _segment(
+    batch: dict[str, torch.Tensor], tasks: Sequence[TaskDescription], number: int, segments: int
+) -> dict[str, torch.Tensor]:
+    """What belongs to one of the windows that stand one after the other in a batch's frames."""
+    per_frame = {key for task in tasks if task.per == "frame" for key in (task.label_key, task.mask_key)}
+    per_frame |= {"frames", "face_boxes", "face_landmarks", "face_found"}
+    # (B, segments * T, ...) -> (B, T, ...)
+    return {
+        name: value.unflatten(1, (segments, -1))[:, number] if name in per_frame else value
+        for name, value in batch.items()
+    }
+
+
+def _join_mirrored(own: dict[str, torch.Tensor], mirrored: Any) -> dict[str, torch.Tensor]:
+    """Means of a clip's predictions and those of its mirror image, whose faces are mirrored back."""
+    other = {name: value.float() for name, value in mirrored.task_outputs.items()}
+    like = next(iter(other.values()))
+    faces = (other.get("face_box", like.new_zeros(4)), other.get("face_landmarks", like.new_zeros(5, 2)))
+    other |= dict(zip(("face_box", "face_landmarks"), flip_horizontally(*faces), strict=True))
+    return {name: (value + other[name]) / 2 for name, value in own.items()}
 
 
 def clip_arguments(processor: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -108,11 +177,6 @@ def clip_arguments(processor: Any, batch: dict[str, torch.Tensor]) -> dict[str, 
 def label_arguments(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The labels of a batch as `MTCAEForMultiTaskVideo.forward` takes them."""
     return {name: values for name, values in batch.items() if name not in ("frames", "encoded", "index")}
-
-
-def _predicted(outputs: Any) -> dict[str, torch.Tensor]:
-    values = {"scores": outputs.logits, "boxes": outputs.face_boxes, "landmarks": outputs.face_landmarks}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _as_predictions(arrays: dict[str, np.ndarray]) -> Predictions:

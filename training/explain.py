@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.predict import PredictionError, load_model
+from mtcae_dfer.training.predict import PredictionError, add_model_argument, chosen_model, load_model
 from mtcae_dfer.training.report import replacing
 from mtcae_dfer.video_reading import read_clip
 
@@ -23,7 +23,7 @@ def add_explain_command(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command `explain`; the parsed namespace's `run(namespace)` returns the exit status."""
     parser = subparsers.add_parser("explain", help="where the decoders looked in a video")
     parser.add_argument("video", metavar="VIDEO", help="video file")
-    parser.add_argument("--model", required=True, help="model folder or Hub id")
+    add_model_argument(parser)
     parser.add_argument("--output", metavar="PNG", default="explanation.png", help="the picture (explanation.png)")
     parser.add_argument("--frames", type=int, default=6, help="how many of the frames to show (default: 6)")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
@@ -34,7 +34,7 @@ def run_explain_command(arguments: argparse.Namespace) -> int:
     """Draws the attention of every stage on the video's frames."""
     if arguments.frames < 1:
         raise PredictionError(f"--frames {arguments.frames}: must be at least 1")
-    model, processor = load_model(arguments.model, arguments.device)
+    model, processor = load_model(chosen_model(arguments), arguments.device)
     inputs = processor(arguments.video, return_metadata=True)
     (metadata,) = inputs["video_metadata"]
     maps, scores = attention_maps(model, inputs["pixel_values"])

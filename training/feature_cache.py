@@ -47,6 +47,7 @@ class EncodedClips(Dataset):
 
     def __init__(self, clips: ClipDataset, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
+        self.clips = clips
         self.rows, self.names, self.subjects, self.labels = clips.rows, clips.names, clips.subjects, clips.labels
         self.affect_names = clips.affect_names
         self.views = arrays["encoded"].shape[1]
@@ -63,13 +64,9 @@ class EncodedClips(Dataset):
         """One clip: encoded float32 (tokens, D) in place of its frames, and the labels of `ClipDataset`."""
         view = (int(self.epoch) + index) % self.views
         values = {name: torch.from_numpy(array[index, view].astype(np.float32)) for name, array in self.arrays.items()}
-        return {
-            **values,
-            "labels": self.labels["labels"][index],
-            "face_found": self.labels["face_found"][index],
-            "index": torch.tensor(index),
-            **{name: self.labels[name][index] for name in self.affect_names},
-        }
+        labels = self.clips.view_labels(index, view)
+        unmoved = ("labels", "face_found", *self.affect_names)
+        return {**values, **{name: labels[name] for name in unmoved}, "index": torch.tensor(index)}
 
 
 def cache_features(
@@ -112,7 +109,7 @@ def _digest(
     augmentation = asdict(clips.augmentation) if clips.augmentation and views > 1 else None
     described = [
         *(model.config.encoder_config.to_dict(), processor.to_dict(), clips.names, clips.rows["frame_indices"]),
-        *(clips.size, augmentation, clips.seed if augmentation else 0, views, dtype, precision),
+        *(clips.size, augmentation, clips.seed if augmentation else 0, views, dtype, precision, clips.window),
     ]
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.dynamic_module_utils import custom_object_save
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.blending import Blend, blend_clips
 from mtcae_dfer.training.checkpoints import save_checkpoint
 from mtcae_dfer.training.evaluation import clip_arguments, label_arguments
 from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
@@ -125,12 +126,18 @@ def _refuse_sharded(accelerator: Accelerator, options: OptimisationArguments) ->
 def make_loss(
     model: MTCAEForMultiTaskVideo, clips: ClipDataset | EncodedClips, options: OptimisationArguments
 ) -> TrainingLoss:
-    """The loss by the options; class weights come from the training clips."""
+    """The loss by the options; class weights come from the training clips.
+
+    Raises:
+        ValueError: run and model are both to learn the weights of the tasks.
+    """
     weights = None
     if options.class_weights == "balanced":
         weights = balanced_class_weights(clips.labels["labels"], model.config.num_labels)
     uncertainty = options.task_weighting == "uncertainty"
-    return TrainingLoss(model.tasks, weights, options.label_smoothing_factor, uncertainty)
+    if uncertainty and model.uncertainty is not None:
+        raise ValueError("--task_weighting uncertainty: the model learns its weights already; leave one of both")
+    return TrainingLoss(model.tasks, weights, options.label_smoothing_factor, uncertainty, model.uncertainty)
 
 
 def make_loader(
@@ -193,8 +200,9 @@ def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, f
     """Gradients of one batch, and an optimiser step where enough are gathered; returns the losses of this process."""
     accelerator = training.accelerator
     with accelerator.accumulate(training.model):
-        outputs = training.stepped(**clip_arguments(training.processor, batch), **label_arguments(batch))
-        loss, task_losses = training.loss(outputs, batch["labels"])
+        clips, blend = blended_arguments(training, batch)
+        outputs = training.stepped(**clips, **label_arguments(batch))
+        loss, task_losses = training.loss(outputs, batch["labels"], blend)
         value = refuse_nan_loss(loss, batch, training.clips)
         accelerator.backward(loss)
         if accelerator.sync_gradients:
@@ -207,6 +215,17 @@ def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, f
         training.optimiser.zero_grad()
     names, values = list(task_losses), torch.stack([loss.detach() for loss in task_losses.values()]).tolist()
     return {"train_loss": value, **dict(zip(names, values, strict=True))}
+
+
+def blended_arguments(
+    training: Training, batch: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], Blend | None]:
+    """The clips of a batch as the model takes them, with one another blended in where the options ask for it."""
+    clips, options = clip_arguments(training.processor, batch), training.options
+    if "pixel_values" not in clips:
+        return clips, None
+    pixel_values, blend = blend_clips(clips["pixel_values"], options.mixup_alpha, options.cutmix_alpha)
+    return {"pixel_values": pixel_values}, blend
 
 
 def _finish_gradients(training: Training) -> None:

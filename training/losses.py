@@ -1,11 +1,12 @@
-"""The loss that a run trains by: the model's task losses with class weights, label smoothing, and learned weights.
+"""The loss that a run trains by: the model's own, with class weights, label smoothing, blends, and learned weights.
 
-The model's own loss stays as its config states it; it is what validation reports.
+The model's own loss stays as its config states it; it is what validation reports. What it holds besides the weighted
+task losses (a contrast between the tasks' features) is trained as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from mtcae_dfer.modeling_mtcae import IGNORED_CLASS
 
 if TYPE_CHECKING:
     from mtcae_dfer.configuration_mtcae import TaskDescription
+    from mtcae_dfer.training.blending import Blend
 
 
 def balanced_class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -39,6 +41,7 @@ class TrainingLoss(nn.Module):
         class_weights: (K,) for the task "expression"; None: every clip counts alike.
         label_smoothing: share of the target that is spread over all classes of "expression".
         uncertainty: learn the weights.
+        model_combination: how the model itself joins weighted losses by task name; None: it sums them.
     """
 
     def __init__(
@@ -47,26 +50,49 @@ class TrainingLoss(nn.Module):
         class_weights: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         uncertainty: bool = False,
+        model_combination: Callable[[dict[str, torch.Tensor]], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.weights = {task.name: float(task.weight) for task in tasks}
         self.scales = {task.name: 0.5 if task.kind == "regression" else 1.0 for task in tasks}
         self.label_smoothing = label_smoothing
+        # In a tuple, since the weights in it are the model's: they must not be registered a second time.
+        self.model_combination = (model_combination,)
         self.register_buffer("class_weights", class_weights)
         learned = [task.name for task in tasks if task.weight > 0] if uncertainty else []
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 
-    def forward(self, outputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, outputs: Any, labels: torch.Tensor, blend: Blend | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss to minimise, and every task's own one.
 
         Args:
-            outputs: of `MTCAEForMultiTaskVideo`, with `task_losses`.
+            outputs: of `MTCAEForMultiTaskVideo`, with `loss` and `task_losses`.
             labels: (B,) expression class ids.
+            blend: what was blended into the clips; both expressions then count by their shares.
         """
         losses = dict(outputs.task_losses)
-        if "expression" in losses and (self.class_weights is not None or self.label_smoothing):
+        if "expression" in losses and (self.class_weights is not None or self.label_smoothing or blend is not None):
             losses["expression"] = self._expression_loss(outputs.logits, labels)
-        return torch.stack([self._weigh(name, loss) for name, loss in losses.items()]).sum(), losses
+            if blend is not None:
+                other = self._expression_loss(outputs.logits, labels[blend.partners.to(labels.device)])
+                losses["expression"] = torch.lerp(losses["expression"], other, blend.share)
+        return self._join(outputs, losses), losses
+
+    def _join(self, outputs: Any, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        unchanged = all(loss is outputs.task_losses[name] for name, loss in losses.items())
+        if unchanged and not self.log_variances:
+            return outputs.loss
+        besides = outputs.loss - self._join_like_model(outputs.task_losses)
+        if not self.log_variances:
+            return self._join_like_model(losses) + besides
+        return torch.stack([self._weigh(name, loss) for name, loss in losses.items()]).sum() + besides
+
+    def _join_like_model(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        weighted = {name: self.weights[name] * loss for name, loss in losses.items()}
+        (combination,) = self.model_combination
+        return combination(weighted) if combination is not None else torch.stack(list(weighted.values())).sum()
 
     def _expression_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         # The mean over clips, not over their weights: class weights then mean the same whatever else is in the batch.
@@ -81,8 +107,6 @@ class TrainingLoss(nn.Module):
         return losses.sum() / (labels != IGNORED_CLASS).sum().clamp(min=1)
 
     def _weigh(self, name: str, loss: torch.Tensor) -> torch.Tensor:
-        if not self.log_variances:
-            return self.weights[name] * loss
         if name not in self.log_variances:
             return 0.0 * loss
         log_variance = self.log_variances[name]

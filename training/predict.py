@@ -1,6 +1,7 @@
 """`mtcae predict`: clips in, expression scores and faces out."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -20,6 +21,8 @@ from mtcae_dfer.video_reading import VideoReadingError, read_clip
 
 TIMELINE_FILES = ("overlay", "timeline", "csv")
 TIMELINE_OPTIONS = ("people", "window_seconds", "hop_seconds", "smoothing", "min_face", "batch_size")
+DEMONSTRATION_MODEL = Path(__file__).parents[1] / "demonstration_model"
+DEMONSTRATION_NOTE = "This demonstration model was trained on drawn faces: on real people its expressions mean nothing."
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -30,15 +33,32 @@ class PredictionError(ValueError):
 def add_predict_command(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command `predict`; the parsed namespace's `run(namespace)` returns the exit status."""
     parser = subparsers.add_parser("predict", help="expressions and faces of video clips")
-    parser.add_argument("clips", nargs="+", metavar="CLIP", help="video files")
-    parser.add_argument("--model", required=True, help="model folder or Hub id")
+    parser.add_argument("clips", nargs="*", metavar="CLIP", help="video files")
+    add_model_argument(parser)
     parser.add_argument("--json", metavar="OUT", help="write the results as JSON to this file")
     parser.add_argument("--top-k", type=int, help="how many expressions to show (default: all)")
     parser.add_argument("--verify-face", action="store_true", help="also say in how many frames MTCNN finds a face")
     parser.add_argument("--picture", metavar="PNG", help="draw the frames of the first clip with boxes and points")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     _add_timeline_arguments(parser.add_argument_group("timeline of one video", "any of these asks for a timeline"))
+    parser.add_argument(
+        "--webcam", nargs="?", const="0", metavar="CAMERA", help="watch a camera instead: its number (0) or its path"
+    )
     parser.set_defaults(run=run_predict_command)
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model`, which is the demonstration model where none is named."""
+    told = "model folder or Hub id (default: a tiny one that was trained on drawn faces)"
+    parser.add_argument("--model", help=told)
+
+
+def chosen_model(arguments: argparse.Namespace) -> str:
+    """The model named on the command line, or else the demonstration model, which says on standard error what it is."""
+    if arguments.model is not None:
+        return arguments.model
+    print(f"mtcae: no --model is named. {DEMONSTRATION_NOTE}", file=sys.stderr)
+    return str(DEMONSTRATION_MODEL)
 
 
 def _add_timeline_arguments(group: argparse._ArgumentGroup) -> None:
@@ -57,9 +77,13 @@ def run_predict_command(arguments: argparse.Namespace) -> int:
     """Predicts all clips; one that cannot be read is reported and does not stop the others."""
     if arguments.top_k is not None and arguments.top_k < 1:
         raise PredictionError(f"--top-k {arguments.top_k}: must be at least 1")
+    if arguments.webcam is not None:
+        return run_live(arguments)
+    if not arguments.clips:
+        raise PredictionError("name a video file, or watch a camera with --webcam")
     if any(getattr(arguments, name) is not None for name in (*TIMELINE_FILES, *TIMELINE_OPTIONS)):
         return run_timeline(arguments)
-    model, processor = load_model(arguments.model, arguments.device)
+    model, processor = load_model(chosen_model(arguments), arguments.device)
     detector = FaceDetector(device=arguments.device) if arguments.verify_face else None
     results = [predict_file(clip, model, processor, arguments.top_k, detector) for clip in arguments.clips]
     for result in results:
@@ -93,11 +117,46 @@ def run_timeline(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_live(arguments: argparse.Namespace) -> int:
+    """Watches a camera until it ends or is interrupted, and prints each window as it ends."""
+    from mtcae_dfer.training.live import camera_frames
+
+    unfit = [name for name in (*TIMELINE_FILES, "picture", "verify_face") if getattr(arguments, name)]
+    if arguments.clips or unfit:
+        named = [*arguments.clips, *(f"--{name.replace('_', '-')}" for name in unfit)]
+        raise PredictionError(f"--webcam: a camera is watched as it comes, without {' '.join(named)}")
+    with camera_frames(arguments.webcam) as frames, contextlib.ExitStack() as files:
+        lines = files.enter_context(open(arguments.json, "w", encoding="utf-8")) if arguments.json else None
+        pipe, options = make_timeline_pipeline(arguments)
+        for window in pipe(frames, top_k=arguments.top_k, **options):
+            print(format_live_window(window), flush=True)
+            if lines is not None:
+                print(json.dumps(window, ensure_ascii=False), file=lines, flush=True)
+    return 0
+
+
+def format_live_window(window: dict[str, Any]) -> str:
+    """One line: the time, everybody's strongest expression, and how long the answer took."""
+    people = []
+    for person in window["people"]:
+        scores = person["window"]["scores"]
+        best = max(scores, key=scores.get) if scores else None
+        people.append(f"person {person['track']} " + (f"{best} {scores[best]:.0%}" if best else "no face"))
+    found = ", ".join(people) or "no face"
+    return f"{window['start']:7.2f}–{window['end']:.2f} s  {found}  (answered after {window['latency']:.2f} s)"
+
+
+def make_timeline_pipeline(arguments: argparse.Namespace) -> tuple[FacialExpressionTimelinePipeline, dict[str, Any]]:
+    """The pipeline of the chosen model, and the options given for a call."""
+    model, processor = load_model(chosen_model(arguments), arguments.device)
+    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device=arguments.device)
+    names = [name for name in TIMELINE_OPTIONS if getattr(arguments, name) is not None]
+    return pipe, {name: getattr(arguments, name) for name in names}
+
+
 def predict_timeline(video: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The pipeline's result for a video, with a progress bar on standard error."""
-    model, processor = load_model(arguments.model, arguments.device)
-    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device=arguments.device)
-    given = {name: getattr(arguments, name) for name in TIMELINE_OPTIONS if getattr(arguments, name) is not None}
+    pipe, given = make_timeline_pipeline(arguments)
     with tqdm(total=1.0, desc="timeline", bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}") as bar:
         return pipe(video, top_k=arguments.top_k, progress=lambda share: bar.update(share - bar.n), **given)
 

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils import validate_repo_id
-
+from mtcae_dfer.hub_dataset.publishing import check_repo_id
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.model_card import hub_name, render_card
@@ -75,16 +74,6 @@ def write_model_folder(run_dir: Path, repo_id: str, folder: Path, license_name: 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Written last: a folder with a card is whole.
     (folder / "README.md").write_text(render_card(repo_id, results, config, license_name), encoding="utf-8")
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Raises a ValueError unless this is org/name, as the Hub takes it."""
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ValueError(f"{repo_id}: is no name of a repository ({error})") from error
-    if "/" not in repo_id:
-        raise ValueError(f"{repo_id}: must be org/name")
 
 
 def results_of(run_dir: Path) -> CrossValidation:

@@ -51,6 +51,7 @@ from mtcae_dfer.training.checkpoints import (
 )
 from mtcae_dfer.training.data import ClipDataset, class_names, frames_in_memory, labelled_frame_count
 from mtcae_dfer.training.evaluation import (
+    ClipViews,
     compute_metrics,
     constant_predictions,
     normalise,
@@ -71,6 +72,7 @@ from mtcae_dfer.training.loop import (
 )
 from mtcae_dfer.training.push import add_modules
 from mtcae_dfer.training.report import FIGURES, format_table, replacing, write_report
+from mtcae_dfer.training.sampling import FrameWindow
 from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
 SYNTHETIC_NAME = "mtcae-synthetic"
@@ -167,7 +169,11 @@ def run(arguments: RunArguments) -> dict[str, Any]:
 
 
 def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerator:
-    """The accelerator, for steps of `accumulation` batches; all processors work where there is no other device."""
+    """The accelerator, for steps of `accumulation` batches; all processors work where there is no other device.
+
+    Raises:
+        ValueError: what is asked for needs an accelerator, and there is none.
+    """
     precision = "bf16" if options.bf16 else "fp16" if options.fp16 else "no"
     accelerator = Accelerator(
         mixed_precision=precision,
@@ -177,6 +183,9 @@ def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerat
         log_with=chosen_trackers(options),
         project_dir=options.output_dir,
     )
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and accelerator.distributed_type != "FSDP":
+        # Accelerate itself would go on without a word, and every process would hold the whole model.
+        raise ValueError("FSDP: Accelerate shards over several accelerators only; take it out of the config file here")
     if accelerator.device.type == "cpu":
         # `accelerate launch` leaves one thread to each process. Of several runs at a time each has its share.
         threads = int(os.environ.get(THREADS_VARIABLE) or os.cpu_count() or 1)
@@ -243,7 +252,7 @@ def prepare_model_and_data(arguments: RunArguments, dataset_dir: str) -> tuple[M
     rows = load_fold(dataset_dir, arguments.data.protocol, arguments.data.fold, arguments.data.videos)
     refuse_missing_classes(rows, dataset_dir)
     model = build_model(arguments.model, class_names(rows["train"]))
-    check_frames(labelled_frame_count(rows["train"]), model, dataset_dir)
+    check_frames(labelled_frame_count(rows["train"]), model, dataset_dir, arguments.data.frame_stride)
     splits = open_splits(rows, arguments, model, dataset_dir)
     if arguments.optimisation.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -276,12 +285,15 @@ def refuse_missing_classes(rows: Any, dataset_dir: str) -> None:
             print(f"Warning: no {split} clip of {', '.join(missing)}; the UAR leaves such classes out", file=sys.stderr)
 
 
-def check_frames(labelled: int, model: MTCAEForMultiTaskVideo, dataset_dir: str) -> None:
-    """Labels belong to frames: the model must take as many as were labelled."""
-    if labelled != model.config.num_frames:
+def check_frames(labelled: int, model: MTCAEForMultiTaskVideo, dataset_dir: str, stride: int | None = None) -> None:
+    """Labels belong to frames: the model must take as many as were labelled, or a window of them."""
+    taken = model.config.num_frames
+    needed = FrameWindow(taken, stride).length if stride else taken
+    if labelled < needed or (stride is None and labelled != needed):
+        wanted = f"every {stride} frames, a window of {needed}" if stride else str(taken)
         raise ValueError(
-            f"{dataset_dir} labels {labelled} frames a clip, but the model takes {model.config.num_frames}: "
-            f"build the data set with --num-frames {model.config.num_frames}"
+            f"{dataset_dir} labels {labelled} frames a clip, but the model takes {wanted}: "
+            f"build the data set with --num-frames {needed}{' or more, or lower --frame_stride' if stride else ''}"
         )
 
 
@@ -298,8 +310,13 @@ def open_splits(rows: Any, arguments: RunArguments, model: MTCAEForMultiTaskVide
     keep = needed <= options.cache_frames_gb * 1e9
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
-    train = ClipDataset(rows["train"], size, augmentation, arguments.optimisation.seed, keep, tasks)
-    others = [ClipDataset(rows[name], size, keep_frames=keep, tasks=tasks) for name in names[1:]]
+    window = FrameWindow(model.config.num_frames, options.frame_stride) if options.frame_stride else None
+    train = ClipDataset(rows["train"], size, augmentation, arguments.optimisation.seed, keep, tasks, window)
+    segments = {"validation": 1, "test": arguments.optimisation.test_segments}
+    others = [
+        ClipDataset(rows[name], size, keep_frames=keep, tasks=tasks, window=window, segments=count)
+        for name, count in zip(names[1:], segments.values(), strict=True)
+    ]
     protocol = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
     dataset = describe_dataset(dataset_dir)
     data = SYNTHETIC_DATA if dataset["name"] == SYNTHETIC_NAME else dataset["name"]
@@ -485,7 +502,8 @@ def test(
     model = MTCAEForMultiTaskVideo.from_pretrained(output_dir)
     loader = DataLoader(splits.test, arguments.optimisation.per_device_eval_batch_size)
     model, loader = accelerator.prepare(model, loader)
-    predictions, _ = predict_split(model, processor, loader, accelerator)
+    views = ClipViews(arguments.optimisation.test_segments, arguments.optimisation.test_flip)
+    predictions, _ = predict_split(model, processor, loader, accelerator, views)
     classes = class_names(splits.train.rows)
     if accelerator.is_main_process:
         write_clip_predictions(predictions, splits.test.rows, classes, output_dir)

@@ -1,8 +1,12 @@
-"""The order in which a run sees its clips: a function of seed and epoch alone, so that it can be taken up anywhere."""
+"""The order in which a run sees its clips, and which of their frames.
+
+Both are functions of seed, epoch and clip alone, so that a run can be taken up anywhere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
@@ -63,3 +67,29 @@ class EpochSampler(Sampler[int]):
             members[torch.randperm(len(members), generator=generator)] for _ in range(-(-share // len(members)))
         ]
         return torch.cat(shuffles)[:share]
+
+
+@dataclass(frozen=True)
+class FrameWindow:
+    """Every `stride`-th of a clip's labelled frames, `num_frames` of them: a window that has a place in the clip."""
+
+    num_frames: int
+    stride: int
+
+    @property
+    def length(self) -> int:
+        """Labelled frames from the window's first to its last."""
+        return (self.num_frames - 1) * self.stride + 1
+
+    def draw(self, labelled: int, generator: torch.Generator) -> list[int]:
+        """Positions among so many labelled frames, at a random place."""
+        return self._from(int(torch.randint(labelled - self.length + 1, (), generator=generator)))
+
+    def spread(self, labelled: int, windows: int = 1) -> list[int]:
+        """Positions of several windows one after the other, from the clip's start to its end; of one in its middle."""
+        room = labelled - self.length
+        starts = [room // 2] if windows == 1 else [round(room * number / (windows - 1)) for number in range(windows)]
+        return [position for start in starts for position in self._from(start)]
+
+    def _from(self, start: int) -> list[int]:
+        return list(range(start, start + self.length, self.stride))

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,12 @@ LONGEST_BRIDGE = 0.5  # seconds between two sampled frames across which a box is
 SHOWN_EXPRESSIONS = 3  # bars beside a box
 MOST_CHARTS = 12  # people in one picture
 CLOCK = 90_000  # ticks a second: holds the times of every usual frame rate, and of variable ones
+# A label's cost is the share of it that lies on other labels, more on faces, and these for what is liked less.
+FACE_COST, SHORT_COST, SIDE_COST, STAY_GAIN = 4.0, 0.1, 0.01, 0.1
+HEADROOM = 0.4  # kept free around other people's faces where possible, as a share of the face's sides
 FIXED_COLUMNS = ("track", "start", "end", "face_coverage", "expression", "probability")
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,21 @@ class Shown:
     box: list[float] | None
     landmarks: list[list[float]] | None
     scores: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class LabelText:
+    """The rows of a label with their bars, and the room that it takes in pixels."""
+
+    rows: tuple[str, ...]
+    bars: tuple[float, ...]  # length of each row's bar as a share of the width; none where it is empty
+    width: float
+    height: float
+
+    @property
+    def area(self) -> float:
+        """In pixels."""
+        return self.width * self.height
 
 
 def write_csv(result: dict[str, Any], file: Path) -> None:
@@ -212,62 +232,156 @@ class _Sound:
 
 
 class Painter:
-    """Draws a result onto the frames of its video."""
+    """Draws a result onto the frames of its video, which come in their order: labels keep their side of a face."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         self.people = [_PersonOverTime(person) for person in result["people"]]
         shorter = min(result["width"], result["height"])
         self.line = max(1, round(shorter / 270))
         self.font = _font(max(9, round(shorter / 38)))
+        self.places = LabelPlaces((result["width"], result["height"]), 2 * self.line)
 
     def paint(self, picture: torch.Tensor, seconds: float) -> torch.Tensor:
         """uint8 (3, H, W) -> the same with what is known of that moment."""
         image = Image.fromarray(picture.permute(1, 2, 0).numpy())
         draw = ImageDraw.Draw(image, "RGBA")
-        shown = [person.at(seconds) for person in self.people]
-        shown = [person for person in shown if person is not None]
+        shown = [person for person in (each.at(seconds) for each in self.people) if person is not None]
+        texts = {person.track: self._texts(draw, person) for person in shown}
+        boxes = {person.track: _upright(person.box) for person in shown}
+        for track, (text, corner) in self.places.choose(boxes, texts).items():
+            self._paint_label(draw, corner, text, _colour(track))
+        # Above the labels: where there is no room beside the faces, these stay visible.
         for person in shown:
-            self._paint_person(draw, person, image.size)
+            self._paint_face(draw, boxes[person.track], person.landmarks or (), _colour(person.track))
         if not any(person.box or person.landmarks or person.scores for person in shown):
-            self._label(draw, (2 * self.line, 2 * self.line), "no face found", "#ffffff", image.size)
+            corner = (2.0 * self.line, 2.0 * self.line)
+            self._paint_label(draw, corner, self._text(draw, ["no face found"], []), "#ffffff")
         # (H, W, 3) -> (3, H, W)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-    def _paint_person(self, draw: Any, person: Shown, size: tuple[int, int]) -> None:
-        colour = PERSON_COLOURS[(person.track - 1) % len(PERSON_COLOURS)]
-        corner = (2.0 * self.line, 2.0 * self.line)
-        if person.box is not None:
-            x1, y1, x2, y2 = person.box
-            draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=self.line)
-            corner = (max(x1, x2) + 2 * self.line, min(y1, y2))
-        for x, y in person.landmarks or ():
+    def _paint_face(self, draw: Any, box: Box | None, landmarks: Any, colour: str) -> None:
+        if box is not None:
+            draw.rectangle(box, outline=colour, width=self.line)
+        for x, y in landmarks:
             radius = self.line + 0.5
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="black")
-        self._label(draw, corner, f"{person.track}", colour, size, person.scores)
 
-    def _label(
-        self,
-        draw: Any,
-        corner: tuple[float, float],
-        text: str,
-        colour: str,
-        size: tuple[int, int],
-        scores: dict[str, float] | None = None,
-    ) -> None:
-        """A number or a sentence, and below it the bars of the highest scores, moved to lie inside the frame."""
-        best = sorted((scores or {}).items(), key=lambda entry: -entry[1])[:SHOWN_EXPRESSIONS]
-        rows = [text, *(f"{name} {score:.0%}" for name, score in best)]
-        height = self.font.size * 1.25
+    def _texts(self, draw: Any, person: Shown) -> list[LabelText]:
+        """What may be written beside a face, in the order of preference: with bars of the highest scores, or short."""
+        best = sorted((person.scores or {}).items(), key=lambda entry: -entry[1])[:SHOWN_EXPRESSIONS]
+        rows = [f"{name} {score:.0%}" for name, score in best]
+        number = f"{person.track}"
+        full = self._text(draw, [number, *rows], [0.0, *(score for _, score in best)])
+        return [full, self._text(draw, [" ".join([number, *rows[:1]])], [])]
+
+    def _text(self, draw: Any, rows: list[str], bars: list[float]) -> LabelText:
         width = max(draw.textlength(row, font=self.font) for row in rows) + 4 * self.line
-        extents = (width, height * len(rows))
-        x, y = (max(0.0, min(at, side - extent)) for at, side, extent in zip(corner, size, extents, strict=True))
-        draw.rectangle((x, y, x + width, y + height * len(rows)), fill=(0, 0, 0, 120))
-        for row, (_, score) in enumerate(best, start=1):
-            bar = (x, y + row * height, x + width * score, y + (row + 1) * height - 1)
-            draw.rectangle(bar, fill=colour + "90")
-        for row, line in enumerate(rows):
+        return LabelText(tuple(rows), tuple(bars), width, len(rows) * 1.25 * self.font.size)
+
+    def _paint_label(self, draw: Any, corner: tuple[float, float], text: LabelText, colour: str) -> None:
+        """A number or a sentence, and below it the bars of the highest scores."""
+        (x, y), row_height = corner, text.height / len(text.rows)
+        draw.rectangle((x, y, x + text.width, y + text.height), fill=(0, 0, 0, 120))
+        for row, share in enumerate(text.bars):
+            if share > 0:
+                bar = (x, y + row * row_height, x + text.width * share, y + (row + 1) * row_height - 1)
+                draw.rectangle(bar, fill=colour + "90")
+        for row, line in enumerate(text.rows):
             fill = colour if row == 0 else "white"
-            draw.text((x + 2 * self.line, y + row * height), line, fill=fill, font=self.font)
+            draw.text((x + 2 * self.line, y + row * row_height), line, fill=fill, font=self.font)
+
+
+def _colour(track: int) -> str:
+    return PERSON_COLOURS[(track - 1) % len(PERSON_COLOURS)]
+
+
+def _upright(box: list[float] | None) -> Box | None:
+    """A predicted box may have its edges the wrong way round."""
+    if box is None:
+        return None
+    x1, y1, x2, y2 = box
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+class LabelPlaces:
+    """Chooses where labels stand: beside their box, on nobody's face and on no other label where there is room."""
+
+    def __init__(self, size: tuple[int, int], gap: float) -> None:
+        self.size, self.gap = size, gap  # (width, height) of the frame, and pixels between box and label
+        self.last: dict[int, tuple[int, int]] = {}  # track -> text and place chosen for the frame before
+
+    def choose(
+        self, boxes: Mapping[int, Box | None], texts: Mapping[int, Sequence[LabelText]]
+    ) -> dict[int, tuple[LabelText, tuple[float, float]]]:
+        """Chooses for one frame.
+
+        Args:
+            boxes: track -> face in pixels, or None where only the person's scores are known.
+            texts: track -> what may be written there, the preferred one first.
+
+        Returns:
+            Track -> the text, and the upper left corner of its place.
+        """
+        chosen, taken = {}, np.zeros((0, 4))
+        for track, box in boxes.items():
+            others = [_widened(face) for other, face in boxes.items() if other != track and face is not None]
+            faces = np.array([*others, *([] if box is None else [box])], float).reshape(-1, 4)
+            best = min(self._candidates(track, box, texts[track], faces, taken), key=lambda candidate: candidate[0])
+            _, self.last[track], text, place = best
+            chosen[track] = (text, place[:2])
+            taken = np.concatenate([taken, [place]])
+        return chosen
+
+    def _candidates(
+        self, track: int, box: Box | None, texts: Sequence[LabelText], faces: np.ndarray, taken: np.ndarray
+    ) -> Iterator[tuple[float, tuple[int, int], LabelText, Box]]:
+        """(cost, (text, place) for `last`, text, place (x1, y1, x2, y2))."""
+        for shortness, text in enumerate(texts):
+            for side, (x, y) in enumerate(self._corners(box, text)):
+                x = max(0.0, min(x, self.size[0] - text.width))
+                y = max(0.0, min(y, self.size[1] - text.height))
+                place = (x, y, x + text.width, y + text.height)
+                covered = FACE_COST * _covered(faces, place) + _covered(taken, place)
+                cost = covered / texts[0].area + SHORT_COST * shortness + SIDE_COST * side
+                # Labels that jump from frame to frame cannot be read.
+                choice = (shortness, side)
+                yield cost - (STAY_GAIN if self.last.get(track) == choice else 0.0), choice, text, place
+
+    def _corners(self, box: Box | None, text: LabelText) -> Iterator[tuple[float, float]]:
+        """Upper left corners, in the order of preference."""
+        if box is None:
+            yield self.gap, self.gap
+            return
+        x1, y1, x2, y2 = box
+        right, left, above, below = (
+            x2 + self.gap,
+            x1 - self.gap - text.width,
+            y1 - self.gap - text.height,
+            y2 + self.gap,
+        )
+        yield from (
+            (right, y1),
+            (left, y1),
+            (x1, above),
+            (x1, below),
+            (x2 - text.width, above),
+            (x2 - text.width, below),
+        )
+        yield from ((right, y2 - text.height), (left, y2 - text.height), (right, above), (left, above))
+
+
+def _widened(box: Box) -> Box:
+    """A face with the room around it in which a label would be taken for its own."""
+    x1, y1, x2, y2 = box
+    x, y = HEADROOM * (x2 - x1), HEADROOM * (y2 - y1)
+    return x1 - x, y1 - y, x2 + x, y2 + y
+
+
+def _covered(others: np.ndarray, place: Box) -> float:
+    """Pixels of a place that lie on other boxes (N, 4)."""
+    width = np.minimum(others[:, 2], place[2]) - np.maximum(others[:, 0], place[0])
+    height = np.minimum(others[:, 3], place[3]) - np.maximum(others[:, 1], place[1])
+    return float((width.clip(0) * height.clip(0)).sum())
 
 
 class _PersonOverTime:
@@ -278,14 +392,17 @@ class _PersonOverTime:
         frames = {frame["time"]: frame for window in person["windows"] for frame in window["frames"]}
         self.frames = [frames[seconds] for seconds in sorted(frames)]
         self.times = np.array([frame["time"] for frame in self.frames])
+        self.has_places = any(frame["box"] or frame["landmarks"] for frame in self.frames)
         self.starts = np.array([window["start"] for window in person["windows"]])
 
     def at(self, seconds: float) -> Shown | None:
-        """What to draw; None outside of the person's time in view."""
+        """What to draw; None outside of the person's time in view, and while the face is lost."""
         if not self.person["start"] - 1e-3 <= seconds <= self.person["end"] + 1e-3:
             return None
         window = self._window(seconds)
         box, landmarks = self._place(seconds)
+        if self.has_places and box is None and landmarks is None:
+            return None
         return Shown(self.person["track"], box, landmarks, window["scores"] if window else None)
 
     def _window(self, seconds: float) -> dict[str, Any] | None:

@@ -1,0 +1,429 @@
+"""What an answer costs: one clip, a long video, and the first answer of a fresh process.
+
+    python benchmarks/inference.py                        # everything, on two cores in about ten minutes
+    python benchmarks/inference.py --only clip --sizes demonstration small --name inference_small
+
+- Clip: a file to its scores, boxes and points, against the stock path of transformers (load_video on PyAV, VideoMAE's
+  processor, VideoMAEForVideoClassification over the same encoder). Both take turns; the quotient of the multiply-adds
+  says what part of the difference the two further tasks are.
+- Timeline: five minutes of 1280x720 through the pipeline, every person cropped, against the single-clip path with its
+  face crop called for one window after the other: on the video itself, whose frames it reads from the beginning every
+  time, and on windows that somebody had cut into files. The single calls are timed at evenly spread windows, and their
+  mean is multiplied by the number of windows. Peak memory is that of a fresh process beyond the loaded libraries.
+- Agreement: the timeline's windows against single-clip predictions of the same spans, whole frames and people.
+- Start: a fresh process up to the printed answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import multiprocessing.connection
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from reading import FRAME_RATE, LOOP_SECONDS, SAMPLES, _resident_kibibytes, repeat_clip
+from results_file import keep_table
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import VideoMAEForVideoClassification, VideoMAEVideoProcessor
+from transformers.video_utils import load_video
+
+from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from mtcae_dfer.configuration_mtcae import PAPER_ENCODER
+from mtcae_dfer.face_geometry import box_intersection_over_union
+from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
+from mtcae_dfer.training.predict import DEMONSTRATION_MODEL, load_model, predict_file
+from mtcae_dfer.video_reading import FrameStream, read_clip, resize_frames, uniform_frame_indices
+
+HEIGHT, WIDTH = 720, 1280
+CLIP_SECONDS = 4
+WINDOW, HOP = 2.0, 1.0  # the pipeline's defaults, in seconds
+MINUTES = (1, 5)
+SHARED_ASPECTS = {"use_mean_pooling": False, "num_frames": 16, "tubelet_size": 2, "patch_size": 16}
+# VideoMAE-Small, VideoMAE-Base and the paper's VideoMAE-Large; the decoders' heads have a width of 64.
+ENCODERS = {
+    "small": {"image_size": 224, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "base": {"image_size": 224, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "base_3": {"image_size": 224, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "paper": {},
+}
+DECODERS = {
+    # A smaller encoder takes smaller decoders: the paper's quotient of widths, 512 to 1024, is kept.
+    "small": {"decoder_hidden_size": 192, "decoder_head_dim": 64},
+    "base": {"decoder_hidden_size": 384, "decoder_head_dim": 64},
+    # The paper's 5 decoder layers stand on 24 of the encoder.
+    "base_3": {"decoder_hidden_size": 384, "decoder_head_dim": 64, "decoder_num_layers": 3},
+    "paper": {"decoder_hidden_size": 512, "decoder_head_dim": 64},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")
+    sizes = ("demonstration", *ENCODERS)
+    parser.add_argument("--sizes", nargs="+", choices=sizes, default=["demonstration", "base", "base_3", "paper"])
+    parser.add_argument("--repeats", type=int, default=5, help="measured calls of each contestant (default: 5)")
+    parser.add_argument("--windows", type=int, default=6, help="single windows that are timed (default: 6)")
+    parser.add_argument("--samples", type=Path, default=SAMPLES, help="folder of real clips, where present")
+    parser.add_argument("--name", default="inference", help="name of the kept table (default: inference)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        material = Material.make(Path(folder), arguments.samples)
+        lines = [f"Videos: {material.told}.", ""]
+        for part in arguments.only:
+            lines += PARTS[part](material, arguments)
+    print("\n".join(lines))
+    print(f"kept in {keep_table(arguments.name, 'From a video to its answer', lines)}")
+
+
+# ------------------------------------------------------------------------------------------------------- material
+
+
+@dataclass(frozen=True)
+class Material:
+    """The videos, 1280x720 H.264."""
+
+    folder: Path
+    told: str  # what they show
+    loop: Path  # LOOP_SECONDS
+    clip: Path  # CLIP_SECONDS
+    window: Path  # one WINDOW
+
+    @classmethod
+    def make(cls, folder: Path, samples: Path) -> Material:
+        """Concatenates real clips where there are any, else drawn ones."""
+        names = ("01-01-08-02-02-02-01.mp4", "1001_DFA_HAP_XX.flv", "02-01-01-01-02-01-01.mp4", "1001_DFA_ANG_XX.flv")
+        files = [samples / name for name in names if (samples / name).is_file()]
+        told = f"{len(files)} real clips (RAVDESS, CREMA-D) one after the other, over and over"
+        if not files:
+            config = SyntheticCorpusConfig(subjects=2, takes=1, seed=7)
+            corpus = make_synthetic_corpus(folder / "drawn", config, workers=1, progress=False)
+            files = sorted((corpus / "videos").rglob("*.mp4"))
+            told = f"{len(files)} drawn clips one after the other, over and over"
+        loop = write_video(folder / "loop.mp4", files, LOOP_SECONDS * FRAME_RATE)
+        clip = write_video(folder / "clip.mp4", files, CLIP_SECONDS * FRAME_RATE)
+        window = write_video(folder / "window.mp4", files, round(WINDOW * FRAME_RATE))
+        return cls(folder, told, loop, clip, window)
+
+    def minutes(self, count: int) -> Path:
+        """A video of so many minutes."""
+        file = self.folder / f"{count}.mp4"
+        return file if file.is_file() else repeat_clip(self.loop, file, 60 * count // LOOP_SECONDS)
+
+
+def write_video(file: Path, clips: list[Path], frame_count: int) -> Path:
+    """Encodes the clips one after the other at 1280x720, over and over up to a number of frames."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "20"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        pictures = _pictures(clips)
+        for _ in range(frame_count):
+            picture = next(pictures).permute(1, 2, 0).contiguous().numpy()  # (3, H, W) -> (H, W, 3)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return file
+
+
+def _pictures(clips: list[Path]) -> Iterator[torch.Tensor]:
+    """uint8 (3, HEIGHT, WIDTH), the clips' own proportions kept on a gray ground."""
+    while True:
+        for clip in clips:
+            for frame in FrameStream(clip):
+                picture = frame.picture()
+                scale = min(HEIGHT / picture.shape[1], WIDTH / picture.shape[2])
+                height, width = round(picture.shape[1] * scale), round(picture.shape[2] * scale)
+                canvas = torch.full((3, HEIGHT, WIDTH), 100, dtype=torch.uint8)
+                left = (WIDTH - width) // 2
+                canvas[:, :height, left : left + width] = resize_frames(picture, (height, width))
+                yield canvas
+
+
+# ----------------------------------------------------------------------------------------------- one clip's answer
+
+
+def measure_clips(material: Material, arguments: argparse.Namespace) -> list[str]:
+    """The table of a clip's way to its prediction."""
+    lines = ["## A clip to its prediction", ""]
+    lines += [
+        "| encoder | stock path, ms | this repository, ms | time / stock | multiply-adds / stock | of it reading |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for size in arguments.sizes:
+        lines.append(_clip_row(size, material.clip, arguments.repeats))
+    told = f"{CLIP_SECONDS} seconds of 720p; medians of {arguments.repeats} calls in turns. The aim is 1.15 times"
+    return [
+        *lines,
+        "",
+        f"{told} the stock path. Reading: decoding, resizing and normalising, this repository's over stock's.",
+        "",
+    ]
+
+
+def _clip_row(size: str, clip: Path, repeats: int) -> str:
+    model, processor = make_model(size)
+    config = model.config.encoder_config
+    classifier = VideoMAEForVideoClassification(config).eval()
+    stock_processor = VideoMAEVideoProcessor(
+        size={"shortest_edge": config.image_size}, crop_size={"height": config.image_size, "width": config.image_size}
+    )
+
+    def read_stock() -> torch.Tensor:
+        frames, _ = load_video(str(clip), num_frames=16, backend="pyav")
+        return stock_processor([frames], return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def answer_stock() -> torch.Tensor:
+        return classifier(read_stock()).logits.softmax(dim=-1)
+
+    calls = {
+        "stock": answer_stock,
+        "ours": lambda: predict_file(str(clip), model, processor),
+        "stock reading": read_stock,
+        "our reading": lambda: processor(str(clip)),
+    }
+    times = take_turns(calls, repeats)
+    work = multiply_adds(model, processor(str(clip))["pixel_values"]) / multiply_adds(classifier, read_stock())
+    reading = times["our reading"] / times["stock reading"]
+    name = f"{size}: {config.num_hidden_layers} layers, width {config.hidden_size}, {config.image_size} pixels; "
+    name += f"decoders of {model.config.decoder_num_layers}, width {model.config.decoder_hidden_size}"
+    cells = [f"{1000 * times['stock']:.0f}", f"{1000 * times['ours']:.0f}", f"{times['ours'] / times['stock']:.2f}"]
+    return "| " + " | ".join([name, *cells, f"{work:.2f}", f"{reading:.2f}"]) + " |"
+
+
+def make_model(size: str) -> tuple[MTCAEForMultiTaskVideo, MTCAEVideoProcessor]:
+    """The demonstration model, or one with random weights over an encoder of a size."""
+    if size == "demonstration":
+        return load_model(str(DEMONSTRATION_MODEL))
+    encoder = {"model_type": "videomae", **PAPER_ENCODER, **SHARED_ASPECTS, **ENCODERS[size]}
+    encoder["intermediate_size"] = 4 * encoder["hidden_size"]
+    torch.manual_seed(0)
+    model = MTCAEForMultiTaskVideo(MTCAEConfig(encoder_config=encoder, **DECODERS[size])).eval()
+    side = model.config.encoder_config.image_size
+    return model, MTCAEVideoProcessor(size={"height": side, "width": side})
+
+
+def multiply_adds(model: torch.nn.Module, pixel_values: torch.Tensor) -> float:
+    """Half of the operations that PyTorch counts in a forward pass."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(pixel_values)
+    return counter.get_total_flops() / 2
+
+
+def take_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call, after one that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(-1, repeats):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if repeat >= 0:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ long videos
+
+
+def measure_timelines(material: Material, arguments: argparse.Namespace) -> list[str]:
+    """The tables of the timeline's time and memory, and of its agreement with single clips."""
+    measured = {minutes: measure_timeline(material.minutes(minutes)) for minutes in MINUTES}
+    longest = MINUTES[-1]
+    video, result = material.minutes(longest), measured[longest][2]
+    count = round((60 * longest - WINDOW) / HOP) + 1
+    model, processor = load_model(str(DEMONSTRATION_MODEL))
+    spans = window_spans(60 * longest, arguments.windows)
+    single = [_seconds(lambda span=span: predict_window(video, span, model, processor)) for span in spans]
+    cut = take_turns({"cut": lambda: predict_cut_window(material.window, model, processor)}, arguments.repeats)["cut"]
+    seconds = measured[longest][0]
+    rows = {
+        "the timeline, one call": seconds,
+        "the single-clip path, window by window": count * statistics.mean(single),
+        "the same on windows cut into files beforehand": count * cut,
+    }
+    lines = [f"## A timeline of {longest} minutes of 720p, {count} windows, demonstration model", ""]
+    lines += ["| | seconds | time / timeline |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.0f} | {value / seconds:.1f} |" for name, value in rows.items()]
+    told = f"one call of the timeline, {len(spans)} single windows, {arguments.repeats} cut ones"
+    lines += ["", f"Measured: {told}. The aim is 3 times.", "", "| video | peak memory, MiB |", "|---|---|"]
+    lines += [f"| {minutes} min | {peak:.0f} |" for minutes, (_, peak, _) in measured.items()]
+    return [*lines, "", f"{len(result['people'])} tracks were found.", ""]
+
+
+@lru_cache
+def measure_timeline(video: Path, people: str = "all") -> tuple[float, float, dict[str, Any]]:
+    """Seconds, MiB beyond the loaded libraries, and the result, in a fresh process; once for each video."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_measure_timeline, args=(theirs, video, people), daemon=True)
+    process.start()
+    theirs.close()
+    measured = ours.recv()
+    process.join()
+    return measured
+
+
+def _measure_timeline(pipe: multiprocessing.connection.Connection, video: Path, people: str) -> None:
+    timeline = make_timeline()
+    timeline(np.zeros((50, 64, 64, 3), np.uint8), fps=25)  # loads the detector's weights
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident_kibibytes("VmRSS")
+    begin = time.perf_counter()
+    result = timeline(str(video), people=people, average_windows=False)
+    pipe.send((time.perf_counter() - begin, (_resident_kibibytes("VmHWM") - before) / 1024, result))
+
+
+def make_timeline() -> FacialExpressionTimelinePipeline:
+    """The pipeline over the demonstration model."""
+    model, processor = load_model(str(DEMONSTRATION_MODEL))
+    return FacialExpressionTimelinePipeline(model=model, video_processor=processor, device="cpu")
+
+
+def window_spans(duration: float, count: int) -> list[tuple[float, float]]:
+    """Some of the timeline's windows, evenly spread from the first to the last one."""
+    last = int((duration - WINDOW) / HOP)
+    return [(index * HOP, index * HOP + WINDOW) for index in uniform_frame_indices(last + 1, count)]
+
+
+def read_window(video: Path, span: tuple[float, float], num_frames: int) -> torch.Tensor:
+    """Frames (T, 3, H, W) spread over a span of a video, as somebody would read them who has only `read_clip`."""
+    first, end = round(span[0] * FRAME_RATE), round(span[1] * FRAME_RATE)
+    indices = [first + index for index in uniform_frame_indices(end - first, num_frames)]
+    return read_clip(video, frame_indices=indices).frames
+
+
+@torch.inference_mode()
+def predict_window(
+    video: Path, span: tuple[float, float], model: MTCAEForMultiTaskVideo, processor: Any, crop: bool = True
+) -> dict[str, Any]:
+    """The single-clip path on a span: its frames, the processor's face crop or the whole frame, the model."""
+    frames = read_window(video, span, processor.num_frames)
+    inputs = processor(
+        [frames], do_sample_frames=False, do_face_crop=crop, input_data_format="channels_first", return_metadata=True
+    )
+    metadata = inputs.pop("video_metadata")
+    (result,) = processor.post_process_multi_task(
+        model(inputs["pixel_values"]), metadata=metadata, id2label=model.config.id2label
+    )
+    return {**result, "crop_box": metadata[0].crop_box}
+
+
+@torch.inference_mode()
+def predict_cut_window(file: Path, model: MTCAEForMultiTaskVideo, processor: Any) -> torch.Tensor:
+    """The single-clip path on a file of one window."""
+    return model(processor(str(file), do_face_crop=True)["pixel_values"]).logits.softmax(dim=-1)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+# -------------------------------------------------------------------------------------------------------- agreement
+
+
+def measure_agreement(material: Material, arguments: argparse.Namespace) -> list[str]:
+    """The table of the timeline's windows against single-clip predictions of the same spans."""
+    minutes = MINUTES[-1]
+    video, (model, processor) = material.minutes(minutes), load_model(str(DEMONSTRATION_MODEL))
+    spans = window_spans(60 * minutes, arguments.windows)
+    lines = [f"## Windows of {minutes} minutes against single-clip predictions of the same spans", ""]
+    lines += ["| | windows | same expression | largest difference of a score |", "|---|---|---|---|"]
+    for people, told in (("single", "whole frame"), ("all", "face crop, windows of one scene")):
+        result = measure_timeline(video, people)[2]
+        pairs = []
+        for span in spans:
+            single = predict_window(video, span, model, processor, crop=people == "all")
+            window = find_window(result, span, single["crop_box"])
+            pairs += [] if window is None else [(window["scores"], single["expression"])]
+        same = sum(max(one, key=one.get) == max(two, key=two.get) for one, two in pairs)
+        largest = max((abs(one[name] - two[name]) for one, two in pairs for name in one), default=float("nan"))
+        lines.append(f"| {told} | {len(pairs)} | {same} | {largest:.1e} |")
+    return [*lines, ""]
+
+
+def find_window(
+    result: dict[str, Any], span: tuple[float, float], crop_box: tuple[float, ...]
+) -> dict[str, Any] | None:
+    """The scored window of a span whose person the single-clip path has cropped, too."""
+    scale = np.array([result["width"], result["height"]] * 2)
+    for person in result["people"]:
+        for window in person["windows"]:
+            whole = abs(window["start"] - span[0]) < 0.01 and abs(window["end"] - span[1]) < 0.05
+            if not whole or window["scores"] is None:
+                continue
+            boxes = np.array([frame["box"] for frame in window["frames"]]) / scale
+            around = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+            crop = np.array(crop_box)
+            if (crop == [0, 0, 1, 1]).all() or box_intersection_over_union(around, crop) > 0.1:
+                return window
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------ start
+
+STOCK_PROGRAM = """
+import sys, torch
+from transformers import VideoMAEForVideoClassification, VideoMAEVideoProcessor
+from transformers.video_utils import load_video
+model = VideoMAEForVideoClassification.from_pretrained(sys.argv[1]).eval()
+processor = VideoMAEVideoProcessor.from_pretrained(sys.argv[1])
+frames, _ = load_video(sys.argv[2], num_frames=16, backend="pyav")
+with torch.inference_mode():
+    print(model(processor([frames], return_tensors="pt")["pixel_values"]).logits.softmax(dim=-1))
+"""
+
+
+def measure_starts(material: Material, arguments: argparse.Namespace) -> list[str]:
+    """The table of fresh processes."""
+    model, _ = load_model(str(DEMONSTRATION_MODEL))
+    stock, side = material.folder / "stock", model.config.encoder_config.image_size
+    VideoMAEForVideoClassification(model.config.encoder_config).save_pretrained(stock)
+    VideoMAEVideoProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(
+        stock
+    )
+    clip = str(material.clip)
+    command = [sys.executable, "-m", "mtcae_dfer.training.command_line"]
+    calls = {
+        "`import torch, transformers.modeling_utils`, no answer": [
+            *(sys.executable, "-c", "import torch, transformers.modeling_utils, transformers.video_processing_utils")
+        ],
+        "stock path, the same encoder": [sys.executable, "-c", STOCK_PROGRAM, str(stock), clip],
+        "`mtcae predict CLIP`": [*command, "predict", clip],
+        "`mtcae predict CLIP --json OUT --people all` (timeline)": [
+            *(*command, "predict", clip, "--people", "all", "--json", str(material.folder / "out.json"))
+        ],
+    }
+    times = take_turns({name: lambda words=words: _run(words) for name, words in calls.items()}, arguments.repeats)
+    baseline = times["stock path, the same encoder"]
+    lines = ["## A fresh process to its first answer, demonstration model", "", "| | seconds | time / stock |"]
+    lines += ["|---|---|---|", *(f"| {name} | {value:.1f} | {value / baseline:.2f} |" for name, value in times.items())]
+    return [*lines, "", f"Medians of {arguments.repeats} processes in turns; files are in the system's cache.", ""]
+
+
+def _run(words: list[str]) -> None:
+    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+PARTS = {
+    "clip": measure_clips,
+    "timeline": measure_timelines,
+    "agreement": measure_agreement,
+    "start": measure_starts,
+}
+
+if __name__ == "__main__":
+    main()
