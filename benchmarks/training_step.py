@@ -6,7 +6,9 @@
 
 The small model keeps the paper's proportions: a quarter of all widths and of the tokens (frames of 112 pixels), the
 same layers, and so 1/64 of the multiply-adds everywhere.
-All models take turns within every repeat, so that a busy machine slows all of them; each time is the median.
+All models take turns within every repeat, so that a busy machine slows all of them; each time is the median, and each
+ratio the median of the repeats' own ratios, which stand below the table. With OMP_NUM_THREADS=1, `--processor-time`
+counts the time that the one thread was at work, which leaves out what other jobs on the machine took.
 Model FLOP utilisation: 3 x 2 x multiply-adds of the forward pass (2 x for what a frozen encoder does not learn), over
 the time and the device's peak; on a CPU, over the rate of a large matrix product in the same precision.
 """
@@ -167,7 +169,7 @@ def measure_memory(step: Callable[[], None], device: str) -> int:
     return sum(kept.values())
 
 
-def measure_peak(device: str, bf16: bool) -> float:
+def measure_peak(device: str, bf16: bool, clock: Callable[[], float]) -> float:
     """FLOP/s that count as full utilisation."""
     if device.startswith("cuda"):
         name = torch.cuda.get_device_name(device)
@@ -178,33 +180,43 @@ def measure_peak(device: str, bf16: bool) -> float:
     matrix = torch.randn(side, side, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         (matrix @ matrix).sum().item()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return 2 * side**3 / min(seconds)
 
 
-def time_step(candidate: Candidate, device: str) -> None:
+def time_step(candidate: Candidate, device: str, clock: Callable[[], float]) -> None:
     """Times one step."""
-    start = time.perf_counter()
+    start = clock()
     candidate.step()
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    candidate.times.append(time.perf_counter() - start)
+    candidate.times.append(clock() - start)
 
 
 def format_rows(candidates: list[Candidate], batch: int, peaks: dict[bool, float]) -> list[str]:
     """The table, and what it says about the aims."""
     rows = ["| model | mode | clips/s | peak memory | MFU | time / classifier |", "|---|---|---|---|---|---|"]
-    baselines = {entry.mode: entry.seconds for entry in candidates if entry.model_name == CLASSIFIER}
+    baselines = {entry.mode: entry for entry in candidates if entry.model_name == CLASSIFIER}
+    remarks = []
     for entry in candidates:
         utilisation = entry.flops / entry.seconds / peaks[entry.bf16]
         comparable = entry.mode in baselines and not entry.frozen
-        ratio = f"{entry.seconds / baselines[entry.mode]:.2f}" if comparable else ""
+        ratios = paired_ratios(entry, baselines[entry.mode]) if comparable else []
+        ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
+        if ratios and entry.model_name != CLASSIFIER:
+            remarks.append(f"- {entry.model_name}, {entry.mode}: {', '.join(f'{value:.2f}' for value in ratios)}")
         figures = f"{batch / entry.seconds:.2f} | {entry.memory / 2**20:.0f} MiB | {100 * utilisation:.0f} %"
         rows.append(f"| {entry.model_name} | {entry.mode} | {figures} | {ratio} |")
-    remarks = [f"The cascade at head width 64 is to take at most {TARGET_RATIO} times the classifier's step."]
-    return [*rows, "", *remarks, *_compare_cached(candidates)]
+    aim = f"The cascade at head width 64 is to take at most {TARGET_RATIO} times the classifier's step."
+    told = ["Time / classifier in every repeat:", "", *remarks, ""] if remarks else []
+    return [*rows, "", *told, aim, *_compare_cached(candidates)]
+
+
+def paired_ratios(candidate: Candidate, baseline: Candidate) -> list[float]:
+    """The candidate's time over the baseline's of the same repeat, for every repeat."""
+    return [own / other for own, other in zip(candidate.times, baseline.times, strict=True)]
 
 
 def _compare_cached(candidates: list[Candidate]) -> list[str]:
@@ -230,7 +242,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=(), help="words of the names of models to measure; empty: all")
     parser.add_argument("--modes", nargs="+", default=(), help="modes to measure; empty: all")
     parser.add_argument("--name", default=None, help="of the table; default: training_step_ and the device")
+    parser.add_argument("--processor-time", action="store_true", help="time at work of the one thread, on a CPU")
     arguments = parser.parse_args()
+    if arguments.processor_time and (arguments.device != "cpu" or torch.get_num_threads() > 1):
+        parser.error("--processor-time: on a CPU with OMP_NUM_THREADS=1; threads that wait for one another count, too")
+    clock = time.process_time if arguments.processor_time else time.perf_counter
     torch.set_float32_matmul_precision("high")
     candidates = build_candidates(not arguments.no_compile, arguments.models, arguments.modes)
     # On a GPU one model at a time: together they would not fit.
@@ -242,12 +258,13 @@ def main() -> None:
                 entry.step()
         for _ in range(arguments.repeats):
             for entry in group:
-                time_step(entry, arguments.device)
+                time_step(entry, arguments.device, clock)
         for entry in group:
             entry.step = None
-    peaks = {bf16: measure_peak(arguments.device, bf16) for bf16 in (False, True)}
+    peaks = {bf16: measure_peak(arguments.device, bf16, clock) for bf16 in (False, True)}
     memory = "peak of the step" if arguments.device.startswith("cuda") else "tensors kept for the backward pass"
     head = f"Model size `{arguments.size}`, {arguments.batch} clips a step, median of {arguments.repeats}; {memory}."
+    head += " Times are processor time of one thread." if arguments.processor_time else ""
     lines = [head, "", *format_rows(candidates, arguments.batch, peaks)]
     print("\n".join(lines))
     name = arguments.name or f"training_step_{arguments.device.split(':')[0]}"

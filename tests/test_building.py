@@ -256,6 +256,26 @@ def test_another_data_set_in_the_folder_is_refused_and_kept(clips, built, option
     assert "\n" not in str(error.value) and files_of(built) == before
 
 
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(2, "build it again with `mtcae dataset build`"), (99, "install a newer release, or build")]
+)
+def test_a_data_set_of_another_format_is_called_that(clips, built, tmp_path, version, remedy):
+    told = json.loads((built / "build_report.json").read_text())
+    told["options"]["format_version"] = version
+    (tmp_path / "build_report.json").write_text(json.dumps(told | {"a_field_of_its_own": 1}))
+    for use in (read_build_report, load_multitask_dataset, lambda folder: build(clips, folder)):
+        with pytest.raises(DatasetError, match=f"was built with format {version}, and .* reads 3: {remedy}") as error:
+            use(tmp_path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"options": {"format_version": 3}}', "\udcff"])
+def test_a_damaged_report_is_called_damaged(tmp_path, content):
+    (tmp_path / "build_report.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(DatasetError, match="build_report.json is damaged"):
+        read_build_report(tmp_path)
+
+
 def test_a_folder_with_other_things_and_a_file_are_refused_and_kept(clips, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DatasetError, match="choose another folder"):

@@ -88,12 +88,14 @@ def test_ravdess_clips_are_predicted_in_720p_pixels(trained: Path, crema_d_clips
 
 
 def test_windows_of_a_concatenation_are_the_predictions_of_its_clips(crema_d_clips: list[Path], tmp_path: Path) -> None:
-    scenes = [[frame.picture().permute(1, 2, 0).numpy() for frame in FrameStream(clip)][:50] for clip in crema_d_clips]
+    scenes = [
+        [frame.picture().permute(1, 2, 0).numpy() for frame in FrameStream(clip)][:50] for clip in crema_d_clips[::2]
+    ]
     film = write_lossless_video(tmp_path / "film.mkv", [picture for scene in scenes for picture in scene])
     model, processor = load_model(str(DEMONSTRATION_MODEL))
     pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device="cpu")
     (person,) = pipe(str(film), people="single", window_seconds=2.0, hop_seconds=2.0)["people"]
-    assert len(person["windows"]) == len(scenes) == 6
+    assert len(person["windows"]) == len(scenes) == 3
     for number, (window, scene) in enumerate(zip(person["windows"], scenes, strict=True)):
         single = predict_file(str(write_lossless_video(tmp_path / f"{number}.mkv", scene)), model, processor)
         assert window["scores"] == pytest.approx(single["expression"], abs=1e-4)

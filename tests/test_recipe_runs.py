@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mtcae_dfer.training import loop, run
+from mtcae_dfer.training.arguments import OptimisationArguments
 from mtcae_dfer.training.report import load_report
 
 SECONDS = 240
@@ -214,7 +215,13 @@ def test_early_stopping_ends_a_run_that_gets_no_better(
     assert len(report["history"]) == report["selected_epoch"] + 2 < 9
 
 
-def test_sharding_over_processors_is_refused(small_dataset: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_what_needs_an_accelerator_is_refused_without_one(monkeypatch) -> None:
+    class Processor:
+        device, distributed_type = torch.device("cpu"), "NO"
+
+    monkeypatch.setattr(run, "Accelerator", lambda **options: Processor())
+    with pytest.raises(ValueError, match="--fp16 true: needs an accelerator"):
+        run.make_accelerator(OptimisationArguments(fp16=True))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert run.main(words_of(small_dataset, tmp_path / "run", {})) == 2
-    assert "FSDP: Accelerate shards over several accelerators only" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="FSDP: Accelerate shards over several accelerators only"):
+        run.make_accelerator(OptimisationArguments())

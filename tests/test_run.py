@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL_EXPRESSIONS
 from safetensors.torch import load_file
 
+from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
+from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.folder import read_folder
 from mtcae_dfer.training.report import load_report
 from mtcae_dfer.training.run import main
 
@@ -82,6 +87,26 @@ def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(
     resumed, undisturbed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", small_run))
     assert resumed.keys() == undisturbed.keys()
     assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
+
+
+def test_labels_joined_with_the_users_videos_train_the_same_model(
+    small_run: Path, small_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clips = attach_drawn_labels(
+        read_folder(small_corpus / "videos" / "clips.csv", class_names=SMALL_EXPRESSIONS), small_corpus
+    )
+    options = BuildOptions(class_names=SMALL_EXPRESSIONS, embed_videos=False)
+    build_dataset(clips, tmp_path / "labels", options, workers=1, progress=False)
+    words = words_of(tmp_path / "labels", tmp_path / "run", "--num_train_epochs", "2")
+    assert main(words) == 2
+    assert "holds labels without videos: give --videos FOLDER" in capsys.readouterr().err.strip().splitlines()[-1]
+    # Unpacked in one folder, as people do.
+    (tmp_path / "my copy").mkdir()
+    for video in (small_corpus / "videos").rglob("*.mp4"):
+        shutil.copy(video, tmp_path / "my copy")
+    assert main([*words, "--videos", str(tmp_path / "my copy")]) == 0
+    joined, embedded = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", small_run))
+    assert all(torch.equal(joined[name], embedded[name]) for name in embedded)
 
 
 def test_two_runs_do_not_mix(small_run: Path, small_dataset: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +12,7 @@ from test_affect_labels import some_labels
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS
 from mtcae_dfer.modeling_mtl_er import MTLERPrediction
+from mtcae_dfer.training import affect_data, run_mtl_er
 from mtcae_dfer.training.affect_data import AffectSequence
 from mtcae_dfer.training.frame_features import FrameFeatures, write_features
 from mtcae_dfer.training.metrics import concordance_correlation
@@ -91,20 +87,23 @@ def test_the_report_holds_every_system_and_its_parts(finished: Path) -> None:
     assert report["systems"]["predict the mean"]["test"]["ccc_valence"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(
-    finished: Path, inputs: list[str], tmp_path: Path
+def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
+    finished: Path, inputs: list[str], tmp_path: Path, capsys
 ) -> None:
     words = words_of(inputs, tmp_path / "run")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mtcae_dfer.training.run_mtl_er", *words], stderr=subprocess.DEVNULL
-    )
-    reached = tmp_path / "run" / "members" / "multi_task-seed-1" / "checkpoints" / "epoch-00001" / "progress.json"
-    deadline = time.monotonic() + 240
-    while not reached.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    epochs = []
+
+    def stop_in_the_fourth_epoch(*arguments):
+        epochs.append(None)
+        if len(epochs) == 4:  # the second epoch of the second model
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    train_epoch = run_mtl_er.train_epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_mtl_er, "train_epoch", stop_in_the_fourth_epoch)
+        assert main(words) == 130
+    assert "--resume_from_checkpoint latest" in capsys.readouterr().err
     assert main(words) == 2  # not without being asked
     assert main([*words, "--resume_from_checkpoint", "latest"]) == 0
     for member in ("multi_task-seed-0", "multi_task-seed-1", "valence-seed-0"):
@@ -123,10 +122,14 @@ def test_further_models_join_the_ensemble(finished: Path, inputs: list[str], tmp
     assert "multi-task, ensemble of 2" in report["systems"] and "one model per task" not in report["systems"]
 
 
-def test_the_drawn_corpus_goes_all_the_way(tmp_path: Path) -> None:
+def test_the_drawn_corpus_goes_all_the_way(small_corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(affect_data, "make_synthetic_corpus", lambda *asked: drawn.append(asked) or small_corpus)
     words = ["--synthetic_dir", str(tmp_path / "drawn"), "--synthetic_subjects", "3", "--synthetic_takes", "1"]
     words += ["--frame_encoder_steps", "2", "--num_train_epochs", "1", "--seeds", "0", "--single_tasks", "false"]
     assert main([*words, "--output_dir", str(tmp_path / "run")]) == 0
+    ((folder, config),) = drawn
+    assert folder == tmp_path / "drawn" / "corpus" and (config.subjects, config.takes, config.seed) == (3, 1, 0)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert 10 not in report["action_units"] and len(report["action_units"]) == 10
     subjects = [

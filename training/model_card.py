@@ -32,6 +32,13 @@ RECIPE = (
     *("per_device_train_batch_size", "learning_rate", "weight_decay", "warmup_epochs", "lr_scheduler_type"),
     *("label_smoothing_factor", "augment", "seed", "bf16", "fp16"),
 )
+# Shown where a run used them: by default each of them is off.
+RECIPE_EXTRAS = {
+    **{"scale_learning_rate": False, "layer_decay": 1.0, "drop_path": 0.0, "ema_decay": 0.0},
+    **{"gradient_accumulation_steps": 1, "early_stopping_patience": 0, "class_weights": "none"},
+    **{"balanced_sampling": False, "task_weighting": "fixed", "mixup_alpha": 0.0, "cutmix_alpha": 0.0},
+    **{"frame_stride": None, "test_segments": 1, "test_flip": False},
+}
 # Licences of which a model made from several parts takes the strictest, the strictest first.
 STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "odbl", CODE_LICENSE)
 
@@ -244,6 +251,8 @@ def _training(results: CrossValidation, config: Mapping[str, Any]) -> str:
         value = options.get(name)
         if value is not None:
             lines.append(f"| {name} | {hub_name(value) if isinstance(value, str) else value} |")
+    used = {name: options.get(name, off) for name, off in RECIPE_EXTRAS.items()}
+    lines += [f"| {name} | {value} |" for name, value in used.items() if value != RECIPE_EXTRAS[name]]
     weights = ", ".join(f"{task['name']} {task['weight']:g} ({task['loss']})" for task in config["tasks"])
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return "\n".join([*lines, f"| loss weights | {weights} |", "", f"Versions: {versions}."])

@@ -186,6 +186,8 @@ def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerat
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and accelerator.distributed_type != "FSDP":
         # Accelerate itself would go on without a word, and every process would hold the whole model.
         raise ValueError("FSDP: Accelerate shards over several accelerators only; take it out of the config file here")
+    if accelerator.device.type == "cpu" and options.fp16:  # here, too, Accelerate would go on, in float32
+        raise ValueError("--fp16 true: needs an accelerator; a processor has --bf16 true, or neither")
     if accelerator.device.type == "cpu":
         # `accelerate launch` leaves one thread to each process. Of several runs at a time each has its share.
         threads = int(os.environ.get(THREADS_VARIABLE) or os.cpu_count() or 1)
@@ -250,6 +252,7 @@ def make_synthetic_dataset(options: DataArguments, accelerator: Accelerator, sto
 def prepare_model_and_data(arguments: RunArguments, dataset_dir: str) -> tuple[MTCAEForMultiTaskVideo, Splits]:
     """Opens the data set and builds a model for its classes."""
     rows = load_fold(dataset_dir, arguments.data.protocol, arguments.data.fold, arguments.data.videos)
+    refuse_missing_videos(rows, dataset_dir)
     refuse_missing_classes(rows, dataset_dir)
     model = build_model(arguments.model, class_names(rows["train"]))
     check_frames(labelled_frame_count(rows["train"]), model, dataset_dir, arguments.data.frame_stride)
@@ -269,6 +272,14 @@ def refuse_unlabelled_tasks(model: MTCAEForMultiTaskVideo, train: ClipDataset, d
         raise ValueError(
             f"{dataset_dir} has no label of the task {', '.join(missing)} in any training clip: "
             f"leave it out, as by --tasks {others or 'NAME'}"
+        )
+
+
+def refuse_missing_videos(rows: Any, dataset_dir: str) -> None:
+    """Refuses to train on labels alone."""
+    if any("video" not in clips.column_names for clips in rows.values()):
+        raise ValueError(
+            f"{dataset_dir} holds labels without videos: give --videos FOLDER with your copy of the corpus"
         )
 
 
