@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from itertools import chain, count
+from itertools import chain, count, pairwise
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,15 @@ PEOPLE = ("all", "single")
 LONGEST_SIDE = 1920  # pixels; larger frames are kept and cropped at this size, so that memory stays bounded
 DETECTOR_FACE = 24.0  # pixels that the smallest wanted face has in the picture that MTCNN searches
 DETECTION_BATCH = 8  # frames that MTCNN searches at once
+WAITING_FRAMES = 16  # kept frames after which some are searched
+SEARCH_INTERVAL = 0.3  # seconds between two searched frames at most; where they show the same faces, those between
+SAME_OVERLAP = 0.6  # are filled in. The same: as many, and each with this intersection over union
 BEGIN_CONFIDENCE = 0.95  # a track begins with a face this sure; it goes on with any that MTCNN reports
 CONFIRMING_FACES = 3  # a track with fewer faces is taken for a false alarm
 MIN_OVERLAP = 0.2  # intersection over union of a face with the place where its track expects it
 MAX_STEP = 0.6  # or else: distance of their centres, in sides of the face
 MAX_GROWTH = 1.6  # and ratio of their sides
-TRACKING_INTERVAL = 0.15  # seconds between two searched frames at most: people move on between windows' samples
+TRACKING_INTERVAL = 0.15  # seconds between two kept frames at most: people move on between windows' samples
 MAX_PAUSE = 1.0  # seconds without a face after which a track has ended
 THUMBNAIL = (18, 32)  # rows and columns in which frames are compared for cuts
 CUT_DIFFERENCE = 0.09  # mean difference of gray values (0–1) between two frames that may be a cut …
@@ -99,6 +102,17 @@ class _Seen:
     faces: dict[int, tuple[np.ndarray, np.ndarray]] = field(
         default_factory=dict
     )  # track key -> box (4,), points (5, 2)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The faces of a searched frame, in source pixels."""
+
+    frame: _Seen
+    boxes: np.ndarray  # (N, 4)
+    landmarks: np.ndarray  # (N, 5, 2)
+    confidence: np.ndarray  # (N,)
+    picture: torch.Tensor  # uint8 (3, h, w), as it was searched
 
 
 @dataclass
@@ -353,6 +367,7 @@ class _Reading:
         self.clips: list[_ScoredClip] = []
         self.scorer = _Scorer(pipe, options, size)
         self.span = next(plan.spans, None)
+        self.found: _Found | None = None  # of the frame searched last
         self.spacing = 0.04
         self.min_face = options.min_face or max(20.0, min(size) / 16)
 
@@ -379,9 +394,9 @@ class _Reading:
         self.spacing = min(spacing, MAX_PAUSE)
         self.seen.append(_Seen(index, seconds, resize_frames(picture, self.kept_size)))
         waiting = [frame for frame in self.seen if not frame.searched]
-        if len(waiting) >= DETECTION_BATCH:
+        if len(waiting) >= WAITING_FRAMES:
             # Not only when the window is over: live results would wait for it.
-            self._search(waiting)
+            self._search(waiting, ended=False)
 
     def finish(self) -> list[tuple[float, float]]:
         """Closes the windows that are still open at the end of the video."""
@@ -411,7 +426,8 @@ class _Reading:
 
     def _close(self, span: tuple[float, float]) -> None:
         """Finds the faces of a window's frames and hands its clips to the model; frames of the past are dropped."""
-        self._search([frame for frame in self.seen if not frame.searched and frame.time < span[1] - 5e-4])
+        waiting = [frame for frame in self.seen if not frame.searched and frame.time < span[1] - 5e-4]
+        self._search(waiting, ended=True)
         frames = self.plan.frames(span, self.seen)
         tracks = [None] if self.single else self.tracker.between(span[0], span[1])
         for track in tracks if frames else []:
@@ -420,42 +436,80 @@ class _Reading:
         while self.seen and self.seen[0].time < span[0] - 5e-4:
             self.seen.popleft()
 
-    def _search(self, frames: list[_Seen]) -> None:
-        for start in range(0, len(frames), DETECTION_BATCH):
-            stack = frames[start : start + DETECTION_BATCH]
-            if self.single:
-                self._search_single(stack)
-            else:
-                self._search_people(stack)
+    def _search(self, frames: list[_Seen], ended: bool) -> None:
+        """Finds the faces of waiting frames; the last of them wait on for a frame behind them, unless a window `ended`."""
+        found = self._find(_due(frames, self.found.frame.time if self.found else -math.inf, ended))
+        unsure = [
+            frame
+            for before, after in pairwise([*([self.found] if self.found else []), *found])
+            if not _show_the_same(before, after)
+            for frame in frames
+            if before.frame.time < frame.time < after.frame.time
+        ]
+        for now in sorted([*found, *self._find(unsure)], key=lambda each: each.frame.index):
+            self._link(now)
+            if self.found is not None:
+                self._fill_in(self.found.frame, now.frame, frames)
+            self.found = now
 
-    def _search_single(self, frames: list[_Seen]) -> None:
+    def _find(self, frames: list[_Seen]) -> list[_Found]:
+        find = self._find_one if self.single else self._find_people
+        starts = range(0, len(frames), DETECTION_BATCH)
+        return [found for start in starts for found in find(frames[start : start + DETECTION_BATCH])]
+
+    def _find_one(self, frames: list[_Seen]) -> Iterator[_Found]:
         pictures = torch.stack([resize_frames(frame.picture, SINGLE_SIZE) for frame in frames])
-        found = _detector(56.0, True).detect(pictures)
-        for frame, box, points, has_face in zip(frames, found.boxes, found.landmarks, found.face_found, strict=True):
-            frame.searched = True
-            if has_face:
-                frame.faces[0] = (self._box(box), self._points(points))
+        faces = _detector(56.0, True).detect(pictures)
+        for index, frame in enumerate(frames):
+            # (1, 4) where there is a face, else (0, 4)
+            here = slice(index, index + int(faces.face_found[index]))
+            yield self._found(frame, faces.boxes[here], faces.landmarks[here], faces.confidence[here], pictures[index])
 
-    def _search_people(self, frames: list[_Seen]) -> None:
+    def _find_people(self, frames: list[_Seen]) -> Iterator[_Found]:
         width, height = self.size
         scale = min(1.0, DETECTOR_FACE / self.min_face)
         size = max(1, round(height * scale)), max(1, round(width * scale))
         pictures = torch.stack([resize_frames(frame.picture, size) for frame in frames])
         # A little below the wanted size: MTCNN's pyramid has coarse rungs.
         detector = _detector(max(12.0, 0.85 * self.min_face * scale), False)
-        for frame, picture, found in zip(frames, pictures, detector.detect_all(pictures), strict=True):
+        for frame, picture, faces in zip(frames, pictures, detector.detect_all(pictures), strict=True):
+            yield self._found(frame, faces.boxes, faces.landmarks, faces.confidence, picture)
+
+    def _found(
+        self,
+        frame: _Seen,
+        boxes: torch.Tensor,
+        landmarks: torch.Tensor,
+        confidence: torch.Tensor,
+        picture: torch.Tensor,
+    ) -> _Found:
+        boxes, landmarks = boxes_to_pixels(boxes, *self.size), points_to_pixels(landmarks, *self.size)
+        return _Found(frame, boxes.numpy(), landmarks.numpy(), confidence.numpy(), picture)
+
+    def _link(self, found: _Found) -> None:
+        """Hands a frame's faces to their tracks."""
+        frame = found.frame
+        if self.single:
+            keys: list[int | None] = [0] * len(found.boxes)
+        else:
+            keys = self.tracker.update(frame.time, found.boxes, found.confidence, found.picture)
+        frame.searched = True
+        for key, box, points in zip(keys, found.boxes, found.landmarks, strict=True):
+            if key is not None:
+                frame.faces[key] = (box, points)
+
+    def _fill_in(self, before: _Seen, after: _Seen, frames: list[_Seen]) -> None:
+        """Faces of frames between two searched ones: on the straight way from one to the other."""
+        for frame in frames:
+            if frame.searched or not before.time < frame.time < after.time:
+                continue
+            share = (frame.time - before.time) / (after.time - before.time)
+            for key in before.faces.keys() & after.faces.keys():
+                pairs = zip(before.faces[key], after.faces[key], strict=True)
+                box, points = ((1 - share) * first + share * second for first, second in pairs)
+                frame.faces[key] = (box, points)
+                self.tracker.count_face(key)
             frame.searched = True
-            boxes = np.stack([self._box(box) for box in found.boxes]) if len(found.boxes) else np.zeros((0, 4))
-            keys = self.tracker.update(frame.time, boxes, found.confidence.numpy(), picture)
-            for key, box, points in zip(keys, boxes, found.landmarks, strict=True):
-                if key is not None:
-                    frame.faces[key] = (box, self._points(points))
-
-    def _box(self, box: torch.Tensor) -> np.ndarray:
-        return boxes_to_pixels(box, *self.size).numpy()
-
-    def _points(self, points: torch.Tensor) -> np.ndarray:
-        return points_to_pixels(points, *self.size).numpy()
 
     def _clip(self, track: _Track | None, span: tuple[float, float], frames: list[_Seen]) -> Iterator[_ScoredClip]:
         """One person's clip in a window, on its way to the model if it shows the face at all."""
@@ -471,7 +525,7 @@ class _Reading:
             frames = [members[index] for index in uniform_frame_indices(len(members), self.plan.num_frames)]
         clip = _describe_clip(key, start, end, frames)
         if clip.found.any():
-            self.scorer.add(clip, torch.stack([frame.picture for frame in frames]), self.single)
+            self.scorer.add(clip, [frame.picture for frame in frames], self.single)
         yield clip
 
 
@@ -482,10 +536,10 @@ class _Scorer:
         self.pipe, self.options, self.size = pipe, options, size
         self.waiting: list[tuple[_ScoredClip, torch.Tensor, bool]] = []
 
-    def add(self, clip: _ScoredClip, pictures: torch.Tensor, single: bool) -> None:
-        """Takes a clip with its pictures uint8 (T, 3, H, W); the whole frame is scored where `single`."""
+    def add(self, clip: _ScoredClip, pictures: list[torch.Tensor], single: bool) -> None:
+        """Takes a clip with its T pictures uint8 (3, H, W); the whole frame is scored where `single`."""
         pixel_values = self.pipe.video_processor(
-            [pictures if single else self._crop(clip, pictures)],
+            [torch.stack(pictures if single else self._crop(clip, pictures))],
             do_sample_frames=False,
             do_face_crop=False,
             input_data_format="channels_first",
@@ -494,12 +548,12 @@ class _Scorer:
         if len(self.waiting) >= self.options.batch_size:
             self.flush()
 
-    def _crop(self, clip: _ScoredClip, pictures: torch.Tensor) -> torch.Tensor:
+    def _crop(self, clip: _ScoredClip, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
         """The square around a person's faces with a margin, as the processor's own face crop cuts it."""
         boxes = clip.boxes[clip.found] / np.tile(self.size, 2)
         box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-        left, top, side = square_around(box, self.options.margin, pictures.shape[-1], pictures.shape[-2])
-        return pictures[..., top : top + side, left : left + side]
+        left, top, side = square_around(box, self.options.margin, pictures[0].shape[-1], pictures[0].shape[-2])
+        return [picture[:, top : top + side, left : left + side] for picture in pictures]
 
     def flush(self) -> None:
         """Scores the clips that wait."""
@@ -566,6 +620,13 @@ class _Tracker:
         pairs = _match([track.box for track in lost], boxes[free])
         return links + [(lost[track], free[face]) for track, face in pairs]
 
+    def count_face(self, key: int) -> None:
+        """Counts a face between two that were linked."""
+        for track in self.active:
+            if track.key == key:
+                track.face_count += 1
+                self._confirm(track)
+
     def goes_on(self, track: _Track) -> bool:
         """Whether the track may still get faces."""
         return any(track is active for active in self.active)
@@ -591,6 +652,17 @@ class _Tracker:
         return [track for track in self.recent if track.begin < end]
 
 
+def _thumbnail(picture: torch.Tensor) -> torch.Tensor:
+    """uint8 (3, H, W) -> gray values 0–1 (1, 1, rows, columns)."""
+    gray = picture.float().mean(dim=0)[None, None] / 255  # (1, 1, H, W)
+    return functional.interpolate(gray, THUMBNAIL, mode="area")
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean difference of two pictures' gray values, 0–1."""
+    return float((_thumbnail(one) - _thumbnail(other)).abs().mean())
+
+
 class _CutFinder:
     """Tells a cut from motion: the picture changes a lot, and much more than it did between the frames before."""
 
@@ -600,8 +672,7 @@ class _CutFinder:
 
     def is_cut(self, picture: torch.Tensor) -> bool:
         """Whether a cut lies between the picture before and this one, uint8 (3, H, W)."""
-        gray = picture.float().mean(dim=0)[None, None] / 255  # (1, 1, H, W)
-        thumbnail = functional.interpolate(gray, THUMBNAIL, mode="area")
+        thumbnail = _thumbnail(picture)
         last, self.last = self.last, thumbnail
         if last is None:
             return False
@@ -708,6 +779,25 @@ def _fill_gaps(times: np.ndarray, wanted: Iterable[int]) -> Iterator[int]:
             yield between
             last = times[between]
         last = times[index]
+
+
+def _due(frames: Sequence[_Seen], last: float, ended: bool) -> list[_Seen]:
+    """The frames to be searched, no further apart than SEARCH_INTERVAL where there are such; `last`: seconds."""
+    due = []
+    for frame, behind in zip(frames, [*frames[1:], None], strict=True):
+        if ended if behind is None else behind.time > last + SEARCH_INTERVAL:
+            due.append(frame)
+            last = frame.time
+    return due
+
+
+def _show_the_same(one: _Found, other: _Found) -> bool:
+    """Whether two frames show as many faces at nearly the same places, in one scene."""
+    if len(one.boxes) != len(other.boxes) or _difference(one.picture, other.picture) >= CUT_DIFFERENCE:
+        return False
+    pairs = _match(list(one.boxes), other.boxes)
+    overlaps = [box_intersection_over_union(one.boxes[first], other.boxes[second]) for first, second in pairs]
+    return sum(overlap >= SAME_OVERLAP for overlap in overlaps) == len(one.boxes)
 
 
 def _match(expected: list[np.ndarray], boxes: np.ndarray) -> list[tuple[int, int]]:

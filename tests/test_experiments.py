@@ -87,10 +87,15 @@ def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path, capsys) -> None
     assert "bad (actor: error: no such thing" in capsys.readouterr().err
 
 
+def run_interruptibly(folder: Path) -> None:
+    """Where the tests are a background job of a shell, Ctrl-C is ignored, and so it would be in what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_experiments([act("a", "--slow")], folder)
+
+
 def start_command(folder: Path) -> multiprocessing.Process:
     """A forked process that runs the slow experiment; forked, because importing torch anew takes seconds."""
-    runs = [act("a", "--slow")]
-    process = multiprocessing.get_context("fork").Process(target=run_experiments, args=(runs, folder / "out"))
+    process = multiprocessing.get_context("fork").Process(target=run_interruptibly, args=(folder / "out",))
     process.start()
     deadline = time.monotonic() + 60
     while not (folder / "out" / "a" / "checkpoints" / "epoch-1").exists():

@@ -132,7 +132,7 @@ def test_windows_without_a_face_have_no_scores(pipe, red_faces) -> None:
 def test_windows_of_the_whole_frame_have_the_single_clip_scores(pipe, red_faces, tmp_path: Path) -> None:
     video = write_numbered_video(tmp_path / "clip.mp4", 80)
     with_faces = pytest.MonkeyPatch()
-    with_faces.setattr(module._Reading, "_search_single", _everything_is_a_face)
+    with_faces.setattr(module._Reading, "_search", _everything_is_a_face)
     try:
         result = pipe(str(video), people="single", window_seconds=1.0, hop_seconds=0.5, average_windows=False)
     finally:
@@ -150,7 +150,7 @@ def test_windows_of_the_whole_frame_have_the_single_clip_scores(pipe, red_faces,
         assert window["scores"] == pytest.approx({names[i]: float(p) for i, p in enumerate(expected)}, abs=1e-5)
 
 
-def _everything_is_a_face(reading, frames) -> None:
+def _everything_is_a_face(reading, frames, ended) -> None:
     for frame in frames:
         frame.searched = True
         frame.faces[0] = (np.zeros(4), np.zeros((5, 2)))
