@@ -112,6 +112,8 @@ def measure(variants: list[Variant], clips: np.ndarray, batch: int, repeats: int
     """Times `repeats` calls of every variant in turns, after two that are not counted."""
     for repeat in range(-2, repeats):
         for variant in variants:
+            # The threads of the variant before go on for a moment, and those of this one have to wake up.
+            variant.run(clips[:batch])
             start = time.perf_counter()
             variant.run(clips[:batch])
             if repeat >= 0:

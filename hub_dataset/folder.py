@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, UNKNOWN_SUBJECT, Clip, DatasetError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".flv", ".mov", ".webm", ".m4v"})
 CLIP_COLUMNS = ("path", "expression", "subject")
@@ -34,7 +34,7 @@ def read_folder(
             subject. It must name every clip; rows without a clip are ignored.
         subject_pattern: for a folder: a regular expression searched in each file name; its group `subject`, or else its
             first group, is the subject.
-        class_names: the only allowed expressions; None allows all.
+        class_names: the only allowed expressions; None allows those of EXPRESSIONS, or names that are all others.
 
     Returns:
         Clips. Without `subjects_csv` and `subject_pattern` the subjects of a folder are UNKNOWN_SUBJECT: such clips can
@@ -180,8 +180,15 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         raise DatasetError(f"{table} is not a CSV file in UTF-8: {error}.") from error
 
 
-def _check_expressions(places: Iterator[tuple[str, str]] | list, class_names: Sequence[str] | None) -> None:
+def _check_expressions(places: Iterable[tuple[str, str]], class_names: Sequence[str] | None) -> None:
     """Checks each (expression, where it stands) against the allowed names."""
+    places = list(places)
+    if class_names is None and any(expression in EXPRESSIONS for expression, _ in places):
+        # Beside the usual names, another one is more likely misspelt than meant.
+        allowed, remedy = EXPRESSIONS, "; for other classes, give the names of all (--classes)"
+    else:
+        allowed, remedy = class_names, ""
     for expression, place in places:
-        if class_names is not None and expression not in class_names:
-            raise DatasetError(f"{place}: expression {expression!r} is unknown; known are {', '.join(class_names)}.")
+        if allowed is not None and expression not in allowed:
+            known = ", ".join(allowed)
+            raise DatasetError(f"{place}: expression {expression!r} is unknown; known are {known}{remedy}.")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -24,7 +27,7 @@ class VideoMatch:
     folder: Path
     found: dict[str, Path]  # name -> video with the very bytes that were labelled
     missing: list[str]  # no file of that name
-    different: list[str]  # a file of that name, with other content
+    different: list[str]  # a file of that name, with other content, that is no other clip's video
 
     @property
     def complete(self) -> bool:
@@ -53,7 +56,8 @@ def match_videos(hashes: Mapping[str, str], videos: str | os.PathLike, progress:
     """Looks for the videos of labelled clips.
 
     A clip's video is the file under the clip's name in the folder; where there is none, a file of the same last name
-    anywhere in the folder (people unpack archives differently). Either counts only with the hash of the labelled file.
+    anywhere in the folder (people unpack archives differently), those first whose folders are called alike. It counts
+    only with the hash of the labelled file. Every file is read once at most.
 
     Args:
         hashes: SHA-256 by name of every clip; names are relative paths with forward slashes.
@@ -68,24 +72,47 @@ def match_videos(hashes: Mapping[str, str], videos: str | os.PathLike, progress:
         raise DatasetError(f"{folder} is no folder: give the folder that holds the corpus's videos.")
     _refuse_paths_out(hashes)
     elsewhere = _files_by_last_name(folder)
+    hash_once = cache(_hash)
 
-    def look_up(name: str) -> tuple[str, Path | None, bool]:
+    def look_up(name: str) -> tuple[str, list[Path], Path | None]:
         candidates = _candidates(folder, name, elsewhere)
-        same = next((file for file in candidates if _hash(file) == hashes[name]), None)
-        return name, same, bool(candidates)
+        return name, candidates, next((file for file in candidates if hash_once(file) == hashes[name]), None)
 
     found: dict[str, Path] = {}
-    missing, different = [], []
+    not_found: dict[str, list[Path]] = {}
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
         results = threads.map(look_up, sorted(hashes))
-        for name, file, exists in tqdm(
+        for name, candidates, file in tqdm(
             results, total=len(hashes), desc="Checking videos", unit="clip", disable=not progress
         ):
             if file is not None:
                 found[name] = file
             else:
-                (different if exists else missing).append(name)
+                not_found[name] = candidates
+    last_names = Counter(PurePosixPath(name).name for name in hashes)
+    taken = set(found.values())
+    different = [
+        name
+        for name, candidates in not_found.items()
+        if any(
+            last_names[file.name] == 1 or _same_place(name, file.relative_to(folder))
+            for file in candidates
+            if file not in taken
+        )
+    ]
+    missing = [name for name in not_found if name not in different]
     return VideoMatch(folder, found, missing, different)
+
+
+def _same_place(name: str, file: Path) -> bool:
+    """Whether one path ends with the other: in MEAD, the last name alone, such as 001.mp4, says nothing."""
+    return _parts_in_common(name, file) == min(len(PurePosixPath(name).parts), len(file.parts))
+
+
+def _parts_in_common(name: str, file: Path) -> int:
+    """How many parts of both paths are the same, counted from the end."""
+    pairs = zip(reversed(PurePosixPath(name).parts), reversed(file.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _refuse_paths_out(names: Mapping[str, str]) -> None:
@@ -107,10 +134,10 @@ def _files_by_last_name(folder: Path) -> dict[str, list[Path]]:
 
 
 def _candidates(folder: Path, name: str, elsewhere: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """Files that may be the video, the likeliest first."""
+    """Files that may be the video, the likeliest first: those whose last folders, too, are called as the clip's."""
     direct = folder / name
     others = [file for file in elsewhere.get(PurePosixPath(name).name, ()) if file != direct]
-    return ([direct] if direct.is_file() else []) + others
+    return ([direct] if direct.is_file() else []) + sorted(others, key=lambda file: -_parts_in_common(name, file))
 
 
 def _hash(file: Path) -> str:

@@ -18,7 +18,7 @@ from mtcae_dfer.hub_dataset.labelling import LabellingOptions
 from mtcae_dfer.training.command_line import main
 
 SMALL = ("--num-frames", "4", "--size", "160", "--workers", "1")
-FRAMES = 12
+FRAMES = 5
 
 # What a fresh process sees of data sets: splits of the first fold, and one decoded clip of each.
 LOAD = """

@@ -100,6 +100,12 @@ def test_a_model_does_not_differ_from_itself():
     assert (paired.difference, paired.low, paired.high, paired.fold_differences) == (0, 0, 0, (0,))
 
 
+def test_one_subject_gives_a_difference_without_an_interval():
+    one = sums().select([name == "a" for name in sums().subjects])
+    paired = paired_difference(one, one, "war")
+    assert paired.difference == 0 and np.isnan([paired.low, paired.high]).all()
+
+
 def test_pairing_takes_the_subjects_difficulty_out():
     # Both models fail on the same hard subject, and one finds a clip more of every subject.
     better = PREDICTED.copy()

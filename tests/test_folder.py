@@ -57,6 +57,14 @@ def test_a_class_that_is_not_among_the_given_ones_is_refused_with_its_file(tmp_p
         read_folder(tmp_path, class_names=("fear", "anger"))
 
 
+def test_a_misspelt_class_beside_the_usual_ones_is_refused_and_a_whole_set_of_others_is_not(tmp_path):
+    make_tree(tmp_path / "mixed", "fear/a.mp4", "hapiness/b.mp4")
+    with pytest.raises(DatasetError, match=r"'hapiness' is unknown; known are neutral, .*contempt; for other classes"):
+        read_folder(tmp_path / "mixed")
+    assert len(read_folder(make_tree(tmp_path / "own", "bored/a.mp4", "awake/b.mp4"))) == 2
+    assert len(read_folder(tmp_path / "mixed", class_names=("fear", "hapiness"))) == 2
+
+
 def test_a_source_that_is_no_folder_and_no_table_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
         read_folder(tmp_path / "nowhere")
@@ -115,11 +123,11 @@ def test_table_and_pattern_together_are_refused(tmp_path):
 
 def test_a_table_names_clips_relative_to_its_own_folder_and_keeps_further_columns(tmp_path):
     table = make_table(
-        tmp_path / "clips.csv", (*HEADER, "level"), ("x y/ü.mp4", "fear", "P2", "high"), ("a.mp4", "joy", "P1", "")
+        tmp_path / "clips.csv", (*HEADER, "level"), ("x y/ü.mp4", "fear", "P2", "high"), ("a.mp4", "anger", "P1", "")
     )
     clips = read_folder(table)
     assert [(clip.name, clip.expression, clip.subject, clip.attributes) for clip in clips] == [
-        ("a.mp4", "joy", "P1", {"level": ""}),
+        ("a.mp4", "anger", "P1", {"level": ""}),
         ("x y/ü.mp4", "fear", "P2", {"level": "high"}),
     ]
     assert clips[1].path == tmp_path / "x y" / "ü.mp4"

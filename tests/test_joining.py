@@ -1,6 +1,7 @@
 """Labels without videos: what is in them, how they find their videos again, what is said of those they do not find."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -84,6 +85,27 @@ def test_missing_and_different_videos_are_listed_and_can_be_left_out(labels, vid
     assert main(["dataset", "check", str(labels), str(videos)]) == 1
     told = capsys.readouterr().out
     assert f"missing: {gone}" in told and f"other content: {changed}" in told
+
+
+def test_other_clips_videos_of_the_same_last_name_are_no_changed_copies(tmp_path):
+    # W009's labelled video is not there; one from another side, which has no labels, is.
+    for clip in (
+        f"{place}/happy/level_1/001.mp4" for place in ("M003/video/front", "M005/video/front", "W009/video/top")
+    ):
+        (tmp_path / "unpacked" / clip).parent.mkdir(parents=True)
+        (tmp_path / "unpacked" / clip).write_text(clip)
+    hashes = {
+        f"{actor}/video/front/happy/level_1/001.mp4": hashlib.sha256(
+            f"{actor}/video/front/happy/level_1/001.mp4".encode()
+        ).hexdigest()
+        for actor in ("M003", "M005", "W009")
+    }
+    for folder in (tmp_path, tmp_path / "unpacked"):
+        match = match_videos(hashes, folder, progress=False)
+        assert [name[:4] for name in match.found] == ["M003", "M005"]
+        assert [name[:4] for name in match.missing] == ["W009"] and not match.different
+    (tmp_path / "unpacked" / "M005/video/front/happy/level_1/001.mp4").write_text("another take")
+    assert [name[:4] for name in match_videos(hashes, tmp_path / "unpacked", progress=False).different] == ["M005"]
 
 
 def test_the_check_command_is_content_with_a_complete_copy(labels, videos, capsys):

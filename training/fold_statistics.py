@@ -122,7 +122,7 @@ class PairedDifference:
     """How much better one model does than another on the same subjects."""
 
     difference: float  # of the figures over all subjects, model - reference
-    low: float  # 95 % interval over resampled subjects, the same for both models
+    low: float  # 95 % interval over resampled subjects, the same for both models; NaN for fewer than two
     high: float
     fold_differences: tuple[float, ...]  # of each fold and seed, in the same order for both models
 
@@ -150,8 +150,10 @@ def paired_difference(
     """
     if model.subjects != reference.subjects:
         raise ValueError("two models can only be compared on the same subjects")
-    weights = resampled_weights(len(model.subjects), resamples, seed)
-    low, high = percentile_interval(figures_of(model, weights)[figure] - figures_of(reference, weights)[figure])
+    low, high = math.nan, math.nan
+    if len(model.subjects) > 1:
+        weights = resampled_weights(len(model.subjects), resamples, seed)
+        low, high = percentile_interval(figures_of(model, weights)[figure] - figures_of(reference, weights)[figure])
     difference = float(figures_of(model)[figure] - figures_of(reference)[figure])
     return PairedDifference(difference, low, high, tuple(first - second for first, second in folds))
 

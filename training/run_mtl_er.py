@@ -309,7 +309,11 @@ def make_config(options: AffectModelArguments, splits: AffectSplits, tasks: Sequ
     fields = {**options.model_config, **chosen, "tasks": list(tasks)}
     if len(tasks) == 1:
         fields["dependencies"] = {}  # nothing can be fed back from a task that is not there
-    return MTLERConfig(input_size=splits.input_size, feature_names=splits.feature_names, **fields)
+    config = MTLERConfig(input_size=splits.input_size, feature_names=splits.feature_names, **fields)
+    for name, labelled in (("expressions", AFFECT_EXPRESSIONS), ("action_units", AFFECT_ACTION_UNITS)):
+        if getattr(config, name) != list(labelled):
+            raise ValueError(f"model_config.{name}={getattr(config, name)}: the label files hold {list(labelled)}")
+    return config
 
 
 # Training

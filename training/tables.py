@@ -104,8 +104,11 @@ def headline(results: CrossValidation) -> str:
 def bootstrap_remark(results: CrossValidation) -> str:
     """How the intervals were made."""
     bootstrap = results["bootstrap"]
+    deviation = "± is the standard deviation over folds and seeds."
+    if bootstrap["units"] < 2:
+        return f"{deviation} One tested {bootstrap['unit']} gives no intervals."
     return (
-        f"± is the standard deviation over folds and seeds. Intervals: {100 * bootstrap['level']:.0f} % of "
+        f"{deviation} Intervals: {100 * bootstrap['level']:.0f} % of "
         f"{bootstrap['resamples']} resamples of the {bootstrap['units']} tested {bootstrap['unit']}s, models fixed."
     )
 
@@ -174,6 +177,8 @@ def ablation_tables(results: Ablation) -> list[tuple[str, Rows]]:
     tables: list[tuple[str, Rows]] = [(ablation_headline(results), [])]
     for axis in dict.fromkeys(variant["axis"] for variant in results["variants"]):
         chosen = [variant for variant in results["variants"] if variant["axis"] == axis]
+        if chosen == [reference] and len(results["variants"]) > 1:
+            continue  # it stands in the tables of the other axes
         if reference not in chosen:
             chosen.insert(0, reference)
         tables.append((f"{axis.replace('_', ' ').capitalize()}, in percent", variant_rows(chosen)))
@@ -187,9 +192,8 @@ def ablation_headline(results: Ablation) -> str:
     """What the figures are figures of."""
     folds = len({fold["fold"] for fold in results["variants"][0]["result"]["folds"]})
     seeds = ", ".join(map(str, results["seeds"]))
-    return (
-        f"Ablation: {results['protocol']}; {results['data']}; {folds} folds, seed {seeds}, the same for every variant."
-    )
+    counted = f"{folds} fold{'s' if folds > 1 else ''}"
+    return f"Ablation: {results['protocol']}; {results['data']}; {counted}, seed {seeds}, the same for every variant."
 
 
 def find_variant(results: Ablation, name: str) -> Variant:
