@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -89,19 +89,21 @@ def match_videos(hashes: Mapping[str, str], videos: str | os.PathLike, progress:
                 found[name] = file
             else:
                 not_found[name] = candidates
-    last_names = Counter(PurePosixPath(name).name for name in hashes)
-    taken = set(found.values())
-    different = [
-        name
-        for name, candidates in not_found.items()
-        if any(
-            last_names[file.name] == 1 or _same_place(name, file.relative_to(folder))
-            for file in candidates
-            if file not in taken
-        )
-    ]
+    different = _changed_copies(not_found, set(found.values()), folder, hashes)
     missing = [name for name in not_found if name not in different]
     return VideoMatch(folder, found, missing, different)
+
+
+def _changed_copies(
+    not_found: Mapping[str, Sequence[Path]], taken: set[Path], folder: Path, names: Iterable[str]
+) -> list[str]:
+    """The clips of whose videos there is a changed copy, given the candidates of all clips without a video."""
+    last_names = Counter(PurePosixPath(name).name for name in names)
+
+    def is_copy(name: str, file: Path) -> bool:
+        return file not in taken and (last_names[file.name] == 1 or _same_place(name, file.relative_to(folder)))
+
+    return [name for name, candidates in not_found.items() if any(is_copy(name, file) for file in candidates)]
 
 
 def _same_place(name: str, file: Path) -> bool:
