@@ -314,7 +314,8 @@ def _take_array(video: VideoInput, given: Mapping[str, Any] | None, options: dic
         raise ValueError("a video without frames: its first axis is empty")
     indices = uniform_frame_indices(count, options["num_frames"]) if options["do_sample_frames"] else range(count)
     # Sampled first, so that a long array is not converted as a whole.
-    frames = to_rgb(frames[list(indices)], options["input_data_format"])
+    frames = frames[list(indices)] if options["do_sample_frames"] else frames
+    frames = to_rgb(frames, options["input_data_format"])
     frame_rate = (given or {}).get("fps")
     metadata = ClipMetadata(
         name="<array>",

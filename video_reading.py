@@ -179,7 +179,7 @@ class FrameStream:
     Attributes:
         info: what is known of the video before decoding it.
         times: seconds of the frames by index, relative to the first one, as the packets announce them: of a variable
-            frame rate too. 8 bytes a frame are all that grows with the video's length.
+            frame rate too. Some 40 bytes a frame are all that grows with the length of the video.
 
     Raises:
         VideoReadingError: the source is no readable video; while iterating, no frame decodes.

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS
 from mtcae_dfer.modeling_mtl_er import MTLERPrediction
 from mtcae_dfer.training import affect_data, run_mtl_er
 from mtcae_dfer.training.affect_data import AffectSequence
+from mtcae_dfer.training.experiments import THREADS_VARIABLE
 from mtcae_dfer.training.frame_features import FrameFeatures, write_features
 from mtcae_dfer.training.metrics import concordance_correlation
 from mtcae_dfer.training.run_mtl_er import (
@@ -61,6 +63,14 @@ def write_inputs(folder: Path, videos: int = 4) -> list[str]:
 
 def words_of(inputs: list[str], output_dir: Path, *more: str) -> list[str]:
     return [*inputs, "--output_dir", str(output_dir), "--num_train_epochs", "2", "--seeds", "0,1", *more]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost such small models more than they give."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(THREADS_VARIABLE, "1")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +210,13 @@ def test_wrong_options_are_one_line(inputs: list[str], tmp_path: Path, capsys, m
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("run_mtl_er.py: error:") and told in error
     assert not (tmp_path / "run" / "members").exists()
+
+
+def test_other_outputs_than_the_labels_are_one_line(inputs: list[str], tmp_path: Path, capsys) -> None:
+    options = tmp_path / "options.yaml"
+    options.write_text("model_config: {action_units: [1, 2, 4]}")
+    assert main(words_of(inputs, tmp_path / "run", "--config", str(options))) == 2
+    assert "model_config.action_units=[1, 2, 4]: the label files hold [1, 2, 4, 6," in capsys.readouterr().err
 
 
 def test_a_video_in_two_splits_is_refused(inputs: list[str], tmp_path: Path, capsys) -> None:
