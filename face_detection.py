@@ -14,7 +14,7 @@ whose most confident answer is kept. The first search keeps a face's best window
 the search with the complete pyramid has the reference's limits and finds its very boxes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from math import floor, log
 
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torchvision.ops import batched_nms
 
-from .face_geometry import box_intersection_over_union, boxes_from_pixels, points_from_pixels
+from .face_geometry import box_intersection_over_union, boxes_from_pixels, boxes_to_pixels, points_from_pixels
 
 FACE_POLICIES = ("track", "largest", "central")
 
@@ -142,6 +142,31 @@ class FaceDetector:
         return [_all_of_frame(faces[faces.frame_index == frame], width, height) for frame in range(len(frames))]
 
     @torch.inference_mode()
+    def follow(self, frames: torch.Tensor, boxes: Sequence[torch.Tensor]) -> list[FaceDetections]:
+        """Finds the faces near the places where they are expected, without searching the rest of the frames.
+
+        Args:
+            frames: uint8 (T, 3, H, W), RGB.
+            boxes: for each of the T frames the expected faces, float32 (N, 4), x1, y1, x2, y2 in [0, 1]; N may be 0.
+
+        Returns:
+            As `detect_all`; an expected face that is not there is missing.
+
+        Raises:
+            ValueError: `frames` has another shape or type, or `boxes` another length.
+        """
+        _check_frames(frames)
+        if len(boxes) != len(frames):
+            raise ValueError(f"expected faces for {len(boxes)} frames, but {len(frames)} frames")
+        height, width = frames.shape[-2:]
+        frame_index = torch.repeat_interleave(torch.tensor([len(part) for part in boxes], dtype=torch.long))
+        expected = boxes_to_pixels(torch.cat([*boxes, torch.zeros(0, 4)]), width, height)
+        faces = self._cascade.find_near(
+            frames.to(self.device), frame_index.to(self.device), expected.to(self.device), self._overlaps[1]
+        )
+        return [_all_of_frame(faces[faces.frame_index == frame], width, height) for frame in range(len(frames))]
+
+    @torch.inference_mode()
     def _find_all(self, frames: torch.Tensor) -> _Faces:
         """All faces of all frames; frames without a sure face are searched with the complete pyramid."""
         parts = [_no_faces()]
@@ -181,11 +206,18 @@ class _Cascade:
 
         `overlaps` are the limits before RNet and before ONet.
         """
-        height, width = frames.shape[-2:]
         sums = _PixelSums(frames)
         frame_index, boxes = self._propose(sums, min_face, overlaps[0])
+        return self._sort_out(sums, frame_index, boxes, overlaps[1])
+
+    def find_near(self, frames: torch.Tensor, frame_index: torch.Tensor, boxes: torch.Tensor, overlap: float) -> _Faces:
+        """As `find`, with boxes (N, 4) of the frames `frame_index` (N,) in place of the first stage's candidates."""
+        return self._sort_out(_PixelSums(frames), frame_index, _square(boxes), overlap)
+
+    def _sort_out(self, sums: "_PixelSums", frame_index: torch.Tensor, boxes: torch.Tensor, overlap: float) -> _Faces:
+        """Second and third stage."""
         frame_index, boxes, crops = _cut(sums, frame_index, boxes, 24)
-        frame_index, boxes = self._refine(frame_index, boxes, crops, overlaps[1])
+        frame_index, boxes = self._refine(frame_index, boxes, crops, overlap)
         frame_index, boxes, crops = _cut(sums, frame_index, boxes, 48)
         return self._finish(frame_index, boxes, crops)
 

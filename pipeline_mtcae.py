@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import Pipeline
 
 from .face_detection import FaceDetector
-from .face_geometry import box_intersection_over_union, boxes_to_pixels, points_to_pixels
+from .face_geometry import box_intersection_over_union, boxes_from_pixels, boxes_to_pixels, points_to_pixels
 from .processing_mtcae import is_frame, square_around, stack_frames, to_rgb
 from .video_reading import (
     FrameStream,
@@ -38,9 +38,10 @@ PEOPLE = ("all", "single")
 LONGEST_SIDE = 1920  # pixels; larger frames are kept and cropped at this size, so that memory stays bounded
 DETECTOR_FACE = 24.0  # pixels that the smallest wanted face has in the picture that MTCNN searches
 DETECTION_BATCH = 8  # frames that MTCNN searches at once
-WAITING_FRAMES = 16  # kept frames after which some are searched
-SEARCH_INTERVAL = 0.3  # seconds between two searched frames at most; where they show the same faces, those between
-SAME_OVERLAP = 0.6  # are filled in. The same: as many, and each with this intersection over union
+WAITING_FRAMES = 24  # kept frames after which some are searched
+SEARCH_INTERVAL = 1.0  # seconds between two frames at most that MTCNN searches as a whole. Between two that show the
+FOLLOW_INTERVAL = 0.3  # same faces it follows them in frames so far apart; the faces of the others are filled in.
+SAME_OVERLAP = 0.6  # The same: as many, and each with this intersection over union
 BEGIN_CONFIDENCE = 0.95  # a track begins with a face this sure; it goes on with any that MTCNN reports
 CONFIRMING_FACES = 3  # a track with fewer faces is taken for a false alarm
 MIN_OVERLAP = 0.2  # intersection over union of a face with the place where its track expects it
@@ -112,7 +113,7 @@ class _Found:
     boxes: np.ndarray  # (N, 4)
     landmarks: np.ndarray  # (N, 5, 2)
     confidence: np.ndarray  # (N,)
-    picture: torch.Tensor  # uint8 (3, h, w), as it was searched
+    thumbnail: torch.Tensor  # gray values 0–1 (1, 1, rows, columns) of the whole frame
 
 
 @dataclass
@@ -369,7 +370,7 @@ class _Reading:
         self.span = next(plan.spans, None)
         self.found: _Found | None = None  # of the frame searched last
         self.spacing = 0.04
-        self.min_face = options.min_face or max(20.0, min(size) / 16)
+        self.searched_size, self.detector = self._detection(options.min_face or max(20.0, min(size) / 16))
 
     @property
     def numbers(self) -> dict[int, int]:
@@ -424,6 +425,16 @@ class _Reading:
         scale = min(1.0, LONGEST_SIDE / max(width, height))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    def _detection(self, min_face: float) -> tuple[tuple[int, int], FaceDetector]:
+        """(height, width) in which frames are searched for faces of that many source pixels and more, and MTCNN."""
+        if self.single:
+            return SINGLE_SIZE, _detector(56.0, True)
+        width, height = self.size
+        scale = min(1.0, DETECTOR_FACE / min_face)
+        # A little below the wanted size: MTCNN's pyramid has coarse rungs.
+        detector = _detector(max(12.0, 0.85 * min_face * scale), False)
+        return (max(1, round(height * scale)), max(1, round(width * scale))), detector
+
     def _close(self, span: tuple[float, float]) -> None:
         """Finds the faces of a window's frames and hands its clips to the model; frames of the past are dropped."""
         waiting = [frame for frame in self.seen if not frame.searched and frame.time < span[1] - 5e-4]
@@ -437,20 +448,31 @@ class _Reading:
             self.seen.popleft()
 
     def _search(self, frames: list[_Seen], ended: bool) -> None:
-        """Finds the faces of waiting frames; the last of them wait on for a frame behind them, unless a window `ended`."""
-        found = self._find(_due(frames, self.found.frame.time if self.found else -math.inf, ended))
-        unsure = [
-            frame
-            for before, after in pairwise([*([self.found] if self.found else []), *found])
-            if not _show_the_same(before, after)
-            for frame in frames
-            if before.frame.time < frame.time < after.frame.time
-        ]
-        for now in sorted([*found, *self._find(unsure)], key=lambda each: each.frame.index):
+        """Finds the faces of waiting frames; the last ones wait for a frame behind them, unless a window `ended`."""
+        last = self.found.frame.time if self.found else -math.inf
+        found = self._find(_due(frames, last, SEARCH_INTERVAL, ended))
+        found = self._look_between(found, frames, FOLLOW_INTERVAL, follow=True)
+        found = self._look_between(found, frames, 0.0, follow=False)
+        for now in found:
             self._link(now)
             if self.found is not None:
                 self._fill_in(self.found.frame, now.frame, frames)
             self.found = now
+
+    def _look_between(self, found: list[_Found], frames: list[_Seen], interval: float, follow: bool) -> list[_Found]:
+        """Adds frames `interval` apart between those found: searched where the faces differ, else followed or none."""
+        more, unsure = [], []
+        for before, after in pairwise([*([self.found] if self.found else []), *found]):
+            between = [frame for frame in frames if before.frame.time < frame.time <= after.frame.time]
+            due = _due(between, before.frame.time, interval, ended=False)
+            if not _show_the_same(before, after):
+                unsure += due
+            elif follow and due:
+                followed = self._follow(before, after, due)
+                kept = [_show_the_same(before, now) for now in followed]
+                more += [now for now, same in zip(followed, kept, strict=True) if same]
+                unsure += [now.frame for now, same in zip(followed, kept, strict=True) if not same]
+        return sorted([*found, *more, *self._find(unsure)], key=lambda each: each.frame.index)
 
     def _find(self, frames: list[_Seen]) -> list[_Found]:
         find = self._find_one if self.single else self._find_people
@@ -458,22 +480,32 @@ class _Reading:
         return [found for start in starts for found in find(frames[start : start + DETECTION_BATCH])]
 
     def _find_one(self, frames: list[_Seen]) -> Iterator[_Found]:
-        pictures = torch.stack([resize_frames(frame.picture, SINGLE_SIZE) for frame in frames])
-        faces = _detector(56.0, True).detect(pictures)
+        pictures = self._searched_pictures(frames)
+        faces = self.detector.detect(pictures)
         for index, frame in enumerate(frames):
             # (1, 4) where there is a face, else (0, 4)
             here = slice(index, index + int(faces.face_found[index]))
             yield self._found(frame, faces.boxes[here], faces.landmarks[here], faces.confidence[here], pictures[index])
 
     def _find_people(self, frames: list[_Seen]) -> Iterator[_Found]:
-        width, height = self.size
-        scale = min(1.0, DETECTOR_FACE / self.min_face)
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-        pictures = torch.stack([resize_frames(frame.picture, size) for frame in frames])
-        # A little below the wanted size: MTCNN's pyramid has coarse rungs.
-        detector = _detector(max(12.0, 0.85 * self.min_face * scale), False)
-        for frame, picture, faces in zip(frames, pictures, detector.detect_all(pictures), strict=True):
+        pictures = self._searched_pictures(frames)
+        for frame, picture, faces in zip(frames, pictures, self.detector.detect_all(pictures), strict=True):
             yield self._found(frame, faces.boxes, faces.landmarks, faces.confidence, picture)
+
+    def _follow(self, before: _Found, after: _Found, frames: list[_Seen]) -> list[_Found]:
+        """What frames between two searched ones show near the straight ways of the faces from one to the other."""
+        pictures = self._searched_pictures(frames)
+        places = [_between(before, after, frame.time) for frame in frames]
+        places = [boxes_from_pixels(torch.from_numpy(place).float(), *self.size) for place in places]
+        faces = self.detector.follow(pictures, places)
+        return [
+            self._found(frame, near.boxes, near.landmarks, near.confidence, picture)
+            for frame, near, picture in zip(frames, faces, pictures, strict=True)
+        ]
+
+    def _searched_pictures(self, frames: list[_Seen]) -> torch.Tensor:
+        """uint8 (N, 3, h, w) of the size in which MTCNN looks at them."""
+        return torch.stack([resize_frames(frame.picture, self.searched_size) for frame in frames])
 
     def _found(
         self,
@@ -484,7 +516,7 @@ class _Reading:
         picture: torch.Tensor,
     ) -> _Found:
         boxes, landmarks = boxes_to_pixels(boxes, *self.size), points_to_pixels(landmarks, *self.size)
-        return _Found(frame, boxes.numpy(), landmarks.numpy(), confidence.numpy(), picture)
+        return _Found(frame, boxes.numpy(), landmarks.numpy(), confidence.numpy(), _thumbnail(picture))
 
     def _link(self, found: _Found) -> None:
         """Hands a frame's faces to their tracks."""
@@ -492,7 +524,7 @@ class _Reading:
         if self.single:
             keys: list[int | None] = [0] * len(found.boxes)
         else:
-            keys = self.tracker.update(frame.time, found.boxes, found.confidence, found.picture)
+            keys = self.tracker.update(frame.time, found.boxes, found.confidence, found.thumbnail)
         frame.searched = True
         for key, box, points in zip(keys, found.boxes, found.landmarks, strict=True):
             if key is not None:
@@ -590,10 +622,10 @@ class _Tracker:
         self.cuts = _CutFinder()
 
     def update(
-        self, seconds: float, boxes: np.ndarray, confidence: np.ndarray, picture: torch.Tensor
+        self, seconds: float, boxes: np.ndarray, confidence: np.ndarray, thumbnail: torch.Tensor
     ) -> list[int | None]:
         """Takes the faces of the next frame, boxes (N, 4) in pixels; returns the key of each one's track, if any."""
-        if self.cuts.is_cut(picture):
+        if self.cuts.is_cut(thumbnail):
             self.active = []
         self.active = [track for track in self.active if seconds - track.end <= MAX_PAUSE]
         keys: list[int | None] = [None] * len(boxes)
@@ -659,8 +691,8 @@ def _thumbnail(picture: torch.Tensor) -> torch.Tensor:
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean difference of two pictures' gray values, 0–1."""
-    return float((_thumbnail(one) - _thumbnail(other)).abs().mean())
+    """Mean difference of two thumbnails' gray values, 0–1."""
+    return float((one - other).abs().mean())
 
 
 class _CutFinder:
@@ -670,13 +702,12 @@ class _CutFinder:
         self.last: torch.Tensor | None = None
         self.differences: deque[float] = deque(maxlen=8)
 
-    def is_cut(self, picture: torch.Tensor) -> bool:
-        """Whether a cut lies between the picture before and this one, uint8 (3, H, W)."""
-        thumbnail = _thumbnail(picture)
+    def is_cut(self, thumbnail: torch.Tensor) -> bool:
+        """Whether a cut lies between the picture before and this one."""
         last, self.last = self.last, thumbnail
         if last is None:
             return False
-        difference = float((thumbnail - last).abs().mean())
+        difference = _difference(thumbnail, last)
         usual = float(np.median(self.differences)) if self.differences else 0.0
         if difference >= CUT_DIFFERENCE and difference >= CUT_CONTRAST * usual:
             return True
@@ -781,11 +812,11 @@ def _fill_gaps(times: np.ndarray, wanted: Iterable[int]) -> Iterator[int]:
         last = times[index]
 
 
-def _due(frames: Sequence[_Seen], last: float, ended: bool) -> list[_Seen]:
-    """The frames to be searched, no further apart than SEARCH_INTERVAL where there are such; `last`: seconds."""
+def _due(frames: Sequence[_Seen], last: float, interval: float, ended: bool) -> list[_Seen]:
+    """The frames to be searched, no further apart than `interval` where there are such; `last`: seconds."""
     due = []
     for frame, behind in zip(frames, [*frames[1:], None], strict=True):
-        if ended if behind is None else behind.time > last + SEARCH_INTERVAL:
+        if ended if behind is None else behind.time > last + interval:
             due.append(frame)
             last = frame.time
     return due
@@ -793,11 +824,19 @@ def _due(frames: Sequence[_Seen], last: float, ended: bool) -> list[_Seen]:
 
 def _show_the_same(one: _Found, other: _Found) -> bool:
     """Whether two frames show as many faces at nearly the same places, in one scene."""
-    if len(one.boxes) != len(other.boxes) or _difference(one.picture, other.picture) >= CUT_DIFFERENCE:
+    if len(one.boxes) != len(other.boxes) or _difference(one.thumbnail, other.thumbnail) >= CUT_DIFFERENCE:
         return False
     pairs = _match(list(one.boxes), other.boxes)
     overlaps = [box_intersection_over_union(one.boxes[first], other.boxes[second]) for first, second in pairs]
     return sum(overlap >= SAME_OVERLAP for overlap in overlaps) == len(one.boxes)
+
+
+def _between(before: _Found, after: _Found, seconds: float) -> np.ndarray:
+    """Where the faces are by then, (N, 4) in source pixels, each on the straight way from one frame to the other."""
+    share = (seconds - before.frame.time) / (after.frame.time - before.frame.time)
+    pairs = _match(list(before.boxes), after.boxes)
+    ways = [(1 - share) * before.boxes[first] + share * after.boxes[second] for first, second in pairs]
+    return np.array(ways, dtype=np.float32).reshape(-1, 4)
 
 
 def _match(expected: list[np.ndarray], boxes: np.ndarray) -> list[tuple[int, int]]:

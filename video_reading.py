@@ -244,10 +244,17 @@ def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return frames
     leading = frames.shape[:-3]
     # (..., 3, H, W) -> (N, 3, H, W); one memory layout, so that a file's frames and an array's are computed alike
-    flat = frames.reshape(-1, *frames.shape[-3:]).contiguous()
+    flat = _contiguous(frames.reshape(-1, *frames.shape[-3:]))
     flat = transforms.resize(flat, list(size), interpolation=transforms.InterpolationMode.BILINEAR, antialias=True)
     # (N, 3, height, width) -> (..., 3, height, width)
     return flat.reshape(*leading, *flat.shape[-3:])
+
+
+def _contiguous(frames: torch.Tensor) -> torch.Tensor:
+    """Copied by numpy on the CPU: torch would wake its threads for a picture, which costs more than the copy."""
+    if frames.device.type != "cpu":
+        return frames.contiguous()
+    return torch.from_numpy(np.ascontiguousarray(frames.numpy()))
 
 
 @dataclass(frozen=True)
@@ -750,8 +757,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 def _upright_picture(frame: av.VideoFrame) -> torch.Tensor:
     """Convert one frame of any pixel format to an upright RGB picture, uint8 (3, H, W)."""
-    # (H, W, 3) -> (3, H, W), copied by numpy: torch would wake its threads for it, which costs more than the copy
-    picture = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24").transpose(2, 0, 1)))
+    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W), a view
     swap_axes, flip_columns, flip_rows = _orientation(frame)
     if swap_axes:
         picture = picture.transpose(1, 2)  # (3, H, W) -> (3, W, H)

@@ -108,6 +108,28 @@ def test_several_faces_in_a_frame_are_all_counted_as_facenet_counts_them():
     assert_agrees(detector(policy="largest", min_face=20).detect(frames), frames, reference, tolerance=2e-4)
 
 
+def test_faces_are_followed_from_places_nearby_to_where_they_are_found_anyhow():
+    frames = side_by_side(drawn(1, "neutral")[0], drawn(2, "neutral")[0])
+    found = detector(min_face=20).detect_all(frames)
+    widths = [faces.boxes[:, 2:] - faces.boxes[:, :2] for faces in found]
+    places = [faces.boxes + 0.1 * width.repeat(1, 2) for faces, width in zip(found, widths, strict=True)]
+    for faces, near in zip(found, detector(min_face=20).follow(frames, places), strict=True):
+        assert len(near.boxes) == len(faces.boxes) == 2
+        order, expected_order = near.boxes[:, 0].argsort(), faces.boxes[:, 0].argsort()
+        overlap = box_intersection_over_union(near.boxes[order], faces.boxes[expected_order])
+        assert float(overlap.min()) > 0.85
+        error = (near.landmarks[order] - faces.landmarks[expected_order]).norm(dim=-1)
+        assert float(error.mean()) < 0.01 and float(error.max()) < 0.03
+
+
+def test_where_no_face_is_expected_or_there_is_none_nothing_is_followed():
+    frames, _, _ = drawn(1, "neutral")
+    places = [torch.zeros(0, 4), torch.tensor([[0.0, 0.0, 0.15, 0.15]]), torch.zeros(0, 4), torch.zeros(0, 4)]
+    assert [len(faces.boxes) for faces in detector().follow(frames, places)] == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="3 frames, but 4"):
+        detector().follow(frames, places[:3])
+
+
 @pytest.mark.parametrize("subject", range(1, 9))
 def test_boxes_and_points_lie_on_the_drawn_truth(subject):
     frames, boxes, points = drawn(subject, EXPRESSIONS[subject % 7])

@@ -1,6 +1,7 @@
 """The timeline: windows and people where they were put, single-clip scores, one clear answer to every bad input."""
 
 import json
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from video_files import noisy_frames, write_audio_only, write_numbered_video, wr
 from mtcae_dfer import MTCAEVideoProcessor
 from mtcae_dfer import pipeline_mtcae as module
 from mtcae_dfer.face_detection import FaceDetections
-from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, TimelineOptions, _CutFinder, _Tracker
+from mtcae_dfer.face_geometry import box_intersection_over_union
+from mtcae_dfer.pipeline_mtcae import (
+    FacialExpressionTimelinePipeline,
+    TimelineOptions,
+    _CutFinder,
+    _thumbnail,
+    _Tracker,
+)
 from mtcae_dfer.training.run import save_model_folder
 from mtcae_dfer.video_reading import FrameStream, VideoReadingError, read_clip
 
@@ -44,6 +52,15 @@ class RedSquares:
 
     def detect_all(self, pictures: torch.Tensor) -> list[FaceDetections]:
         return [self._one(picture) for picture in pictures]
+
+    def follow(self, pictures: torch.Tensor, places: list[torch.Tensor]) -> list[FaceDetections]:
+        found = self.detect_all(pictures)
+        for faces, expected in zip(found, places, strict=True):
+            overlaps = box_intersection_over_union(faces.boxes[:, None], expected[None])  # (N, expected)
+            near = (overlaps > 0.2).any(dim=1)
+            for entry in fields(faces):
+                setattr(faces, entry.name, getattr(faces, entry.name)[near])
+        return found
 
     def detect(self, pictures: torch.Tensor) -> FaceDetections:
         found = [self._one(picture) for picture in pictures]
@@ -95,6 +112,23 @@ def test_two_people_are_two_tracks_with_their_own_boxes(pipe, red_faces) -> None
 def test_a_moving_person_stays_one_track(pipe, red_faces) -> None:
     frames = np.stack([squares((1 / RATE, [(10 + 2 * step, 40)]))[0] for step in range(55)])
     assert len(pipe(frames, fps=RATE, window_seconds=1.0)["people"]) == 1
+
+
+def test_somebody_who_steps_aside_and_back_between_two_searches_is_followed(pipe, red_faces) -> None:
+    places = [60 + 2 * min(step % 50, 50 - step % 50) for step in range(100)]  # aside and back in two seconds
+    frames = np.stack([squares((1 / RATE, [(place, 40)]))[0] for place in places])
+    (person,) = pipe(frames, fps=RATE, window_seconds=1.0)["people"]
+    seen = {frame["time"]: frame["box"] for window in person["windows"] for frame in window["frames"]}
+    assert len(seen) > 20
+    for seconds, box in seen.items():
+        assert box[0] == pytest.approx(places[round(seconds * RATE)], abs=8)
+
+
+def test_a_jump_aside_between_two_searches_is_found(pipe, red_faces) -> None:
+    scene, aside = squares((0.8, [(20, 40)])), squares((0.2, [(100, 40)]))
+    result = pipe(np.concatenate([scene, aside, scene, aside, scene]), fps=RATE, window_seconds=1.0)
+    lefts = {frame["box"][0] for person in result["people"] for w in person["windows"] for frame in w["frames"]}
+    assert {round(left, -1) for left in lefts} == {20, 100}
 
 
 def test_a_cut_ends_every_track_even_with_a_face_at_the_same_place(pipe, red_faces) -> None:
@@ -306,15 +340,15 @@ def test_motion_is_no_cut_and_a_cut_is() -> None:
     scenes = [torch.from_numpy(rng.integers(0, 255, (3, 9, 16))).float() for _ in range(2)]
     pictures = [torch.nn.functional.interpolate(scene[None], (90, 160))[0].byte() for scene in scenes]
     moved = [torch.roll(pictures[0], step, dims=2) for step in range(6)]
-    assert not any([finder.is_cut(picture) for picture in moved])
-    assert finder.is_cut(pictures[1])
+    assert not any([finder.is_cut(_thumbnail(picture)) for picture in moved])
+    assert finder.is_cut(_thumbnail(pictures[1]))
 
 
 def test_somebody_who_was_lost_while_turning_is_the_same_track() -> None:
-    tracker, picture = _Tracker(1), torch.zeros(3, 20, 20, dtype=torch.uint8)
+    tracker, thumbnail = _Tracker(1), torch.zeros(1, 1, 18, 32)
     seconds_and_places = [(0.0, 0), (0.1, 20), (0.2, 40), (0.6, 45)]  # on the old course it would be at 110
     keys = [
-        tracker.update(seconds, np.array([[x, 0.0, x + 30, 30]]), np.ones(1), picture)
+        tracker.update(seconds, np.array([[x, 0.0, x + 30, 30]]), np.ones(1), thumbnail)
         for seconds, x in seconds_and_places
     ]
     assert keys == [[1]] * 4
@@ -334,8 +368,8 @@ def test_colours_turned_around_by_a_negative_stride_are_read(pipe, red_faces) ->
 
 def test_people_who_cross_keep_their_course() -> None:
     tracker, keys = _Tracker(1), []
-    picture = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    thumbnail = torch.zeros(1, 1, 18, 32)
     for step in range(11):
         boxes = np.array([[10 * step, 0, 10 * step + 30, 30], [100 - 10 * step, 12, 130 - 10 * step, 42]], float)
-        keys.append(tracker.update(0.1 * step, boxes, np.ones(2), picture))
+        keys.append(tracker.update(0.1 * step, boxes, np.ones(2), thumbnail))
     assert keys == [[1, 2]] * 11
