@@ -815,7 +815,7 @@ def _fill_gaps(times: np.ndarray, wanted: Iterable[int]) -> Iterator[int]:
 def _due(frames: Sequence[_Seen], last: float, interval: float, ended: bool) -> list[_Seen]:
     """The frames to be searched, no further apart than `interval` where there are such; `last`: seconds."""
     due = []
-    for frame, behind in zip(frames, [*frames[1:], None], strict=True):
+    for frame, behind in pairwise([*frames, None]):
         if ended if behind is None else behind.time > last + interval:
             due.append(frame)
             last = frame.time

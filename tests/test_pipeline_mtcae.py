@@ -163,6 +163,15 @@ def test_windows_without_a_face_have_no_scores(pipe, red_faces) -> None:
     assert person["windows"][3]["frames"] == []
 
 
+def test_two_windows_that_end_with_the_same_frame_are_both_scored(pipe, red_faces) -> None:
+    result = pipe(squares((1.52, [(60, 40)])), fps=RATE, window_seconds=1.0, hop_seconds=0.5, average_windows=False)
+    (person,) = result["people"]
+    spans = [(window["start"], window["end"]) for window in person["windows"]]
+    assert [start for start, _ in spans] == pytest.approx([0.0, 0.5, 0.52]) and all(
+        w["scores"] for w in person["windows"]
+    )
+
+
 def test_windows_of_the_whole_frame_have_the_single_clip_scores(pipe, red_faces, tmp_path: Path) -> None:
     video = write_numbered_video(tmp_path / "clip.mp4", 80)
     with_faces = pytest.MonkeyPatch()
