@@ -581,11 +581,13 @@ class _Scorer:
             self.flush()
 
     def _crop(self, clip: _ScoredClip, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The square around a person's faces with a margin, as the processor's own face crop cuts it."""
+        """The square around a person's faces with a margin, cut and resized as by the processor's own face crop."""
         boxes = clip.boxes[clip.found] / np.tile(self.size, 2)
         box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
         left, top, side = square_around(box, self.options.margin, pictures[0].shape[-1], pictures[0].shape[-2])
-        return [picture[:, top : top + side, left : left + side] for picture in pictures]
+        processor = self.pipe.video_processor
+        size = (processor.size["height"], processor.size["width"])
+        return [resize_frames(picture[:, top : top + side, left : left + side], size) for picture in pictures]
 
     def flush(self) -> None:
         """Scores the clips that wait."""
