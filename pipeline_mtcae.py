@@ -6,6 +6,7 @@
 Memory holds the sampled frames of one window, a batch of clips, and the result.
 """
 
+import copy
 import math
 import time
 from collections import deque
@@ -70,6 +71,7 @@ class TimelineOptions:
     batch_size: int = 4  # clips that the model sees at once
     fps: float | None = None  # frames per second of arrays, which carry no times
     compile: bool = False  # torch.compile the model: pays after some dozens of batches
+    int8: bool = False  # quantise a copy of the model to 8 bits; needs torchao
 
     def __post_init__(self) -> None:
         if self.people not in PEOPLE:
@@ -178,7 +180,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         super().__init__(*arguments, **keywords)
         if "expression" not in [task.name for task in self.model.config.task_descriptions]:
             raise ValueError("this model predicts no expression: the timeline needs one that does")
-        self._compiled = None
+        self._variants: dict[tuple[bool, bool], torch.nn.Module] = {}  # by int8 and compile
         self.model.eval()
 
     def _sanitize_parameters(self, progress: Callable[[float], None] | None = None, **given: Any) -> tuple[dict, ...]:
@@ -302,16 +304,43 @@ class FacialExpressionTimelinePipeline(Pipeline):
         names = {int(index): name for index, name in self.model.config.id2label.items()}
         return [names[index] for index in range(len(names))]
 
+    def _variant(self, int8: bool, compiled: bool) -> torch.nn.Module:
+        """The model as it is, or quantised, or compiled; each is made once."""
+        if not int8 and not compiled:
+            return self.model
+        if (int8, compiled) not in self._variants:
+            if compiled:
+                variant = torch.compile(self._variant(int8, False))
+            else:
+                variant = copy.deepcopy(self.model)
+                quantise_linear_layers(variant)
+            self._variants[int8, compiled] = variant
+        return self._variants[int8, compiled]
+
     @torch.inference_mode()
     def predict(self, pixel_values: torch.Tensor, options: TimelineOptions) -> dict[str, torch.Tensor | None]:
         """Clips (B, T, 3, H, W) -> the model's output, float32 on the CPU."""
-        model = self.model
-        if options.compile:
-            self._compiled = self._compiled or torch.compile(self.model)
-            model = self._compiled
+        model = self._variant(options.int8, options.compile)
         output = model(pixel_values.to(device=self.model.device, dtype=self.model.dtype))
         names = ("logits", "face_boxes", "face_landmarks")
         return {name: None if output[name] is None else output[name].float().cpu() for name in names if name in output}
+
+
+def quantise_linear_layers(model: torch.nn.Module) -> None:
+    """Weights of all linear layers but the task heads' to 8 bits, in place; activations are quantised as they come.
+
+    Raises:
+        ImportError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except ImportError as error:
+        raise ImportError("8 bits need torchao, which is not installed: pip install torchao", name="torchao") from error
+    quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=_is_quantised)
+
+
+def _is_quantised(module: torch.nn.Module, name: str) -> bool:
+    return isinstance(module, torch.nn.Linear) and not name.startswith("heads.")
 
 
 class _Plan:

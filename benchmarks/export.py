@@ -20,13 +20,13 @@ import torch
 from results_file import keep_table
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
 from mtcae_dfer.training.export import (
     ExportGraph,
     example_clips,
     export_model,
     open_onnx,
     open_torch_export,
-    quantise_linear_layers,
 )
 from mtcae_dfer.training.predict import load_model
 

@@ -163,6 +163,19 @@ def test_windows_without_a_face_have_no_scores(pipe, red_faces) -> None:
     assert person["windows"][3]["frames"] == []
 
 
+def test_eight_bits_change_scores_a_little_and_the_model_not_at_all(pipe, red_faces) -> None:
+    pytest.importorskip("torchao")
+    video = squares((1.5, [(60, 40)]))
+    options = {"fps": RATE, "window_seconds": 1.0}
+    before = pipe(video, **options)
+    quantised = pipe(video, int8=True, **options)
+    scores = [[window["scores"] for window in result["people"][0]["windows"]] for result in (before, quantised)]
+    assert scores[0] != scores[1]
+    for one, other in zip(*scores, strict=True):
+        assert other == pytest.approx(one, abs=0.05)
+    assert pipe(video, **options) == before
+
+
 def test_two_windows_that_end_with_the_same_frame_are_both_scored(pipe, red_faces) -> None:
     result = pipe(squares((1.52, [(60, 40)])), fps=RATE, window_seconds=1.0, hop_seconds=0.5, average_windows=False)
     (person,) = result["people"]

@@ -21,6 +21,7 @@ from torch import nn
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
 from mtcae_dfer.training.predict import load_model
 
 FORMATS = ("onnx", "torch-export")
@@ -197,20 +198,10 @@ def write_torch_export(model: MTCAEForMultiTaskVideo, clips: torch.Tensor, file:
     if dtype == "fp16":
         model = model.half()
     elif dtype == "int8":
-        quantise_linear_layers(model)
+        with _optional_package():
+            quantise_linear_layers(model)
     with _silence():
         torch.export.save(trace(model, clips), file)
-
-
-def quantise_linear_layers(model: MTCAEForMultiTaskVideo) -> None:
-    """Weights of all linear layers but the task heads' to 8 bits, in place; activations are quantised as they come."""
-    with _optional_package():
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=_is_quantised)
-
-
-def _is_quantised(module: nn.Module, name: str) -> bool:
-    return isinstance(module, nn.Linear) and not name.startswith("heads.")
 
 
 def write_onnx(model: MTCAEForMultiTaskVideo, clips: torch.Tensor, file: Path, dtype: str) -> None:
