@@ -525,7 +525,7 @@ class _Reading:
         """What frames between two searched ones show near the straight ways of the faces from one to the other."""
         pictures = self._searched_pictures(frames)
         places = [_between(before, after, frame.time) for frame in frames]
-        places = [boxes_from_pixels(torch.from_numpy(place).float(), *self.size) for place in places]
+        places = [boxes_from_pixels(torch.from_numpy(place), *self.size) for place in places]
         faces = self.detector.follow(pictures, places)
         return [
             self._found(frame, near.boxes, near.landmarks, near.confidence, picture)
