@@ -20,15 +20,15 @@ import torch
 from results_file import keep_table
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from mtcae_dfer.inference.predict import load_model
 from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
-from mtcae_dfer.training.export import (
+from mtcae_dfer.release.export import (
     ExportGraph,
     example_clips,
     export_model,
     open_onnx,
     open_torch_export,
 )
-from mtcae_dfer.training.predict import load_model
 
 Runner = Callable[[np.ndarray], list[np.ndarray]]
 SMALL_ENCODER = {
@@ -122,9 +122,9 @@ def measure(variants: list[Variant], clips: np.ndarray, batch: int, repeats: int
 
 def test_clips(dataset: str, fold: str | None, name: str) -> np.ndarray:
     """pixel_values of all test clips of a fold, (clips, T, 3, H, W)."""
-    from mtcae_dfer.hub_dataset.loading import load_multitask_dataset
-    from mtcae_dfer.training.data import ClipDataset
-    from mtcae_dfer.training.evaluation import normalise
+    from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
+    from mtcae_dfer.training.data.clip_dataset import ClipDataset
+    from mtcae_dfer.training.evaluation.predictions import normalise
 
     _, processor = load_model(name)
     size = (processor.size["height"], processor.size["width"])

@@ -43,9 +43,9 @@ from transformers.video_utils import load_video
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.configuration_mtcae import PAPER_ENCODER
 from mtcae_dfer.face_geometry import box_intersection_over_union
-from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, load_model, predict_file
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
-from mtcae_dfer.training.predict import DEMONSTRATION_MODEL, load_model, predict_file
 from mtcae_dfer.video_reading import FrameStream, read_clip, resize_frames, uniform_frame_indices
 
 HEIGHT, WIDTH = 720, 1280
@@ -396,7 +396,7 @@ def measure_starts(material: Material, arguments: argparse.Namespace) -> list[st
         stock
     )
     clip = str(material.clip)
-    command = [sys.executable, "-m", "mtcae_dfer.training.command_line"]
+    command = [sys.executable, "-m", "mtcae_dfer.commands.command_line"]
     calls = {
         "`import torch, transformers.modeling_utils`, no answer": [
             *(sys.executable, "-c", "import torch, transformers.modeling_utils, transformers.video_processing_utils")

@@ -29,8 +29,8 @@ from results_file import keep_table
 from mtcae_dfer.face_detection import FaceDetections, FaceDetector
 from mtcae_dfer.face_geometry import box_intersection_over_union
 from mtcae_dfer.hub_dataset.clips import Clip
-from mtcae_dfer.hub_dataset.labelling import label_clips
-from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, draw_clip, encode_clip
+from mtcae_dfer.hub_dataset.labelling.one_machine import label_clips
+from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, draw_clip, encode_clip
 from mtcae_dfer.video_reading import read_clip
 
 SIZE = (224, 224)

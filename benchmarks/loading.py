@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from results_file import keep_table
 
-from mtcae_dfer.hub_dataset.loading import load_multitask_dataset
+from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
 from mtcae_dfer.training.arguments import parse_run_arguments
-from mtcae_dfer.training.augmentation import AugmentationConfig
-from mtcae_dfer.training.data import ClipDataset, class_names
+from mtcae_dfer.training.data.augmentation import AugmentationConfig
+from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
 from mtcae_dfer.training.initialisation import build_model
 from mtcae_dfer.training.loop import TrainingState, prepare_training, take_step
 from mtcae_dfer.training.run import make_processor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
-from mtcae_dfer.hub_dataset.labelling import ClipLabels, LabelledClip
+from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabels, LabelledClip
 
 if TYPE_CHECKING:
     from datasets import Features

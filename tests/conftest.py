@@ -1,17 +1,13 @@
 """What several test files share: small drawn corpora, a data set and a run made from them, and real clips."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
-from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset
-from mtcae_dfer.hub_dataset.folder import read_folder
-from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
-
-# Test files can then `from video_files import write_video`.
-sys.path.insert(0, str(Path(__file__).parent))
+from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.corpora.folder import read_folder
+from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
 
 SMALL_EXPRESSIONS = ("neutral", "happiness")
 REAL_SAMPLES = Path(__file__).parents[2] / "shared" / "samples"

@@ -1,1 +1,1 @@
-"""Training, evaluation, prediction and the command line."""
+"""Training and testing one model: the scripts `run`, `pretrain` and `run_mtl_er`, and what they are made of."""

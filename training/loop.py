@@ -15,18 +15,18 @@ from torch.utils.data import DataLoader
 from transformers.dynamic_module_utils import custom_object_save
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.blending import Blend, blend_clips
 from mtcae_dfer.training.checkpoints import save_checkpoint
-from mtcae_dfer.training.evaluation import clip_arguments, label_arguments
+from mtcae_dfer.training.data.blending import Blend, blend_clips
+from mtcae_dfer.training.data.sampling import EpochSampler
+from mtcae_dfer.training.evaluation.predictions import clip_arguments, label_arguments
 from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
 from mtcae_dfer.training.optimisation import WeightAverage, make_optimiser, make_schedule, peak_learning_rate
-from mtcae_dfer.training.sampling import EpochSampler
 
 if TYPE_CHECKING:
     from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
     from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
-    from mtcae_dfer.training.data import ClipDataset
-    from mtcae_dfer.training.feature_cache import EncodedClips
+    from mtcae_dfer.training.data.clip_dataset import ClipDataset
+    from mtcae_dfer.training.data.feature_cache import EncodedClips
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 

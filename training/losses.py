@@ -17,7 +17,7 @@ from mtcae_dfer.modeling_mtcae import IGNORED_CLASS
 
 if TYPE_CHECKING:
     from mtcae_dfer.configuration_mtcae import TaskDescription
-    from mtcae_dfer.training.blending import Blend
+    from mtcae_dfer.training.data.blending import Blend
 
 
 def balanced_class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -35,7 +35,7 @@ from mtcae_dfer.configuration_lgi_former import (
     require,
 )
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
 from mtcae_dfer.modeling_lgi_former import (
     LGIFormerForPreTraining,
     reconstruction_losses,
@@ -53,11 +53,7 @@ from mtcae_dfer.training.arguments import (
     read_options_file,
 )
 from mtcae_dfer.training.checkpoints import save_checkpoint
-from mtcae_dfer.training.evaluation import normalise
-from mtcae_dfer.training.initialisation import whiten_patch_embedding
-from mtcae_dfer.training.loop import refuse_nan_loss
-from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
-from mtcae_dfer.training.pretraining_data import (
+from mtcae_dfer.training.data.pretraining_data import (
     UnlabelledClips,
     VideoEntry,
     ViewConfig,
@@ -66,8 +62,12 @@ from mtcae_dfer.training.pretraining_data import (
     index_videos,
     open_videos,
 )
-from mtcae_dfer.training.reconstruction import draw_reconstructions, reconstruct_frames
-from mtcae_dfer.training.report import REPORT_FILE, plain_values, replacing
+from mtcae_dfer.training.evaluation.predictions import normalise
+from mtcae_dfer.training.evaluation.reconstruction import draw_reconstructions, reconstruct_frames
+from mtcae_dfer.training.evaluation.report import REPORT_FILE, plain_values, replacing
+from mtcae_dfer.training.initialisation import whiten_patch_embedding
+from mtcae_dfer.training.loop import refuse_nan_loss
+from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
 from mtcae_dfer.training.run import (
     SYNTHETIC_DATA,
     Progress,

@@ -26,14 +26,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.utils import logging
 
+from mtcae_dfer.experiments.runner import THREADS_VARIABLE
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
-from mtcae_dfer.hub_dataset.building import BuildOptions, build_dataset, read_build_report
-from mtcae_dfer.hub_dataset.folder import read_folder
-from mtcae_dfer.hub_dataset.labelling import LabellingOptions
-from mtcae_dfer.hub_dataset.protocols import fold_title, load_fold
-from mtcae_dfer.hub_dataset.synthetic import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset, read_build_report
+from mtcae_dfer.hub_dataset.corpora.folder import read_folder
+from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
+from mtcae_dfer.hub_dataset.loading.protocols import fold_title, load_fold
+from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+from mtcae_dfer.release.push import add_modules
 from mtcae_dfer.training.arguments import (
     DataArguments,
     OptimisationArguments,
@@ -41,7 +43,6 @@ from mtcae_dfer.training.arguments import (
     StepArguments,
     parse_run_arguments,
 )
-from mtcae_dfer.training.augmentation import AugmentationConfig
 from mtcae_dfer.training.checkpoints import (
     CheckpointError,
     find_checkpoint,
@@ -49,8 +50,11 @@ from mtcae_dfer.training.checkpoints import (
     refuse_other_architecture,
     save_checkpoint,
 )
-from mtcae_dfer.training.data import ClipDataset, class_names, frames_in_memory, labelled_frame_count
-from mtcae_dfer.training.evaluation import (
+from mtcae_dfer.training.data.augmentation import AugmentationConfig
+from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names, frames_in_memory, labelled_frame_count
+from mtcae_dfer.training.data.feature_cache import EncodedClips, FeatureCacheConfig, cache_features
+from mtcae_dfer.training.data.sampling import FrameWindow
+from mtcae_dfer.training.evaluation.predictions import (
     ClipViews,
     compute_metrics,
     constant_predictions,
@@ -58,8 +62,7 @@ from mtcae_dfer.training.evaluation import (
     predict_split,
     write_clip_predictions,
 )
-from mtcae_dfer.training.experiments import THREADS_VARIABLE
-from mtcae_dfer.training.feature_cache import EncodedClips, FeatureCacheConfig, cache_features
+from mtcae_dfer.training.evaluation.report import FIGURES, format_table, replacing, write_report
 from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding
 from mtcae_dfer.training.loop import (
     Progress,
@@ -70,9 +73,6 @@ from mtcae_dfer.training.loop import (
     save_progress,
     train_epoch,
 )
-from mtcae_dfer.training.push import add_modules
-from mtcae_dfer.training.report import FIGURES, format_table, replacing, write_report
-from mtcae_dfer.training.sampling import FrameWindow
 from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
 SYNTHETIC_NAME = "mtcae-synthetic"
@@ -548,7 +548,7 @@ def describe_run(arguments: RunArguments, splits: Splits, state: TrainingState, 
 def push(output_dir: Path, options: OptimisationArguments) -> None:
     """Writes and uploads the model folder with its card, as `mtcae push` does, where `--push_to_hub` asks for it."""
     if options.push_to_hub:
-        from mtcae_dfer.training.push import upload, write_model_folder
+        from mtcae_dfer.release.push import upload, write_model_folder
 
         write_model_folder(output_dir, options.hub_model_id, output_dir / "hub")
         print(f"Uploaded: {upload(output_dir / 'hub', options.hub_model_id)}")

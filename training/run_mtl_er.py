@@ -35,7 +35,7 @@ from mtcae_dfer.modeling_mtl_er import (
     average_predictions,
     smooth_over_time,
 )
-from mtcae_dfer.training.affect_data import (
+from mtcae_dfer.training.affect.sequences import (
     AffectDataset,
     AffectSequence,
     AffectSplits,
@@ -52,9 +52,9 @@ from mtcae_dfer.training.arguments import (
     parse_groups,
 )
 from mtcae_dfer.training.checkpoints import save_checkpoint
-from mtcae_dfer.training.metrics import concordance_correlation, multi_task_score
+from mtcae_dfer.training.evaluation.metrics import concordance_correlation, multi_task_score
+from mtcae_dfer.training.evaluation.report import plain_values, replacing
 from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
-from mtcae_dfer.training.report import plain_values, replacing
 from mtcae_dfer.training.run import (
     Progress,
     Stopwatch,
@@ -287,7 +287,7 @@ def open_splits(options: AffectDataArguments, output_dir: Path, accelerator: Acc
     if options.features:
         return read_splits(options)
     if any((options.train_labels, options.validation_labels, options.test_labels)):
-        raise ValueError("label files need --features FILE of the same videos; see training/extract_features.py")
+        raise ValueError("label files need --features FILE of the same videos; see training/affect/extract_features.py")
     with accelerator.main_process_first():
         return draw_splits(options, output_dir)
 

@@ -1,0 +1,214 @@
+"""Trains and tests a model on every fold of a protocol, and puts the results together.
+
+    python -m mtcae_dfer.experiments.cross_validate
+    python -m mtcae_dfer.experiments.cross_validate --dataset FOLDER --protocol mae-dfer --model PRESET --jobs 2
+    python -m mtcae_dfer.experiments.cross_validate --dataset FOLDER --fold fold_3     # one fold, as a job of its own
+    python -m mtcae_dfer.experiments.cross_validate --dataset FOLDER --collect         # when all jobs are done
+
+Every option that is not one of these is an option of `training/run.py` and goes to every run. A fold's model is chosen
+on validation subjects of that fold; its test subjects are looked at once, after training. Without `--dataset` it is a
+rehearsal on the synthetic corpus: drawn faces, three folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+
+from mtcae_dfer.experiments.results import CrossValidation, summarise_folds, write_results
+from mtcae_dfer.experiments.runner import Experiment, is_done, run_experiments
+from mtcae_dfer.hub_dataset.folds import Protocol
+from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
+from mtcae_dfer.training.arguments import DataArguments, RunArguments, parse_run_arguments
+from mtcae_dfer.training.evaluation.report import Report
+
+REHEARSAL_PROTOCOL = "folds:3"
+# What the command itself decides for each of its runs.
+OWN_RUN_OPTIONS = (
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "train_on_all",
+    "push_to_hub",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained: the folds and seeds of one data set, and what every run is told."""
+
+    dataset: str
+    protocol: Protocol
+    folds: tuple[str, ...]  # names of all folds
+    seeds: tuple[int, ...]
+    common: tuple[str, ...]  # arguments of every run, besides fold and seed
+
+    def experiment(self, fold: str, seed: int, extra: Sequence[str] = (), prefix: str = "") -> Experiment:
+        """The run of one fold with one seed."""
+        name = fold if len(self.seeds) == 1 else f"{fold}-seed_{seed}"
+        words = (*self.common, *extra, "--fold", fold, "--seed", str(seed))
+        return Experiment(prefix + name, words)
+
+    def experiments(self, extra: Sequence[str] = (), prefix: str = "") -> dict[tuple[str, int], Experiment]:
+        """All runs of one model by fold and seed; `extra` sets the model apart."""
+        pairs = [(fold, seed) for seed in self.seeds for fold in self.folds]
+        return {pair: self.experiment(*pair, extra, prefix) for pair in pairs}
+
+
+def add_plan_options(parser: argparse.ArgumentParser, output_dir: str) -> None:
+    """Adds the options that `make_plan` reads, and those of the runs' execution."""
+    parser.add_argument("--dataset", help="folder of a built data set (default: draw the synthetic corpus)")
+    parser.add_argument(
+        "--protocol",
+        help="how subjects are divided: as-built (default), folds:NUMBER, leave-one-subject-out, a published division "
+        f"of the corpus such as mae-dfer, or a JSON file; of the synthetic corpus {REHEARSAL_PROTOCOL}",
+    )
+    _add_both(
+        parser, "--output_dir", default=output_dir, help=f"folder of all runs and results (default: {output_dir})"
+    )
+    parser.add_argument("--seeds", default="0", help="seeds of every fold's training, with commas between (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+
+
+def _add_both(parser: argparse.ArgumentParser, name: str, **options: object) -> None:
+    """Adds an option that may be written with underscores, as those of a run, or with hyphens."""
+    parser.add_argument(name, name.replace("_", "-"), **options)
+
+
+def make_plan(parsed: argparse.Namespace, run_words: Sequence[str]) -> Plan:
+    """Resolves data set, protocol, folds and seeds, and checks the options of the runs.
+
+    Args:
+        parsed: the options of `add_plan_options`.
+        run_words: options for every run.
+
+    Raises:
+        ValueError: something cannot be used; the message is one line for the user.
+    """
+    arguments = _check_run_words(run_words)
+    dataset = parsed.dataset or make_rehearsal_dataset(arguments.data)
+    wanted = parsed.protocol or (None if parsed.dataset else REHEARSAL_PROTOCOL)
+    protocol = resolve_protocol(dataset, wanted)
+    told = () if wanted is None else ("--protocol", wanted)
+    folds = tuple(fold.name for fold in protocol.folds)
+    return Plan(dataset, protocol, folds, _read_seeds(parsed.seeds), ("--dataset", dataset, *told, *run_words))
+
+
+def _check_run_words(words: Sequence[str]) -> RunArguments:
+    """Refuses, before the first run starts, what every run would refuse."""
+    for word in words:
+        name = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in OWN_RUN_OPTIONS:
+            raise ValueError(f"{word}: is decided for every run by this command (seeds: --seeds)")
+    try:
+        return parse_run_arguments(words)
+    except SystemExit:
+        # argparse has told what it did not understand.
+        raise ValueError(f"the options {' '.join(words)} are not options of a run") from None
+
+
+def _read_seeds(text: str) -> tuple[int, ...]:
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise ValueError(f"--seeds {text}: must be different whole numbers with commas between")
+    return tuple(int(word) for word in words)
+
+
+def make_rehearsal_dataset(options: DataArguments) -> str:
+    """The embedded synthetic corpus as a data set, drawn and labelled unless it is there; returns its folder."""
+    from accelerate import Accelerator
+
+    from mtcae_dfer.training.run import Stopwatch, make_synthetic_dataset
+
+    return make_synthetic_dataset(options, Accelerator(cpu=True), Stopwatch())
+
+
+def collect_folds(
+    plan: Plan, name: str, experiments: dict[tuple[str, int], Experiment], output_dir: Path, reports: dict[str, Report]
+) -> CrossValidation:
+    """The finished runs of one model as one result. Errors as `summarise_folds`."""
+    runs = [
+        (fold, seed, output_dir / experiment.name, reports[experiment.name])
+        for (fold, seed), experiment in experiments.items()
+    ]
+    arguments = next(iter(experiments.values())).arguments[: -len(("--fold", "fold", "--seed", "seed"))]
+    return summarise_folds(name, plan.protocol.name, arguments, runs)
+
+
+def refuse_missing_folds(experiments: Sequence[Experiment], output_dir: Path) -> None:
+    """Raises a ValueError that names the runs which are not finished yet."""
+    missing = [entry.name for entry in experiments if not is_done(entry, output_dir / entry.name)]
+    if missing:
+        raise ValueError(
+            f"{output_dir} lacks {len(missing)} of {len(experiments)} runs: {', '.join(missing)}; run them by the same "
+            "command with --fold NAME, or all by the same command without --collect"
+        )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of this command; options that it does not know are a run's."""
+    parser = argparse.ArgumentParser(
+        prog="cross_validate",
+        allow_abbrev=False,
+        description="Trains and tests a model on every fold of a protocol. "
+        "Further options are those of training/run.py.",
+    )
+    add_plan_options(parser, "runs/cross_validation")
+    parser.add_argument("--name", help="of the model, in tables and plots (default: the preset or checkpoint)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--fold", help="train and test this fold only, by its name or its number from 1")
+    which.add_argument("--collect", action="store_true", help="train nothing: put together the folds that are done")
+    return parser
+
+
+def cross_validate(parsed: argparse.Namespace, run_words: Sequence[str]) -> CrossValidation | None:
+    """Runs the command; returns the results, or None where `--fold` asked for one fold only."""
+    from mtcae_dfer.experiments.plots import draw_results
+    from mtcae_dfer.experiments.tables import write_tables
+
+    plan = make_plan(parsed, run_words)
+    experiments = plan.experiments()
+    output_dir = Path(parsed.output_dir)
+    if parsed.fold:
+        fold = find_fold(plan.protocol, parsed.fold).name
+        run_experiments([plan.experiment(fold, seed) for seed in plan.seeds], output_dir, parsed.jobs)
+        return None
+    if parsed.collect:
+        refuse_missing_folds(list(experiments.values()), output_dir)
+    reports = run_experiments(list(experiments.values()), output_dir, parsed.jobs)
+    name = parsed.name or next(iter(reports.values()))["options"]["model"]
+    results = collect_folds(plan, name, experiments, output_dir, reports)
+    write_results(results, output_dir)
+    print(write_tables(results, output_dir))
+    draw_results(results, output_dir)
+    print(f"results.json, tables and plots: {output_dir}")
+    return results
+
+
+def run_command(name: str, parser: argparse.ArgumentParser, command: Callable, arguments: Sequence[str] | None) -> int:
+    """Runs a command on its own options and those of its runs; what the user can mend is one line on standard error."""
+    parsed, run_words = parser.parse_known_args(arguments)
+    try:
+        command(parsed, run_words)
+        return 0
+    except KeyboardInterrupt:
+        print("\nStopped. Go on with the same command.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, StrictDataclassError) as error:
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    return run_command("cross_validate", make_parser(), cross_validate, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

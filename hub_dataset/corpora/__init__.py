@@ -1,0 +1,1 @@
+"""One reader a corpus: a folder in, clips out."""

@@ -1,0 +1,232 @@
+"""Reader for CREMA-D: VideoFlash/1001_IEO_ANG_HI.flv, as its repository has it.
+
+A file's name is actor_sentence_emotion_level. Two tables of the repository are read where they are there:
+processedResults/summaryTable.csv (what the crowd perceived; also the list of all recordings) and VideoDemographics.csv.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, Clip, DatasetError
+from mtcae_dfer.hub_dataset.corpora.folder import read_rows
+from mtcae_dfer.hub_dataset.corpora.reading import (
+    CorpusReading,
+    Recording,
+    choose,
+    corpus_videos,
+    count_differences,
+    extra_recordings,
+    file_stem,
+    keep_one_per_recording,
+    missing_recordings,
+    refuse_other_corpus,
+)
+
+EXPECTED = "CREMA-D's videos, such as VideoFlash/1001_DFA_ANG_XX.flv"
+SUMMARY_TABLE = "processedResults/summaryTable.csv"
+DEMOGRAPHICS_TABLE = "VideoDemographics.csv"
+
+CLASSES = EXPRESSIONS[:6]  # positions are class ids
+EMOTIONS = {"NEU": "neutral", "HAP": "happiness", "SAD": "sadness", "ANG": "anger", "FEA": "fear", "DIS": "disgust"}
+EMOTION_OF_VOTE = {code[0]: expression for code, expression in EMOTIONS.items()}
+LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
+SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
+SENTENCE_WITH_LEVELS = "IEO"
+ACTORS = tuple(str(actor) for actor in range(1001, 1092))
+
+LABEL_CHOICES = ("intended", "perceived")
+# Which raters' majority counts as perceived: those who saw the face without its voice, as a video model does.
+PERCEIVED_COLUMN = "FaceVote"
+
+# Twenty recordings of the full grid were never released; this is how many, by range of actors and expression.
+NEVER_RELEASED = (
+    ("1001", "1018", {"neutral": 3} | dict.fromkeys(CLASSES[1:], 2)),
+    ("1019", "1036", {"neutral": 1} | dict.fromkeys(CLASSES[1:], 1)),
+    ("1073", "1091", {"neutral": 1}),
+)
+
+_NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{2})")
+
+
+def read_crema_d(source: str | os.PathLike, labels: str = "intended") -> CorpusReading:
+    """Reads CREMA-D.
+
+    Args:
+        source: the repository's folder, with VideoFlash in it.
+        labels: "intended": the acted emotion, in the file name; "perceived": the emotion that most raters saw in the
+            face alone (column FaceVote of processedResults/summaryTable.csv). Ties have no single label: such
+            recordings are left out and listed.
+
+    Returns:
+        Clips whose subject is the actor's number, "1001" to "1091", and whose attributes are sentence, level, intended,
+        perceived (one or several expressions with "/" between them; where the table is there), and age, sex, race and
+        ethnicity (where VideoDemographics.csv is there).
+
+    Raises:
+        DatasetError: an option is unknown, the folder does not hold this corpus, or a table is wanted and not there or
+            damaged.
+    """
+    choose("labels", labels, LABEL_CHOICES)
+    folder = Path(source)
+    names = corpus_videos(folder, EXPECTED)
+    votes, demographics, notes = _read_votes(folder), _read_demographics(folder), []
+    if labels == "perceived" and not votes:
+        raise DatasetError(f"{folder / SUMMARY_TABLE}: perceived labels need this table, found none.")
+    understood, not_understood = _parse_all(folder, names, votes, demographics)
+    if not understood:
+        refuse_other_corpus(folder, EXPECTED, names)
+    if not demographics:
+        notes.append(f"no {DEMOGRAPHICS_TABLE}: clips have no age, sex, race and ethnicity")
+    clips, repeated = keep_one_per_recording(understood, lambda clip: file_stem(clip.name))
+    release = _release(votes, set(clips))
+    chosen, without_label = _choose_labels(clips.values(), labels)
+    return CorpusReading(
+        clips=tuple(sorted(chosen, key=lambda clip: clip.name)),
+        class_names=CLASSES,
+        label_source=_label_source(labels),
+        missing=missing_recordings(release, clips),
+        extra=extra_recordings(release, clips),
+        repeated=repeated,
+        not_understood=not_understood,
+        without_label=without_label,
+        # The release's counts are those of the intended emotion, whichever label is chosen.
+        counts=count_differences(release, [(clip.expression, clip.subject) for clip in clips.values()], CLASSES),
+        notes=tuple(notes),
+    )
+
+
+def _read_votes(folder: Path) -> dict[str, str]:
+    """What the crowd perceived in each recording's face, such as "A" or, in a tie, "A:D"; empty without the table."""
+    if not (folder / SUMMARY_TABLE).is_file():
+        return {}
+    rows = read_rows(folder / SUMMARY_TABLE, ("FileName", PERCEIVED_COLUMN))
+    return {row["FileName"]: row[PERCEIVED_COLUMN] for _, row in rows}
+
+
+def _read_demographics(folder: Path) -> dict[str, dict[str, str]]:
+    """Age, sex, race and ethnicity of each actor; empty without the table."""
+    if not (folder / DEMOGRAPHICS_TABLE).is_file():
+        return {}
+    columns = ("Age", "Sex", "Race", "Ethnicity")
+    rows = read_rows(folder / DEMOGRAPHICS_TABLE, ("ActorID", *columns))
+    return {row["ActorID"]: {column.lower(): row[column] for column in columns} for _, row in rows}
+
+
+def _parse_all(
+    folder: Path, names: Iterable[str], votes: Mapping[str, str], demographics: Mapping[str, Mapping[str, str]]
+) -> tuple[list[Clip], tuple[str, ...]]:
+    clips, not_understood = [], []
+    for name in names:
+        clip = _parse(folder, name, votes)
+        if isinstance(clip, Clip):
+            clips.append(replace(clip, attributes=clip.attributes | demographics.get(clip.subject, {})))
+        else:
+            not_understood.append(f"{name}: {clip}")
+    return clips, tuple(not_understood)
+
+
+def _parse(folder: Path, name: str, votes: Mapping[str, str]) -> Clip | str:
+    """The clip with its intended label, or the reason why its name is not understood."""
+    match = _NAME.fullmatch(file_stem(name))
+    if match is None:
+        return "not actor_sentence_emotion_level"
+    actor, sentence, emotion, level = match.groups()
+    for field, code, known in (
+        ("sentence", sentence, SENTENCES),
+        ("emotion", emotion, EMOTIONS),
+        ("level", level, LEVELS),
+    ):
+        if code not in known:
+            return f"{field} {code} is unknown"
+    attributes = {"sentence": sentence, "level": LEVELS[level], "intended": EMOTIONS[emotion]}
+    if match[0] in votes:
+        attributes["perceived"] = _perceived(votes[match[0]])
+    return Clip(folder / name, EMOTIONS[emotion], actor, name, attributes)
+
+
+def _perceived(vote: str) -> str:
+    """A vote's expressions with "/" between them; votes with an unknown letter stay as they are."""
+    return "/".join(EMOTION_OF_VOTE.get(letter, letter) for letter in vote.split(":"))
+
+
+def _choose_labels(clips: Iterable[Clip], labels: str) -> tuple[list[Clip], tuple[str, ...]]:
+    if labels == "intended":
+        return list(clips), ()
+    chosen, without_label = [], []
+    for clip in clips:
+        perceived = clip.attributes.get("perceived", "not in the table")
+        if perceived in CLASSES:
+            chosen.append(replace(clip, expression=perceived))
+        else:
+            without_label.append(f"{clip.name}: {perceived or 'an empty vote'}")
+    return chosen, tuple(sorted(without_label))
+
+
+def _label_source(labels: str) -> str:
+    if labels == "intended":
+        return "CREMA-D. Labels are the intended (acted) emotions that the file names give."
+    return (
+        "CREMA-D. Labels are the crowd-perceived emotions: the majority of the raters who saw the face without its "
+        f"voice ({PERCEIVED_COLUMN} of {SUMMARY_TABLE}); recordings with a tie are left out."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The official release
+
+
+def _release(votes: Mapping[str, str], present: set[str]) -> list[Recording]:
+    """All recordings of the release: those that the table lists, or else the grid less what was never released."""
+    if votes:
+        listed = (name for name in votes if _NAME.fullmatch(name))
+        return [_recording(name) for name in sorted(listed)]
+    return _grid_without_unreleased(present)
+
+
+def _recording(name: str) -> Recording:
+    actor, _, emotion, _ = name.split("_")
+    return Recording(name, EMOTIONS.get(emotion, emotion), actor)
+
+
+def _grid() -> list[Recording]:
+    """Every actor speaks every sentence in every emotion; one sentence in three levels, except for neutral."""
+    names = []
+    for actor, sentence, emotion in product(ACTORS, SENTENCES, EMOTIONS):
+        levelled = sentence == SENTENCE_WITH_LEVELS and emotion != "NEU"
+        names += [f"{actor}_{sentence}_{emotion}_{level}" for level in (("LO", "MD", "HI") if levelled else ("XX",))]
+    return [_recording(name) for name in names]
+
+
+def _grid_without_unreleased(present: set[str]) -> list[Recording]:
+    """The grid, without as many absent recordings of a cell as the release lacks there.
+
+    Which twenty recordings the release lacks, only the table tells. A cell (range of actors, expression) that lacks no
+    more than the release does is complete; in any other cell all absent recordings are suspects and stay.
+    """
+    absent: dict[tuple[str, str], list[Recording]] = defaultdict(list)
+    grid = _grid()
+    for recording in grid:
+        if recording.key not in present and recording.key.endswith("XX"):
+            absent[_range_of(recording.subject), recording.expression].append(recording)
+    never_released = {
+        recording
+        for (first, expression), recordings in absent.items()
+        if len(recordings) <= _unreleased_count(first, expression)
+        for recording in recordings
+    }
+    return [recording for recording in grid if recording not in never_released]
+
+
+def _range_of(actor: str) -> str:
+    return next((first for first, last, _ in NEVER_RELEASED if first <= actor <= last), "")
+
+
+def _unreleased_count(first: str, expression: str) -> int:
+    return next((counts.get(expression, 0) for start, _, counts in NEVER_RELEASED if start == first), 0)

@@ -1,0 +1,202 @@
+"""Reader for RAVDESS: Actor_01/02-01-06-01-02-01-12.mp4, as its archive unpacks.
+
+A file's name is modality-channel-emotion-intensity-statement-repetition-actor, in two digits each. Every performance is
+published twice: with sound (modality 01) and without (02).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path, PurePosixPath
+
+from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, Clip
+from mtcae_dfer.hub_dataset.corpora.reading import (
+    CorpusReading,
+    Recording,
+    choose,
+    corpus_videos,
+    count_differences,
+    extra_recordings,
+    file_stem,
+    keep_one_per_recording,
+    missing_recordings,
+    refuse_other_corpus,
+)
+
+EXPECTED = "RAVDESS's videos, such as Actor_01/02-01-01-01-01-01-01.mp4"
+
+# Positions are class ids.
+SEVEN_CLASSES = EXPRESSIONS[:7]
+EIGHT_CLASSES = ("neutral", "calm", *EXPRESSIONS[1:7])
+CLASSES_OF_COUNT = {7: SEVEN_CLASSES, 8: EIGHT_CLASSES}
+
+EMOTIONS = {
+    "01": "neutral",
+    "02": "calm",
+    "03": "happiness",
+    "04": "sadness",
+    "05": "anger",
+    "06": "fear",
+    "07": "disgust",
+    "08": "surprise",
+}
+MODALITIES = {"01": "audio-visual", "02": "video-only"}
+CHANNELS = {"01": "speech", "02": "song"}
+INTENSITIES = {"01": "normal", "02": "strong"}
+STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
+REPETITIONS = ("01", "02")
+ACTORS = tuple(f"{actor:02d}" for actor in range(1, 25))
+
+# Songs are sung without disgust and surprise, and actor 18 did not sing.
+EMOTIONS_OF_CHANNEL = {"speech": tuple(EMOTIONS), "song": ("01", "02", "03", "04", "05", "06")}
+ACTORS_OF_CHANNEL = {"speech": ACTORS, "song": tuple(actor for actor in ACTORS if actor != "18")}
+
+MODALITY_CHOICES = ("video-only", "audio-visual", "either")
+CHANNEL_CHOICES = ("speech", "song")
+
+_NAME = re.compile(r"\d\d(-\d\d){6}")
+_ACTOR_FOLDER = re.compile(r"Actor_(\d\d)")
+
+
+def read_ravdess(
+    source: str | os.PathLike, class_count: int = 7, modality: str = "video-only", channel: str = "speech"
+) -> CorpusReading:
+    """Reads RAVDESS.
+
+    Args:
+        source: the folder above Actor_01 … Actor_24; further folders in between, as of the archives, do not matter.
+        class_count: 7: calm counts as neutral, as in the paper; 8: calm is a class of its own.
+        modality: "video-only" or "audio-visual" files, or "either": one file per performance, without sound where both
+            are there.
+        channel: "speech" or "song". Songs have two classes fewer.
+
+    Returns:
+        Clips whose subject is the actor's number, "01" to "24", and whose attributes are emotion (before merging),
+        modality, channel, intensity, statement, repetition and sex.
+
+    Raises:
+        DatasetError: an option is unknown, or the folder does not hold this corpus.
+    """
+    choose("class_count", class_count, tuple(CLASSES_OF_COUNT))
+    choose("modality", modality, MODALITY_CHOICES)
+    choose("channel", channel, CHANNEL_CHOICES)
+    names = corpus_videos(source, EXPECTED)
+    understood, not_understood = _parse_all(Path(source), names, class_count)
+    if not understood:
+        refuse_other_corpus(source, EXPECTED, names)
+    wanted = [clip for clip in understood if _is_wanted(clip, modality, channel)]
+    if not wanted:
+        refuse_other_corpus(source, f"{modality} {channel} recordings of RAVDESS", names)
+    # Files without sound come first, so that they are the ones kept of a performance that is there twice.
+    wanted.sort(key=lambda clip: (clip.attributes["modality"] != "video-only", clip.name))
+    clips, repeated = keep_one_per_recording(wanted, lambda clip: _key(clip, modality))
+    release = _release(class_count, modality, channel)
+    class_names = _class_names(class_count, channel)
+    return CorpusReading(
+        clips=tuple(sorted(clips.values(), key=lambda clip: clip.name)),
+        class_names=class_names,
+        label_source=_label_source(class_count, modality, channel),
+        missing=missing_recordings(release, clips),
+        extra=extra_recordings(release, clips),
+        repeated=_real_repeats(repeated, modality),
+        not_understood=not_understood,
+        counts=count_differences(release, [(clip.expression, clip.subject) for clip in clips.values()], class_names),
+        notes=_notes(len(understood) - len(wanted), modality, channel),
+    )
+
+
+def _parse_all(folder: Path, names: Iterable[str], class_count: int) -> tuple[list[Clip], tuple[str, ...]]:
+    clips, not_understood = [], []
+    for name in names:
+        clip = _parse(folder, name, class_count)
+        if isinstance(clip, Clip):
+            clips.append(clip)
+        else:
+            not_understood.append(f"{name}: {clip}")
+    return clips, tuple(not_understood)
+
+
+def _parse(folder: Path, name: str, class_count: int) -> Clip | str:
+    """The clip, or the reason why its name is not understood."""
+    stem = file_stem(name)
+    if not _NAME.fullmatch(stem):
+        return "not seven numbers of two digits"
+    modality, channel, emotion, intensity, statement, repetition, actor = stem.split("-")
+    fields = {
+        "modality": (modality, MODALITIES),
+        "channel": (channel, CHANNELS),
+        "emotion": (emotion, EMOTIONS),
+        "intensity": (intensity, INTENSITIES),
+        "statement": (statement, STATEMENTS),
+    }
+    for field, (code, meanings) in fields.items():
+        if code not in meanings:
+            return f"{field} {code} is unknown"
+    other = _folder_of_another_actor(name, actor)
+    if other:
+        return f"stands in the folder {other}, but names actor {actor}"
+    attributes = {field: meanings[code] for field, (code, meanings) in fields.items()}
+    attributes |= {"repetition": repetition, "sex": "male" if int(actor) % 2 else "female"}
+    return Clip(folder / name, _expression(emotion, class_count), actor, name, attributes)
+
+
+def _folder_of_another_actor(name: str, actor: str) -> str | None:
+    match = _ACTOR_FOLDER.fullmatch(PurePosixPath(name).parent.name)
+    return match[0] if match and match[1] != actor else None
+
+
+def _expression(emotion: str, class_count: int) -> str:
+    name = EMOTIONS[emotion]
+    return "neutral" if name == "calm" and class_count == 7 else name
+
+
+def _is_wanted(clip: Clip, modality: str, channel: str) -> bool:
+    return clip.attributes["channel"] == channel and modality in (clip.attributes["modality"], "either")
+
+
+def _key(clip: Clip, modality: str) -> str:
+    """The file's name; where both kinds of files count, that of the file without sound stands for the performance."""
+    stem = file_stem(clip.name)
+    return f"02{stem[2:]}" if modality == "either" else stem
+
+
+def _release(class_count: int, modality: str, channel: str) -> list[Recording]:
+    """All recordings of the official release; there is no strong intensity of neutral."""
+    head = f"{'01' if modality == 'audio-visual' else '02'}-{'01' if channel == 'speech' else '02'}"
+    grid = product(ACTORS_OF_CHANNEL[channel], EMOTIONS_OF_CHANNEL[channel], INTENSITIES, STATEMENTS, REPETITIONS)
+    return [
+        Recording("-".join((head, emotion, *take, actor)), _expression(emotion, class_count), actor)
+        for actor, emotion, *take in grid
+        if not (EMOTIONS[emotion] == "neutral" and INTENSITIES[take[0]] == "strong")
+    ]
+
+
+def _class_names(class_count: int, channel: str) -> tuple[str, ...]:
+    sung = {_expression(emotion, class_count) for emotion in EMOTIONS_OF_CHANNEL[channel]}
+    return tuple(name for name in CLASSES_OF_COUNT[class_count] if name in sung)
+
+
+def _label_source(class_count: int, modality: str, channel: str) -> str:
+    kind = "one file per performance, video-only where it is there" if modality == "either" else f"{modality} files"
+    calm = "calm counts as neutral" if class_count == 7 else "calm is a class of its own"
+    return f"RAVDESS, {channel}, {kind}. Labels are the acted emotions that the file names give; {calm}."
+
+
+def _real_repeats(repeated: tuple[str, ...], modality: str) -> tuple[str, ...]:
+    """With "either", the files with sound are no finding: the release has every performance twice."""
+    if modality != "either":
+        return repeated
+    return tuple(line for line in repeated if _pair_of_stems(line) == 1)
+
+
+def _pair_of_stems(line: str) -> int:
+    """How many different file names a line about a repeated recording holds."""
+    left_out, kept = line.split(": the same recording as ")
+    return len({file_stem(left_out), file_stem(kept)})
+
+
+def _notes(passed_over: int, modality: str, channel: str) -> tuple[str, ...]:
+    return (f"{passed_over} videos are not {channel}, {modality}: passed over",) if passed_over else ()

@@ -1,0 +1,1 @@
+"""Clips to face labels, on one machine or on a Ray cluster."""

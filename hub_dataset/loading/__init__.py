@@ -1,0 +1,1 @@
+"""Opening, dividing, joining and publishing built data sets."""

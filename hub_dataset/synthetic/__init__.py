@@ -1,0 +1,1 @@
+"""Drawn people who act expressions, with everything known about them."""

@@ -1,0 +1,1 @@
+"""Using a trained model: files, long videos, the camera, the page."""

@@ -1,0 +1,437 @@
+"""A timeline made visible: the annotated video, a chart for every person, and a table."""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from mtcae_dfer.training.evaluation.report import replacing
+from mtcae_dfer.video_reading import FrameStream, resize_frames
+
+# Told apart by people who do not see red and green as two colours.
+PERSON_COLOURS = ("#ff9f1c", "#2ec4f1", "#e15fed", "#ffe14d", "#4dd599", "#ff6b6b", "#a29bfe", "#c9ced3")
+LONGEST_BRIDGE = 0.5  # seconds between two sampled frames across which a box is drawn in between
+SHOWN_EXPRESSIONS = 3  # bars beside a box
+MOST_CHARTS = 12  # people in one picture
+CLOCK = 90_000  # ticks a second: holds the times of every usual frame rate, and of variable ones
+# A label's cost is the share of it that lies on other labels, more on faces, and these for what is liked less.
+FACE_COST, SHORT_COST, SIDE_COST, STAY_GAIN = 4.0, 0.1, 0.01, 0.1
+HEADROOM = 0.4  # kept free around other people's faces where possible, as a share of the face's sides
+FIXED_COLUMNS = ("track", "start", "end", "face_coverage", "expression", "probability")
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is drawn of one person in one frame."""
+
+    track: int
+    box: list[float] | None
+    landmarks: list[list[float]] | None
+    scores: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class LabelText:
+    """The rows of a label with their bars, and the room that it takes in pixels."""
+
+    rows: tuple[str, ...]
+    bars: tuple[float, ...]  # length of each row's bar as a share of the width; none where it is empty
+    width: float
+    height: float
+
+    @property
+    def area(self) -> float:
+        """In pixels."""
+        return self.width * self.height
+
+
+def write_csv(result: dict[str, Any], file: Path) -> None:
+    """One row per person and window: times, face coverage, the most probable expression, and every score.
+
+    Args:
+        result: of the pipeline, with the scores of at least one expression per scored window.
+        file: written under a temporary name first.
+    """
+    windows = [(person["track"], window) for person in result["people"] for window in person["windows"]]
+    names = sorted({name for _, window in windows for name in window["scores"] or ()})
+    with replacing(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*FIXED_COLUMNS, *names])
+        for track, window in windows:
+            writer.writerow([track, *_csv_cells(window, names)])
+
+
+def _csv_cells(window: dict[str, Any], names: list[str]) -> list[Any]:
+    scores = window["scores"] or {}
+    best = max(scores, key=scores.get, default="")
+    probability = f"{scores[best]:.4f}" if best else ""
+    cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
+    return [window["start"], window["end"], window["face_coverage"], best, probability, *cells]
+
+
+def draw_timeline(result: dict[str, Any], output_png: Path) -> Path:
+    """Draws the scores of every person over time, as rows of squares; hatched where no face was seen.
+
+    Args:
+        result: of the pipeline. Of more than `MOST_CHARTS` people those longest in view are drawn.
+        output_png: the picture; written under a temporary name first.
+    """
+    from matplotlib.figure import Figure
+
+    people = sorted(result["people"], key=lambda person: person["start"] - person["end"])[:MOST_CHARTS]
+    people.sort(key=lambda person: person["track"])
+    figure = Figure(figsize=(10, 0.9 + 1.7 * max(1, len(people))), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(max(1, len(people)), 1, sharex=True))
+    for person, row in zip(people, axes, strict=False):
+        picture = _draw_person(row, person)
+        row.set_xlim(0, result["duration"])
+    if people:
+        figure.colorbar(picture, ax=list(axes), label="probability", shrink=min(1.0, 3 / len(people)))
+        axes[-1].set_xlabel("seconds")
+    else:
+        axes[0].set_axis_off()
+        axes[0].text(0.5, 0.5, "no face found in this video", ha="center", va="center", fontsize=14)
+    left_out = len(result["people"]) - len(people)
+    figure.suptitle(
+        f"Expressions over time{f' ({left_out} people seen more shortly are left out)' if left_out else ''}"
+    )
+    with replacing(Path(output_png)) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return output_png
+
+
+def _draw_person(axes: Any, person: dict[str, Any]) -> Any:
+    windows = person["windows"]
+    names = sorted({name for window in windows for name in window["scores"] or ()}) or [""]
+    picture = None
+    for window in windows:
+        edges = [window["start"], max(window["end"], window["start"] + 1e-3)]
+        values = [[(window["scores"] or {}).get(name, math.nan)] for name in names]
+        picture = axes.pcolormesh(edges, range(len(names) + 1), values, vmin=0, vmax=1, cmap="viridis")
+        if window["scores"] is None:
+            axes.axvspan(*edges, facecolor="#eeeeee", edgecolor="#aaaaaa", hatch="//")
+    if picture is None:
+        picture = axes.pcolormesh([0, 1], [0, 1], [[math.nan]], vmin=0, vmax=1)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], [name.replace("$", r"\$") for name in names], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(f"person {person['track']}: {person['start']:.1f}–{person['end']:.1f} s", fontsize=9, loc="left")
+    return picture
+
+
+def write_overlay(video: str, result: dict[str, Any], output: Path, progress: bool = True) -> Path:
+    """Writes the upright video with boxes, points, track numbers and expression bars, its own times and its sound.
+
+    The pictures are H.264 and the sound is AAC, in MP4; a side of an odd number of pixels loses one.
+
+    Args:
+        video: path of the file that the result is of.
+        result: of the pipeline.
+        output: written under a temporary name first; must not be the video itself.
+        progress: show a bar on standard error.
+
+    Raises:
+        ValueError: output and video are one file, or the output is no .mp4.
+        VideoReadingError: the video cannot be read.
+    """
+    if output.suffix.lower() != ".mp4":
+        raise ValueError(f"{output}: the annotated video is an MP4 file; give a name that ends in .mp4")
+    if output.exists() and output.samefile(video):
+        raise ValueError(f"{output} is the video itself: give the annotated video another name")
+    frames, painter = FrameStream(video), Painter(result)
+    with replacing(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = _add_video_stream(container, frames.info)
+        sound = _Sound(video, container)
+        for frame in tqdm(frames, "overlay", total=len(frames.times), unit="frame", disable=not progress):
+            picture = painter.paint(frame.picture(), frame.time)
+            picture = resize_frames(picture, (stream.height, stream.width))
+            sound.write_until(frame.time, frame.stream_time)
+            _write_picture(container, stream, picture, frame.time)
+        container.mux(stream.encode(None))
+        sound.finish()
+    return output
+
+
+def _add_video_stream(container: Any, info: Any) -> Any:
+    rate = Fraction(info.frame_rate).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate or 25)
+    # H.264's usual pixel format stores colours for squares of 2 × 2 pixels.
+    stream.width, stream.height = max(2, info.width // 2 * 2), max(2, info.height // 2 * 2)
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = Fraction(1, CLOCK)
+    stream.options = {"crf": "20", "preset": "veryfast"}
+    return stream
+
+
+def _write_picture(container: Any, stream: Any, picture: torch.Tensor, seconds: float) -> None:
+    frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+    frame.pts, frame.time_base = round(seconds * CLOCK), Fraction(1, CLOCK)
+    container.mux(stream.encode(frame))
+
+
+class _Sound:
+    """The first sound track of a video, written alongside its pictures."""
+
+    def __init__(self, video: str, output: Any) -> None:
+        self.output, self.stream, self.next_frame = output, None, None
+        self.frames = self._decode(video)
+        self.next_frame = next(self.frames, None)
+        if self.next_frame is not None:
+            rate = self.next_frame.sample_rate
+            layout = "mono" if self.next_frame.layout.nb_channels == 1 else "stereo"
+            self.stream = output.add_stream("aac", rate=rate if rate in (32000, 44100, 48000) else 48000, layout=layout)
+            self.resampler = av.AudioResampler("fltp", layout, self.stream.rate)
+        self.begin = 0.0
+
+    @staticmethod
+    def _decode(video: str) -> Iterator[Any]:
+        with av.open(f"file:{Path(video).absolute()}", metadata_errors="replace") as container:
+            if not container.streams.audio:
+                return
+            for packet in container.demux(container.streams.audio[0]):
+                try:
+                    yield from (frame for frame in packet.decode() if frame.pts is not None)
+                except av.error.FFmpegError:
+                    continue  # a damaged stretch of sound is no reason to lose the pictures
+
+    def write_until(self, seconds: float, stream_time: float) -> None:
+        """Writes the sound up to a picture, given the picture's time in the result and in its file."""
+        self.begin = stream_time - seconds
+        while self.next_frame is not None and self.next_frame.time <= stream_time:
+            self._write(self.next_frame)
+            self.next_frame = next(self.frames, None)
+
+    def _write(self, frame: Any) -> None:
+        # Sound before the first picture would have a negative time.
+        if frame.time < self.begin - 1e-3:
+            return
+        frame.pts = round((frame.time - self.begin) / frame.time_base)
+        for part in self.resampler.resample(frame):
+            self.output.mux(self.stream.encode(part))
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        if self.stream is None:
+            return
+        while self.next_frame is not None:
+            self._write(self.next_frame)
+            self.next_frame = next(self.frames, None)
+        for part in self.resampler.resample(None):
+            self.output.mux(self.stream.encode(part))
+        self.output.mux(self.stream.encode(None))
+
+
+class Painter:
+    """Draws a result onto the frames of its video, which come in their order: labels keep their side of a face."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.people = [_PersonOverTime(person) for person in result["people"]]
+        shorter = min(result["width"], result["height"])
+        self.line = max(1, round(shorter / 270))
+        self.font = _font(max(9, round(shorter / 38)))
+        self.places = LabelPlaces((result["width"], result["height"]), 2 * self.line)
+
+    def paint(self, picture: torch.Tensor, seconds: float) -> torch.Tensor:
+        """uint8 (3, H, W) -> the same with what is known of that moment."""
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        draw = ImageDraw.Draw(image, "RGBA")
+        shown = [person for person in (each.at(seconds) for each in self.people) if person is not None]
+        texts = {person.track: self._texts(draw, person) for person in shown}
+        boxes = {person.track: _upright(person.box) for person in shown}
+        for track, (text, corner) in self.places.choose(boxes, texts).items():
+            self._paint_label(draw, corner, text, _colour(track))
+        # Above the labels: where there is no room beside the faces, these stay visible.
+        for person in shown:
+            self._paint_face(draw, boxes[person.track], person.landmarks or (), _colour(person.track))
+        if not any(person.box or person.landmarks or person.scores for person in shown):
+            corner = (2.0 * self.line, 2.0 * self.line)
+            self._paint_label(draw, corner, self._text(draw, ["no face found"], []), "#ffffff")
+        # (H, W, 3) -> (3, H, W)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def _paint_face(self, draw: Any, box: Box | None, landmarks: Any, colour: str) -> None:
+        if box is not None:
+            draw.rectangle(box, outline=colour, width=self.line)
+        for x, y in landmarks:
+            radius = self.line + 0.5
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="black")
+
+    def _texts(self, draw: Any, person: Shown) -> list[LabelText]:
+        """What may be written beside a face, in the order of preference: with bars of the highest scores, or short."""
+        best = sorted((person.scores or {}).items(), key=lambda entry: -entry[1])[:SHOWN_EXPRESSIONS]
+        rows = [f"{name} {score:.0%}" for name, score in best]
+        number = f"{person.track}"
+        full = self._text(draw, [number, *rows], [0.0, *(score for _, score in best)])
+        return [full, self._text(draw, [" ".join([number, *rows[:1]])], [])]
+
+    def _text(self, draw: Any, rows: list[str], bars: list[float]) -> LabelText:
+        width = max(draw.textlength(row, font=self.font) for row in rows) + 4 * self.line
+        return LabelText(tuple(rows), tuple(bars), width, len(rows) * 1.25 * self.font.size)
+
+    def _paint_label(self, draw: Any, corner: tuple[float, float], text: LabelText, colour: str) -> None:
+        """A number or a sentence, and below it the bars of the highest scores."""
+        (x, y), row_height = corner, text.height / len(text.rows)
+        draw.rectangle((x, y, x + text.width, y + text.height), fill=(0, 0, 0, 120))
+        for row, share in enumerate(text.bars):
+            if share > 0:
+                bar = (x, y + row * row_height, x + text.width * share, y + (row + 1) * row_height - 1)
+                draw.rectangle(bar, fill=colour + "90")
+        for row, line in enumerate(text.rows):
+            fill = colour if row == 0 else "white"
+            draw.text((x + 2 * self.line, y + row * row_height), line, fill=fill, font=self.font)
+
+
+def _colour(track: int) -> str:
+    return PERSON_COLOURS[(track - 1) % len(PERSON_COLOURS)]
+
+
+def _upright(box: list[float] | None) -> Box | None:
+    """A predicted box may have its edges the wrong way round."""
+    if box is None:
+        return None
+    x1, y1, x2, y2 = box
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+class LabelPlaces:
+    """Chooses where labels stand: beside their box, on nobody's face and on no other label where there is room."""
+
+    def __init__(self, size: tuple[int, int], gap: float) -> None:
+        self.size, self.gap = size, gap  # (width, height) of the frame, and pixels between box and label
+        self.last: dict[int, tuple[int, int]] = {}  # track -> text and place chosen for the frame before
+
+    def choose(
+        self, boxes: Mapping[int, Box | None], texts: Mapping[int, Sequence[LabelText]]
+    ) -> dict[int, tuple[LabelText, tuple[float, float]]]:
+        """Chooses for one frame.
+
+        Args:
+            boxes: track -> face in pixels, or None where only the person's scores are known.
+            texts: track -> what may be written there, the preferred one first.
+
+        Returns:
+            Track -> the text, and the upper left corner of its place.
+        """
+        chosen, taken = {}, np.zeros((0, 4))
+        for track, box in boxes.items():
+            others = [_widened(face) for other, face in boxes.items() if other != track and face is not None]
+            faces = np.array([*others, *([] if box is None else [box])], float).reshape(-1, 4)
+            best = min(self._candidates(track, box, texts[track], faces, taken), key=lambda candidate: candidate[0])
+            _, self.last[track], text, place = best
+            chosen[track] = (text, place[:2])
+            taken = np.concatenate([taken, [place]])
+        return chosen
+
+    def _candidates(
+        self, track: int, box: Box | None, texts: Sequence[LabelText], faces: np.ndarray, taken: np.ndarray
+    ) -> Iterator[tuple[float, tuple[int, int], LabelText, Box]]:
+        """(cost, (text, place) for `last`, text, place (x1, y1, x2, y2))."""
+        for shortness, text in enumerate(texts):
+            for side, (x, y) in enumerate(self._corners(box, text)):
+                x = max(0.0, min(x, self.size[0] - text.width))
+                y = max(0.0, min(y, self.size[1] - text.height))
+                place = (x, y, x + text.width, y + text.height)
+                covered = FACE_COST * _covered(faces, place) + _covered(taken, place)
+                cost = covered / texts[0].area + SHORT_COST * shortness + SIDE_COST * side
+                # Labels that jump from frame to frame cannot be read.
+                choice = (shortness, side)
+                yield cost - (STAY_GAIN if self.last.get(track) == choice else 0.0), choice, text, place
+
+    def _corners(self, box: Box | None, text: LabelText) -> Iterator[tuple[float, float]]:
+        """Upper left corners, in the order of preference."""
+        if box is None:
+            yield self.gap, self.gap
+            return
+        x1, y1, x2, y2 = box
+        right, left, above, below = (
+            x2 + self.gap,
+            x1 - self.gap - text.width,
+            y1 - self.gap - text.height,
+            y2 + self.gap,
+        )
+        yield from (
+            (right, y1),
+            (left, y1),
+            (x1, above),
+            (x1, below),
+            (x2 - text.width, above),
+            (x2 - text.width, below),
+        )
+        yield from ((right, y2 - text.height), (left, y2 - text.height), (right, above), (left, above))
+
+
+def _widened(box: Box) -> Box:
+    """A face with the room around it in which a label would be taken for its own."""
+    x1, y1, x2, y2 = box
+    x, y = HEADROOM * (x2 - x1), HEADROOM * (y2 - y1)
+    return x1 - x, y1 - y, x2 + x, y2 + y
+
+
+def _covered(others: np.ndarray, place: Box) -> float:
+    """Pixels of a place that lie on other boxes (N, 4)."""
+    width = np.minimum(others[:, 2], place[2]) - np.maximum(others[:, 0], place[0])
+    height = np.minimum(others[:, 3], place[3]) - np.maximum(others[:, 1], place[1])
+    return float((width.clip(0) * height.clip(0)).sum())
+
+
+class _PersonOverTime:
+    """Looks up where a person is, and with what expression, at any time."""
+
+    def __init__(self, person: dict[str, Any]) -> None:
+        self.person = person
+        frames = {frame["time"]: frame for window in person["windows"] for frame in window["frames"]}
+        self.frames = [frames[seconds] for seconds in sorted(frames)]
+        self.times = np.array([frame["time"] for frame in self.frames])
+        self.has_places = any(frame["box"] or frame["landmarks"] for frame in self.frames)
+        self.starts = np.array([window["start"] for window in person["windows"]])
+
+    def at(self, seconds: float) -> Shown | None:
+        """What to draw; None outside of the person's time in view, and while the face is lost."""
+        if not self.person["start"] - 1e-3 <= seconds <= self.person["end"] + 1e-3:
+            return None
+        window = self._window(seconds)
+        box, landmarks = self._place(seconds)
+        if self.has_places and box is None and landmarks is None:
+            return None
+        return Shown(self.person["track"], box, landmarks, window["scores"] if window else None)
+
+    def _window(self, seconds: float) -> dict[str, Any] | None:
+        position = int(np.searchsorted(self.starts, seconds + 1e-3, side="right")) - 1
+        return self.person["windows"][position] if position >= 0 else None
+
+    def _place(self, seconds: float) -> tuple[Any, Any]:
+        """Box and points, between two sampled frames on the straight way from one to the other."""
+        if not self.frames:
+            return None, None
+        after = int(np.searchsorted(self.times, seconds))
+        before, after = max(after - 1, 0), min(after, len(self.frames) - 1)
+        first, second = self.frames[before], self.frames[after]
+        gap = second["time"] - first["time"]
+        if gap > LONGEST_BRIDGE or not first["time"] - 0.1 <= seconds <= second["time"] + 0.1:
+            nearest = min((first, second), key=lambda frame: abs(frame["time"] - seconds))
+            return (nearest["box"], nearest["landmarks"]) if abs(nearest["time"] - seconds) <= 0.05 else (None, None)
+        share = min(max((seconds - first["time"]) / gap, 0.0), 1.0) if gap else 0.0
+        return tuple(_between(first[name], second[name], share) for name in ("box", "landmarks"))
+
+
+def _between(first: Any, second: Any, share: float) -> Any:
+    if first is None or second is None:
+        return None
+    return ((1 - share) * np.array(first) + share * np.array(second)).tolist()
+
+
+def _font(size: int) -> Any:
+    """The font that comes with matplotlib: it knows more than ASCII, and is there on every machine."""
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

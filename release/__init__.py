@@ -1,0 +1,1 @@
+"""A model leaves the house: conversion, export, card, push."""

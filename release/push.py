@@ -1,0 +1,161 @@
+"""`mtcae push RUN org/name`: from a finished run to a model repository on the Hub, or, dry, to a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from mtcae_dfer.experiments.plots import draw_results
+from mtcae_dfer.experiments.results import RESULTS_FILE, CrossValidation, load_results, summarise_folds, write_results
+from mtcae_dfer.hub_dataset.loading.publishing import check_repo_id
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+from mtcae_dfer.release.model_card import hub_name, render_card
+from mtcae_dfer.training.evaluation.report import REPORT_FILE, load_report
+
+ROOT = Path(__file__).resolve().parents[1]
+ENDPOINT_MODULES = ("handler",)  # not named by any config: inference endpoints look for this file
+PATH_OPTIONS = (
+    *("dataset", "model", "encoder", "videos", "protocol"),
+    *("output_dir", "synthetic_dir", "resume_from_checkpoint"),
+)
+
+
+def add_push_command(subparsers: argparse._SubParsersAction) -> None:
+    """Adds `mtcae push`."""
+    parser = subparsers.add_parser("push", help="write a run's model folder with its card, and upload it")
+    parser.add_argument(
+        "run_dir", metavar="RUN", help="folder of a finished run, such as one fold of a cross-validation"
+    )
+    parser.add_argument("repo_id", metavar="org/name", help="repository on the Hub")
+    parser.add_argument("--dry-run", action="store_true", help="write the folder only")
+    parser.add_argument("--output", help="folder to write (default: RUN/hub)")
+    parser.add_argument("--license", help="licence of the weights (default: what follows from their parts)")
+    parser.add_argument("--private", action="store_true", help="make the repository private where it is not there yet")
+    parser.set_defaults(run=run_push)
+
+
+def run_push(parsed: argparse.Namespace) -> int:
+    """Runs `mtcae push`; returns the exit status."""
+    folder = Path(parsed.output) if parsed.output else Path(parsed.run_dir) / "hub"
+    write_model_folder(Path(parsed.run_dir), parsed.repo_id, folder, parsed.license)
+    print(f"Model folder with its card: {folder}")
+    if not parsed.dry_run:
+        print(f"Uploaded: {upload(folder, parsed.repo_id, parsed.private)}", file=sys.stderr)
+    return 0
+
+
+def write_model_folder(run_dir: Path, repo_id: str, folder: Path, license_name: str | None = None) -> None:
+    """Writes what a repository on the Hub holds: weights, configs, all modules, results, pictures and the card.
+
+    Args:
+        run_dir: of a finished run. Where it is a fold of a collected cross-validation, the card shows all of its folds.
+        repo_id: org/name, for the card.
+        folder: replaced if it is an earlier one of these.
+        license_name: see `model_card.render_card`.
+
+    Raises:
+        ValueError: the run is not finished, the name is no repository's, or the folder holds something else.
+    """
+    check_repo_id(repo_id)
+    results = without_paths(results_of(run_dir))
+    _claim_folder(folder)
+    model = MTCAEForMultiTaskVideo.from_pretrained(run_dir)
+    model.save_pretrained(folder)
+    MTCAEVideoProcessor.from_pretrained(run_dir).save_pretrained(folder)
+    add_modules(folder)
+    write_results(results, folder)
+    draw_results(results, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Written last: a folder with a card is whole.
+    (folder / "README.md").write_text(render_card(repo_id, results, config, license_name), encoding="utf-8")
+
+
+def results_of(run_dir: Path) -> CrossValidation:
+    """The results that a card shows: of the cross-validation around the run, or of the run alone.
+
+    Raises:
+        ValueError: there is no finished run.
+    """
+    if (run_dir / RESULTS_FILE).exists() and not (run_dir / REPORT_FILE).exists():
+        runs = sorted(file.parent.name for file in run_dir.glob(f"*/{REPORT_FILE}"))
+        raise ValueError(
+            f"{run_dir} holds several models: choose one of its runs ({', '.join(runs) or 'in its sub-folders'})"
+        )
+    report = load_report(run_dir / REPORT_FILE)
+    around = run_dir.resolve().parent / RESULTS_FILE
+    fold = report["options"].get("fold") or "test"
+    if around.exists():
+        results = load_results(around)
+        runs = [(entry["fold"], entry["seed"]) for entry in results.get("folds", [])]
+        if results["kind"] == "cross_validation" and (fold, report["seed"]) in runs:
+            return results
+    name = hub_name(str(report["options"]["model"]))
+    return summarise_folds(name, report["protocol"], (), [(fold, report["seed"], run_dir, report)])
+
+
+def without_paths(results: CrossValidation) -> CrossValidation:
+    """The results without the folders of this machine: of each only its name remains."""
+    options = {
+        name: hub_name(value) if name in PATH_OPTIONS and isinstance(value, str) else value
+        for name, value in results["options"].items()
+    }
+    dataset = {name: value for name, value in results["dataset"].items() if name != "path"}
+    arguments = [hub_name(word) if word.count("/") else word for word in results["arguments"]]
+    return CrossValidation(**(results | {"options": options, "dataset": dataset, "arguments": arguments}))
+
+
+def _claim_folder(folder: Path) -> None:
+    """Makes the folder; an earlier model folder is replaced, anything else refused."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "config.json").is_file() or (folder / REPORT_FILE).exists():
+            raise ValueError(f"{folder} holds something else than a model folder: choose another --output")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def add_modules(folder: Path) -> None:
+    """Adds what save_pretrained leaves out: custom pipelines in config.json, their modules, and what these import."""
+    pipelines = _add_custom_pipelines(folder / "config.json")
+    wanted = {entry["impl"].split(".")[0] for entry in pipelines.values()}
+    wanted |= {name for name in ENDPOINT_MODULES if (ROOT / f"{name}.py").is_file()}
+    while wanted:
+        module = f"{wanted.pop()}.py"
+        if not (folder / module).exists():
+            shutil.copyfile(ROOT / module, folder / module)
+            wanted |= set(relative_imports(folder / module))
+
+
+def _add_custom_pipelines(config_file: Path) -> dict[str, Any]:
+    """Names the repository's own pipelines in a config that does not; returns all that the config names."""
+    config, of_root = (json.loads(file.read_text(encoding="utf-8")) for file in (config_file, ROOT / "config.json"))
+    pipelines = of_root.get("custom_pipelines", {}) | config.get("custom_pipelines", {})
+    if pipelines != config.get("custom_pipelines", {}):
+        config["custom_pipelines"] = pipelines
+        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return pipelines
+
+
+def relative_imports(file: Path) -> list[str]:
+    """Names of the neighbouring modules that a module of the root imports."""
+    return re.findall(r"^\s*from \.(\w+) import", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def upload(folder: Path, repo_id: str, private: bool = False) -> str:
+    """Uploads a model folder; returns the address of the commit.
+
+    Raises:
+        OSError: the Hub refused, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    repository = api.create_repo(repo_id, exist_ok=True, private=private)
+    return str(
+        api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Model, card and results")
+    )

@@ -1,0 +1,170 @@
+"""`mtcae demo`: the page in a real browser, and what it says of clips that it does not take."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtcae_dfer.inference.demonstration import (
+    CHOOSE_A_CLIP,
+    EVERY_PERSON,
+    WHOLE_FRAME,
+    Demonstration,
+    Limits,
+    UploadError,
+    answer_folder,
+    check_upload,
+    make_app,
+    people_with_scores,
+    summarise,
+)
+from tests.support.video_files import noisy_frames, write_lossless_video, write_text_as_video, write_video
+
+WAIT = 120.0  # seconds that the browser is given on a busy machine
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+def a_person(track: int, *scores: dict[str, float] | None) -> dict[str, Any]:
+    """One person of a timeline, with a window for every dictionary of scores."""
+    windows = [{"start": 0.0, "end": 1.0, "face_coverage": 1.0, "scores": each, "frames": []} for each in scores]
+    return {"track": track, "start": 0.0, "end": 2.0, "windows": windows}
+
+
+def test_scores_are_means_over_the_windows_with_a_face() -> None:
+    people = [a_person(1, {"anger": 0.2, "fear": 0.8}, None, {"anger": 0.6, "fear": 0.4}), a_person(2, None)]
+    found = people_with_scores({"people": people})
+    assert list(found) == ["person 1 (0.0–2.0 s)"]
+    assert found["person 1 (0.0–2.0 s)"] == pytest.approx({"anger": 0.4, "fear": 0.6})
+    assert "**person 1 (0.0–2.0 s)**: fear (60%)" in summarise({"people": people}, None)
+
+
+def test_a_clip_without_a_face_is_told() -> None:
+    assert "No face was found" in summarise({"people": [a_person(1, None)]}, None)
+    assert "No face was found" in summarise({"people": []}, "a note")
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (Limits(megabytes=0.0001), r"has 0 MB; at most 0 MB"),
+        (Limits(seconds=0.5), r"is 1 s long; at most 0 s are taken here\. Cut it\."),
+    ],
+)
+def test_clips_beyond_the_limits_are_refused(tmp_path: Path, limits: Limits, told: str) -> None:
+    clip = write_video(tmp_path / "clip.mp4", noisy_frames(30))
+    with pytest.raises(UploadError, match=told):
+        check_upload(clip, limits)
+
+
+def test_no_clip_and_no_video_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UploadError, match=CHOOSE_A_CLIP):
+        check_upload(None, Limits())
+    (tmp_path / "empty.mp4").touch()
+    for path in (write_text_as_video(tmp_path / "text.mp4"), tmp_path / "empty.mp4"):
+        with pytest.raises(UploadError, match="The clip cannot be read"):
+            check_upload(path, Limits())
+
+
+@pytest.mark.parametrize("people", [EVERY_PERSON, WHOLE_FRAME])
+def test_an_answer_is_three_files(small_run: Path, small_corpus: Path, tmp_path: Path, people: str) -> None:
+    clip = sorted((small_corpus / "videos").rglob("*.mp4"))[0]
+    result, files = Demonstration(str(small_run), Limits()).analyse(str(clip), people, tmp_path)
+    assert json.loads(files["json"].read_text()) == json.loads(json.dumps(result))
+    assert len(people_with_scores(result)) == 1
+    assert all(file.stat().st_size > 0 for file in files.values())
+
+
+def test_files_of_old_answers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = answer_folder(tmp_path)
+    assert answer_folder(tmp_path) != old and old.exists()
+    begin = time.time()
+    monkeypatch.setattr(time, "time", lambda: begin + 7200)
+    answer_folder(tmp_path)
+    assert not old.exists()
+
+
+@pytest.fixture(scope="module")
+def page(small_run: Path) -> Iterator[str]:
+    """The address of a page that is being served."""
+    app = make_app(str(small_run))
+    app.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
+    yield app.local_url
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium without a window."""
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(word)
+    options.add_argument("--window-size=1280,1500")
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for(browser: Any, condition: Callable[[], Any]) -> Any:
+    """The first true answer, while the page is built up and changed."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    ignored = (NoSuchElementException, StaleElementReferenceException)
+    return WebDriverWait(browser, WAIT, ignored_exceptions=ignored).until(lambda _: condition())
+
+
+def upload(browser: Any, page: str, clip: Path) -> None:
+    """Opens the page, chooses a clip and asks for the answer."""
+    browser.get(page)
+    wait_for(browser, lambda: browser.find_elements("css selector", "#clip input[type=file]"))[0].send_keys(str(clip))
+    wait_for(browser, lambda: browser.find_elements("css selector", "#clip video"))
+    browser.find_element("id", "analyse").click()
+
+
+def text_of(browser: Any, name: str) -> str:
+    """The visible text of a part of the page."""
+    return browser.find_element("id", name).text
+
+
+def test_a_visitor_uploads_a_clip_and_reads_the_answer(
+    browser: Any, page: str, small_corpus: Path, tmp_path: Path
+) -> None:
+    upload(browser, page, sorted((small_corpus / "videos").rglob("*.mp4"))[0])
+    wait_for(browser, lambda: "person 1" in text_of(browser, "message"))
+    scores = wait_for(browser, lambda: text_of(browser, "scores"))
+    assert "neutral" in scores and "happiness" in scores and "%" in scores
+    assert wait_for(browser, lambda: browser.find_elements("css selector", "#overlay video"))
+    chart = wait_for(browser, lambda: browser.find_element("css selector", "#timeline img"))
+    wait_for(browser, lambda: browser.execute_script("return arguments[0].naturalWidth", chart) > 100)
+    assert browser.save_screenshot(str(tmp_path / "page.png"))
+
+
+def test_a_visitor_is_told_that_there_is_no_face(browser: Any, page: str, tmp_path: Path) -> None:
+    upload(browser, page, write_video(tmp_path / "noise.mp4", noisy_frames(30, 64, 64)))
+    wait_for(browser, lambda: "No face was found" in text_of(browser, "message"))
+
+
+def test_a_visitor_without_a_clip_is_told_to_choose_one(browser: Any, page: str) -> None:
+    browser.get(page)
+    wait_for(browser, lambda: browser.find_element("id", "analyse")).click()
+    wait_for(browser, lambda: CHOOSE_A_CLIP in text_of(browser, "message"))
+
+
+def test_the_demonstration_model_says_that_it_knows_drawn_faces_only(small_corpus: Path, tmp_path: Path) -> None:
+    from mtcae_dfer.inference.demonstration import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE
+
+    demonstration = Demonstration(str(DEMONSTRATION_MODEL), Limits())
+    assert demonstration.note == DEMONSTRATION_NOTE
+    noise = write_lossless_video(tmp_path / "noise.mkv", noisy_frames(20, 64, 64))
+    result, _ = demonstration.analyse(str(noise), EVERY_PERSON, tmp_path)
+    assert DEMONSTRATION_NOTE in summarise(result, demonstration.note)

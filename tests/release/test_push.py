@@ -1,0 +1,220 @@
+"""`mtcae push`: the folder that goes to the Hub, its card, and loading it where the package is not installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+from mtcae_dfer import MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from mtcae_dfer.commands.command_line import main
+from mtcae_dfer.experiments.results import load_results, summarise_folds
+from mtcae_dfer.release import push
+from mtcae_dfer.release.model_card import LicenseLink, license_chain, render_card, resulting_license
+from mtcae_dfer.training.evaluation.report import load_report
+from tests.support.made_up_runs import SUBJECTS, write_run
+from tests.support.video_files import noisy_frames, write_video
+
+LOAD = """
+import importlib.abc, json, sys
+
+class PackageIsNotInstalled(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.split(".")[0] == "mtcae_dfer":
+            raise ModuleNotFoundError(f"{fullname} is not installed")
+
+sys.meta_path.insert(0, PackageIsNotInstalled())
+import torch
+from transformers import AutoModel, AutoModelForVideoClassification, AutoVideoProcessor, pipeline
+
+torch.set_num_threads(1)
+folder, clip = sys.argv[1:]
+inputs = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)(clip)["pixel_values"]
+logits = []
+for auto_class in (AutoModel, AutoModelForVideoClassification):
+    model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        logits.append(model(inputs).logits[0].tolist())
+best = pipeline("video-classification", model=folder, trust_remote_code=True)(clip, top_k=1)
+print(json.dumps({"logits": logits, "best": best[0]["label"]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pushed") / "hub"
+    words = ["push", str(small_run), "org/small-faces", "--dry-run", "--output", str(folder)]
+    assert main(words) == 0
+    assert main(words) == 0  # an earlier folder is replaced
+    return folder
+
+
+def test_the_written_folder_predicts_the_same_without_the_package(pushed, small_run, tmp_path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", noisy_frames(20))
+    found = subprocess.run(
+        [sys.executable, "-c", LOAD, str(pushed), str(clip)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+    found = json.loads(found.stdout.splitlines()[-1])
+    model = MTCAEForMultiTaskVideo.from_pretrained(small_run).eval()
+    with torch.no_grad():
+        logits = model(MTCAEVideoProcessor.from_pretrained(small_run)(clip)["pixel_values"]).logits[0]
+    for others in found["logits"]:
+        torch.testing.assert_close(torch.tensor(others), logits)
+    assert found["best"] == model.config.id2label[int(logits.argmax())]
+
+
+def test_the_folder_holds_every_module_that_its_modules_and_its_config_name(pushed: Path) -> None:
+    names = {path.name for path in pushed.iterdir()}
+    assert {"model.safetensors", "config.json", "video_preprocessor_config.json", "README.md", "results.json"} <= names
+    for module in pushed.glob("*.py"):
+        assert {f"{name}.py" for name in push.relative_imports(module)} <= names
+    config = json.loads((pushed / "config.json").read_text())
+    assert set(config["auto_map"]) >= {"AutoConfig", "AutoModel", "AutoModelForVideoClassification"}
+    for pipeline in config.get("custom_pipelines", {}).values():
+        assert f"{pipeline['impl'].split('.')[0]}.py" in names
+    assert not any(name.startswith("checkpoint") for name in names)
+
+
+def test_custom_pipelines_come_with_their_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, folder = tmp_path / "root", tmp_path / "folder"
+    root.mkdir(), folder.mkdir()
+    pipelines = {"timeline": {"impl": "pipeline_mtcae.Timeline", "pt": ["AutoModelForVideoClassification"]}}
+    (root / "config.json").write_text(json.dumps({"custom_pipelines": pipelines}))
+    (root / "pipeline_mtcae.py").write_text("from .drawing import draw\nfrom .there import it\n")
+    (root / "drawing.py").write_text("    from .colours import red\n")
+    for name in ("colours.py", "handler.py", "unused.py"):
+        (root / name).write_text("")
+    (folder / "there.py").write_text("as it was saved")
+    (folder / "config.json").write_text('{"model_type": "mtcae"}')
+    monkeypatch.setattr(push, "ROOT", root)
+    push.add_modules(folder)
+    modules = {path.name for path in folder.glob("*.py")}
+    assert modules == {"pipeline_mtcae.py", "drawing.py", "there.py", "colours.py", "handler.py"}
+    assert (folder / "there.py").read_text() == "as it was saved"
+    assert json.loads((folder / "config.json").read_text()) == {"model_type": "mtcae", "custom_pipelines": pipelines}
+
+
+def test_the_card_carries_the_runs_own_figures(pushed: Path, small_run: Path) -> None:
+    card, report = ModelCard.load(pushed / "README.md"), load_report(small_run / "report.json")
+    metrics = {result.metric_name: result for result in card.data.eval_results}
+    assert metrics["UAR"].metric_value == pytest.approx(report["test"]["uar"], abs=1e-4)
+    assert metrics["WAR"].metric_type == "accuracy"
+    assert report["protocol"] in metrics["UAR"].dataset_name
+    for heading in ("Results", "Who it works for", "Training data and recipe", "Intended use", "Limits", "Licences"):
+        assert f"## {heading}" in card.text
+    for picture in ("confusion_matrix", "recall", "subjects", "curves"):
+        assert f"(plots/{picture}.png)" in card.text and (pushed / "plots" / f"{picture}.png").exists()
+
+
+def test_nothing_of_this_machine_is_published(pushed: Path, small_run: Path) -> None:
+    for file in pushed.iterdir():
+        if file.suffix in (".json", ".md", ".svg"):
+            assert str(small_run.parents[1]) not in file.read_text(), file.name
+    assert load_results(pushed)["options"]["dataset"] == "dataset"
+
+
+def made_up_results(folder: Path, **options) -> dict:
+    runs = [(fold, 0, folder / fold, write_run(folder / fold, fold)) for fold in SUBJECTS]
+    runs[0][3]["options"].update(options)
+    return summarise_folds("tiny", "made-up 3 folds", [], runs)
+
+
+CONFIG = {
+    "structure": "cascaded",
+    "encoder_config": {"model_type": "videomae"},
+    "tasks": [{"name": "expression", "weight": 1.5, "loss": "cross_entropy"}],
+    "custom_pipelines": {"facial-expression-timeline": {"impl": "pipeline_mtcae.X"}},
+}
+
+
+def test_the_licences_of_weights_and_data_are_named_and_the_strictest_rules(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path, model="MCG-NJU/videomae-base")
+    card = render_card("org/name", results, CONFIG)
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "cc-by-nc-sa-4.0" and head["base_model"] == "MCG-NJU/videomae-base"
+    assert "| Encoder weights: VideoMAE (MCG-NJU/videomae-base) | cc-by-nc-4.0 |" in card
+    assert "| Training clips: made-up | cc-by-nc-sa-4.0 | CC BY-NC-SA 4.0" in card
+    assert 'pipeline("facial-expression-timeline"' in card
+    assert (
+        yaml.safe_load(render_card("org/name", results, CONFIG, "cc-by-4.0").split("---")[1])["license"] == "cc-by-4.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licences", "together"),
+    [
+        (["apache-2.0"], "apache-2.0"),
+        (["apache-2.0", "cc-by-nc-4.0"], "cc-by-nc-4.0"),
+        (["apache-2.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"], "cc-by-nc-sa-4.0"),
+        (["apache-2.0", "odbl"], "odbl"),
+        (["apache-2.0", "odbl", "cc-by-nc-4.0"], "other"),
+        (["apache-2.0", "unknown"], "other"),
+    ],
+)
+def test_several_licences_together(licences: list[str], together: str) -> None:
+    assert resulting_license([LicenseLink("part", name) for name in licences]) == together
+
+
+def test_a_checkpoint_of_unknown_origin_leaves_the_licence_open(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path, model="/home/somebody/my-encoder")
+    links = {link.part: link.license for link in license_chain(results)}
+    assert links["Starting weights: my-encoder"] == "unknown"
+    assert "/home" not in render_card("org/name", results, CONFIG)
+
+
+def test_a_fold_carries_the_figures_of_its_cross_validation(tmp_path: Path) -> None:
+    from mtcae_dfer.experiments.results import write_results
+
+    write_results(made_up_results(tmp_path), tmp_path)
+    assert push.results_of(tmp_path / "fold_2") == load_results(tmp_path)
+    card = render_card("org/name", push.results_of(tmp_path / "fold_2"), CONFIG)
+    assert "UAR, mean over folds" in card and "The weights here are those of one fold" in card
+    assert "| female |" in card and "| male |" in card
+    with pytest.raises(ValueError, match=r"holds several models: choose one of its runs \(fold_1, fold_2, fold_3\)"):
+        push.results_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "told"),
+    [
+        ("none", "org/name", "no readable report"),
+        ("small", "name", "must be org/name"),
+        ("small", "org/na me", "is no name of a repository"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line(small_run, tmp_path, capsys, run: str, name: str, told: str) -> None:
+    folder = small_run if run == "small" else tmp_path
+    assert main(["push", str(folder), name, "--dry-run", "--output", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_folder_of_something_else_is_left_alone(small_run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["push", str(small_run), "org/name", "--dry-run", "--output", str(tmp_path)]) == 2
+    assert "holds something else than a model folder" in capsys.readouterr().err
+    assert main(["push", str(small_run), "org/name", "--dry-run", "--output", str(small_run)]) == 2
+    assert (small_run / "report.json").exists()
+
+
+def test_without_dry_run_the_folder_is_uploaded(small_run, tmp_path, monkeypatch) -> None:
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, exist_ok, private):
+            calls.append((repo_id, exist_ok, private))
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+            return "address"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    folder = tmp_path / "hub"
+    assert main(["push", str(small_run), "org/name", "--private", "--output", str(folder)]) == 0
+    assert calls[0] == ("org/name", True, True)
+    assert calls[1] == ("org/name", sorted(path.name for path in folder.iterdir()))

@@ -1,0 +1,61 @@
+"""The data-dependent start of the patch embedding, and the models that `--model` names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtcae_dfer.training.arguments import ModelArguments
+from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding
+from tests.support.tiny_models import random_clips, tiny_model
+
+
+def embed(model: torch.nn.Module, clips: torch.Tensor) -> torch.Tensor:
+    """Tokens (B * N, D) before positions are added."""
+    return model.encoder.embeddings.patch_embeddings(clips).flatten(0, 1)
+
+
+@torch.no_grad()
+def test_whitened_channels_have_equal_variance_and_do_not_correlate() -> None:
+    # Clips whose tubelets differ in colour far more than in anything else.
+    clips = 0.1 * random_clips(64) + 5 * torch.randn(64, 1, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    model = tiny_model()
+    whiten_patch_embedding(model, clips, temporal_orders=0, floor=0.0)
+    tokens = embed(model, clips)
+    assert torch.allclose(tokens.mean(0), torch.zeros(24), atol=1e-3)
+    assert torch.allclose(tokens.T @ tokens / len(tokens), torch.eye(24), atol=0.02)
+
+
+@torch.no_grad()
+def test_temporal_components_do_not_see_what_stands_still() -> None:
+    moving = random_clips(64)
+    model = tiny_model()
+    whiten_patch_embedding(model, moving, temporal_orders=1)
+    weight = model.encoder.embeddings.patch_embeddings.projection.weight.flatten(3).sum(2).flatten(1)
+    # A third of the channels, whatever their rotation, answers to differences over time alone.
+    assert torch.linalg.matrix_rank(weight, tol=1e-4) == 16
+
+
+def test_a_fresh_model_has_the_data_sets_classes() -> None:
+    config = {"encoder_config": tiny_model().config.encoder_config, "decoder_head_dim": 8, "decoder_num_layers": 1}
+    model = build_model(ModelArguments(model="tiny", model_config=config), ["calm", "angry"])
+    assert model.config.id2label == {0: "calm", 1: "angry"}
+
+
+def test_a_trained_model_keeps_its_weights_and_gets_a_fresh_head_for_other_classes(tmp_path: Path) -> None:
+    trained = tiny_model()
+    trained.save_pretrained(tmp_path)
+    model = build_model(ModelArguments(model=str(tmp_path)), ["calm", "angry"])
+    assert model.heads["expression"].output.out_features == 2
+    assert torch.equal(model.heads["face_box"].output.weight, trained.heads["face_box"].output.weight)
+
+
+def test_the_structure_of_a_trained_model_cannot_be_changed(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a trained model's pooling cannot be changed"):
+        build_model(ModelArguments(model=str(tmp_path), pooling="time"), ["calm", "angry"])
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="--model nowhere: neither a preset"):
+        build_model(ModelArguments(model="nowhere"), ["calm"])

@@ -1,0 +1,196 @@
+"""The parts of a recipe against numbers computed by hand: optimiser, average, losses, order of clips, drop path."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.data import BatchSampler
+
+from mtcae_dfer.configuration_mtcae import TaskDescription, paper_tasks
+from mtcae_dfer.training.arguments import OptimisationArguments
+from mtcae_dfer.training.data.sampling import EpochSampler
+from mtcae_dfer.training.drop_path import set_drop_path
+from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
+from mtcae_dfer.training.optimisation import (
+    WeightAverage,
+    encoder_blocks,
+    layer_scales,
+    make_optimiser,
+    make_schedule,
+    peak_learning_rate,
+)
+from tests.support.tiny_models import random_clips, random_labels, tiny_model
+
+
+def test_layer_decay_is_computed_by_hand_for_two_blocks() -> None:
+    scales = layer_scales(tiny_model(), 0.5)
+    # D = 2: embedding 0.5 ^ 3, first block 0.5 ^ 2, second block 0.5 ^ 1; the encoder's final norm learns like a head.
+    found = {
+        part: {scale for name, scale in scales.items() if part in name} for part in ("embeddings", "layer.0", "layer.1")
+    }
+    assert found == {"embeddings": {0.125}, "layer.0": {0.25}, "layer.1": {0.5}}
+    assert not any(name.startswith(("structure", "heads")) for name in scales)
+
+
+def test_every_trained_weight_is_in_one_group_and_only_matrices_decay() -> None:
+    model = tiny_model()
+    model.encoder.get_input_embeddings().requires_grad_(False)
+    options = OptimisationArguments(learning_rate=1e-2, weight_decay=0.1)
+    further = [torch.nn.Parameter(torch.zeros(3, 3))]
+    optimiser = make_optimiser(model, options, layer_decay=0.5, further=further)
+    grouped = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
+    trained = [id(parameter) for parameter in [*model.parameters(), *further] if parameter.requires_grad]
+    assert sorted(grouped) == sorted(trained)
+    for group in optimiser.param_groups:
+        decays = {parameter.ndim > 1 and id(parameter) != id(further[0]) for parameter in group["params"]}
+        assert decays == {group["weight_decay"] > 0}
+    assert max(group["lr"] for group in optimiser.param_groups) == 1e-2
+
+
+def test_the_learning_rate_follows_the_clips_of_a_step() -> None:
+    options = OptimisationArguments(
+        learning_rate=1e-3, per_device_train_batch_size=8, gradient_accumulation_steps=4, scale_learning_rate=True
+    )
+    assert peak_learning_rate(options, processes=2) == pytest.approx(1e-3 * 64 / 256)
+    assert peak_learning_rate(dataclasses.replace(options, scale_learning_rate=False), 2) == 1e-3
+
+
+def test_warm_up_rises_from_zero_and_cosine_ends_at_zero() -> None:
+    options = OptimisationArguments(
+        learning_rate=1.0, warmup_epochs=1.0, num_train_epochs=3, lr_scheduler_type="cosine"
+    )
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimiser, options, steps_per_epoch=2)
+    rates = []
+    for _ in range(6):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert rates[:3] == [0.0, 0.5, 1.0] and rates[4] == pytest.approx(0.5)
+    assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_average_of_weights_is_computed_by_hand_and_leaves_the_weights_alone() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    average = WeightAverage([weight], decay=0.9)
+    for value in (1.0, 2.0):
+        weight.data.fill_(value)
+        average.update()
+    # Decays 2/11 and 3/12: 0 * 2/11 + 1 * 9/11 = 9/11, then 9/11 * 1/4 + 2 * 3/4.
+    expected = 9 / 11 / 4 + 1.5
+    with average.in_place():
+        assert weight.item() == pytest.approx(expected)
+    assert weight.item() == 2.0
+    other = WeightAverage([torch.nn.Parameter(torch.zeros(1))], decay=0.9)
+    other.load_state_dict(average.state_dict())
+    assert other.updates == 2 and other.averages[0].item() == pytest.approx(expected)
+
+
+def test_balanced_class_weights_give_every_class_the_same_share() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+    weights = balanced_class_weights(labels, 4)
+    assert weights.tolist() == [0.5, 1.5, 0.75, 1.0]
+    assert [float(weights[labels][labels == label].sum()) for label in range(3)] == [1.5, 1.5, 1.5]
+
+
+def test_fixed_weights_without_options_are_the_models_own_loss() -> None:
+    model, labels = tiny_model(), random_labels()
+    outputs = model(pixel_values=random_clips(), **labels)
+    loss, losses = TrainingLoss(model.tasks)(outputs, labels["labels"])
+    assert torch.allclose(loss, outputs.loss) and losses.keys() == outputs.task_losses.keys()
+
+
+def test_smoothing_and_class_weights_change_the_expression_as_torch_has_it() -> None:
+    model, labels = tiny_model(), random_labels()
+    outputs = model(pixel_values=random_clips(), **labels)
+    weights = torch.linspace(0.5, 2.0, 7)
+    _, losses = TrainingLoss(model.tasks, weights, label_smoothing=0.2)(outputs, labels["labels"])
+    shares = torch.full((2, 7), 0.2 / 7)
+    shares[range(2), labels["labels"]] += 0.8
+    by_hand = -(shares * weights * functional.log_softmax(outputs.logits, -1)).sum(-1).mean()
+    assert torch.allclose(losses["expression"], by_hand)
+    assert losses["face_box"] is outputs.task_losses["face_box"]
+
+
+def test_learned_weights_reach_the_minimum_that_calculus_gives() -> None:
+    # d/ds of exp(-s) L / 2 + s / 2 is zero at exp(s) = L; for classification, of exp(-s) L + s / 2 at exp(s) = 2 L.
+    tasks = [TaskDescription("face_box", output_shape=[4]), TaskDescription("expression", kind="classification")]
+    loss = TrainingLoss(tasks, uncertainty=True)
+
+    class Outputs:
+        loss = torch.tensor(0.25 + 1.5)
+        task_losses = {"face_box": torch.tensor(0.25), "expression": torch.tensor(1.5)}
+
+    optimiser = torch.optim.Adam(loss.parameters(), lr=0.1)
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss(Outputs, torch.zeros(1))[0].backward()
+        optimiser.step()
+    assert loss.task_weights() == pytest.approx({"face_box": 0.5 / 0.25, "expression": 1 / 3.0}, rel=1e-2)
+
+
+def test_what_the_model_adds_to_its_task_losses_is_trained_with_every_recipe() -> None:
+    torch.manual_seed(0)
+    model = tiny_model(uncertainty_weighting=True, contrastive_weight=2.0).train()
+    labels = random_labels()
+    outputs = model(pixel_values=random_clips(), **labels)
+    join = model.uncertainty
+    assert TrainingLoss(model.tasks, model_combination=join)(outputs, labels["labels"])[0] is outputs.loss
+    weights = {task.name: task.weight for task in model.tasks}
+    contrast = outputs.loss - join({name: weights[name] * loss for name, loss in outputs.task_losses.items()})
+    smoothed, losses = TrainingLoss(model.tasks, label_smoothing=0.2, model_combination=join)(outputs, labels["labels"])
+    expected = join({name: weights[name] * loss for name, loss in losses.items()}) + contrast
+    assert torch.allclose(smoothed, expected) and contrast.abs() > 0.1
+    smoothed.backward()
+    assert model.uncertainty.log_variances.grad.abs().min() > 0
+    assert all(parameter.grad is not None for parameter in model.contrast.parameters())
+
+
+def test_a_task_of_weight_zero_stays_out_of_the_learned_weights() -> None:
+    tasks = [dataclasses.replace(task, weight=0.0) if task.name == "face_box" else task for task in paper_tasks()]
+    assert set(TrainingLoss(tasks, uncertainty=True).log_variances) == {"face_landmarks", "expression"}
+
+
+def test_an_epochs_order_holds_every_clip_once_and_goes_on_where_it_stopped() -> None:
+    sampler = EpochSampler(torch.zeros(11, dtype=torch.long), seed=3)
+    sampler.begin(2)
+    whole = list(sampler)
+    assert sorted(whole) == list(range(11))
+    sampler.begin(2, done=4)
+    assert list(sampler) == whole[4:] and len(sampler) == 11
+    sampler.begin(3)
+    assert list(sampler) != whole
+
+
+def test_balanced_orders_hold_every_class_equally_often_and_small_classes_evenly() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 5 + [2] * 5)
+    sampler = EpochSampler(labels, balanced=True)
+    drawn = torch.tensor(list(sampler))
+    assert torch.bincount(labels[drawn]).tolist() == [10, 10, 10]
+    assert torch.bincount(drawn, minlength=30)[20:].tolist() == [2] * 10
+
+
+def test_two_processes_get_equally_many_batches() -> None:
+    sampler = EpochSampler(torch.zeros(10, dtype=torch.long), round_to=8)
+    assert len(sampler) == len(list(sampler)) == 16
+    assert len(list(BatchSampler(sampler, 4, drop_last=False))) == 4
+
+
+def test_drop_path_leaves_out_updates_of_whole_clips_and_keeps_their_mean() -> None:
+    encoder = tiny_model().encoder
+    set_drop_path(encoder, 0.5)
+    first, last = encoder_blocks(encoder)
+    tokens = torch.randn(400, 3, 24, generator=torch.Generator().manual_seed(0))
+    plain = last.eval()(tokens)
+    assert torch.equal(first.train()(tokens), first.eval()(tokens))  # the first block drops nothing
+    torch.manual_seed(0)
+    dropped = last.train()(tokens)
+    untouched = (dropped == tokens).all(dim=(1, 2)).float().mean()
+    assert 0.15 < untouched < 0.35  # both updates are left out in a quarter of the clips
+    updates = last.attention(last.layernorm_before(tokens))
+    last.eval()
+    full = last.attention(last.layernorm_before(tokens))
+    kept = (updates != 0).any(dim=(1, 2))
+    assert torch.allclose(updates[kept], 2 * full[kept], atol=1e-5) and 0.4 < kept.float().mean() < 0.6
+    assert torch.equal(last(tokens), plain)

@@ -1,0 +1,1 @@
+"""Valence, arousal and action units: tasks, features and sequences."""

@@ -1,0 +1,216 @@
+"""Sequences of frame features with their affect labels: from feature and label files, or from the drawn corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mtcae_dfer.hub_dataset.affect_labels import AffectLabels, labels_from_truth
+from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import read_s_aff_wild2
+from mtcae_dfer.hub_dataset.folds import make_protocol
+from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, load_ground_truth, make_synthetic_corpus
+from mtcae_dfer.modeling_mtl_er import MISSING_LABEL, MISSING_VALENCE_AROUSAL
+from mtcae_dfer.training.affect.extract_features import FrameEncoder, read_frames
+from mtcae_dfer.training.affect.frame_encoder import FRAME_SIDE, train_frame_encoder
+from mtcae_dfer.training.affect.frame_features import (
+    FeatureError,
+    FrameFeatures,
+    join_features,
+    read_features,
+    take_frames,
+    write_features,
+)
+from mtcae_dfer.training.data.clip_dataset import READING_THREADS
+
+if TYPE_CHECKING:
+    from mtcae_dfer.training.run_mtl_er import AffectDataArguments
+
+SPLITS = ("train", "validation", "test")
+PADDING = {"valence": MISSING_VALENCE_AROUSAL, "arousal": MISSING_VALENCE_AROUSAL}
+LABEL_COLUMNS = ("valence", "arousal", "expression", "action_units")
+
+
+@dataclass(frozen=True)
+class AffectSequence:
+    """One video: a feature vector and labels for each labelled frame."""
+
+    name: str
+    features: np.ndarray  # (L, D) float32
+    labels: AffectLabels
+
+
+@dataclass(frozen=True)
+class AffectSplits:
+    """The videos of a run."""
+
+    train: list[AffectSequence]
+    validation: list[AffectSequence]
+    test: list[AffectSequence]
+    protocol: str  # how they were divided
+    data: str  # what they are
+    feature_names: list[str]
+
+    @property
+    def input_size(self) -> int:
+        """D, length of a frame's feature vector."""
+        return self.train[0].features.shape[1]
+
+
+class AffectDataset(Dataset):
+    """Videos as tensors: features (L, D), valence (L,), arousal (L,), expression (L,), action_units (L, U)."""
+
+    def __init__(self, sequences: Sequence[AffectSequence]) -> None:
+        self.sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sequence = self.sequences[index]
+        labels = {name: torch.from_numpy(getattr(sequence.labels, name)) for name in LABEL_COLUMNS}
+        return {"features": torch.from_numpy(sequence.features), **labels}
+
+
+def pad_videos(videos: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Videos of different lengths -> one batch (B, L, ...) with attention_mask (B, L); padding has missing labels."""
+    length = max(len(video["features"]) for video in videos)
+    batch = {name: torch.stack([_pad(video[name], length, padding_of(name)) for video in videos]) for name in videos[0]}
+    frames = torch.tensor([len(video["features"]) for video in videos])
+    return batch | {"attention_mask": torch.arange(length) < frames[:, None]}
+
+
+def padding_of(column: str) -> float:
+    """What stands in a column where there is no frame."""
+    return 0.0 if column in ("features", "attention_mask") else PADDING.get(column, MISSING_LABEL)
+
+
+def _pad(values: torch.Tensor, length: int, padding: float) -> torch.Tensor:
+    rest = values.new_full((length - len(values), *values.shape[1:]), padding)
+    return torch.cat([values, rest])
+
+
+def attach_labels(
+    features: Mapping[str, FrameFeatures], labels: Mapping[str, AffectLabels], normalise: bool
+) -> list[AffectSequence]:
+    """The labelled frames of every labelled video.
+
+    Args:
+        features: of every video, by its name, with or without a file's suffix.
+        labels: of the videos of one split.
+        normalise: every feature gets mean 0 and deviation 1 over the video's labelled frames.
+
+    Raises:
+        FeatureError: a labelled video or frame has no features.
+    """
+    by_stem = {str(Path(name).with_suffix("")): video for name, video in features.items()}
+    sequences = []
+    for name, told in labels.items():
+        video = features.get(name) or by_stem.get(name)
+        if video is None:
+            raise FeatureError(f"{name} has labels, but no features: extract features of all labelled videos.")
+        vectors = take_frames(video, told.frame_indices)
+        sequences.append(AffectSequence(name, normalise_video(vectors) if normalise else vectors, told))
+    return sequences
+
+
+def normalise_video(vectors: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1 of every feature over the frames (L, D); a constant feature becomes 0."""
+    deviations = vectors.std(axis=0)
+    return ((vectors - vectors.mean(axis=0)) / np.where(deviations > 0, deviations, 1.0)).astype(np.float32)
+
+
+def read_splits(options: AffectDataArguments) -> AffectSplits:
+    """The splits that feature files and label files of s-Aff-Wild2 tell.
+
+    Raises:
+        ValueError: an option is missing, or as in the readers.
+    """
+    files = {split: getattr(options, f"{split}_labels") for split in SPLITS}
+    missing = [f"--{split}_labels" for split, file in files.items() if not file]
+    if missing:
+        raise ValueError(f"--features needs {' and '.join(missing)} too")
+    names = [name.strip() for name in options.features.split(",")]
+    features = join_features([read_features(Path(name)) for name in names], names)
+    splits = {
+        split: attach_labels(features, read_s_aff_wild2(file), options.normalise_per_video)
+        for split, file in files.items()
+    }
+    _refuse_shared_videos(splits)
+    return AffectSplits(**splits, protocol="label files", data=", ".join(files.values()), feature_names=names)
+
+
+def _refuse_shared_videos(splits: Mapping[str, list[AffectSequence]]) -> None:
+    seen: dict[str, str] = {}
+    for split, sequences in splits.items():
+        for sequence in sequences:
+            if sequence.name in seen:
+                raise ValueError(f"the video {sequence.name} stands in {seen[sequence.name]} and in {split}")
+            seen[sequence.name] = split
+
+
+def draw_splits(options: AffectDataArguments, output_dir: Path) -> AffectSplits:
+    """The drawn corpus with features of an encoder that is trained here; what is there is taken up."""
+    config = SyntheticCorpusConfig(
+        subjects=options.synthetic_subjects, takes=options.synthetic_takes, seed=options.synthetic_seed
+    )
+    corpus = make_synthetic_corpus(Path(options.synthetic_dir) / "corpus", config)
+    truths = load_ground_truth(corpus)
+    labels = {name: labels_from_truth(truth) for name, truth in truths.items()}
+    protocol = make_protocol(truth.subject for truth in truths.values())
+    roles = {name: protocol.folds[0].split_of(truth.subject) for name, truth in truths.items()}
+    file = output_dir / "features.parquet"
+    if not file.exists():
+        _extract_from_corpus(corpus, labels, roles, options, output_dir, file)
+    features = read_features(file)
+    splits = {
+        split: attach_labels(
+            features, {name: told for name, told in labels.items() if roles[name] == split}, options.normalise_per_video
+        )
+        for split in SPLITS
+    }
+    name = f"ResNet of {options.frame_encoder_steps} steps on the training subjects' frames"
+    data = "synthetic faces (drawn, no real people); labels: what was drawn"
+    return AffectSplits(**splits, protocol=protocol.name, data=data, feature_names=[name])
+
+
+def _extract_from_corpus(
+    corpus: Path,
+    labels: Mapping[str, AffectLabels],
+    roles: Mapping[str, str],
+    options: AffectDataArguments,
+    output_dir: Path,
+    file: Path,
+) -> None:
+    """Trains the frame encoder on the training videos, and writes its features of all videos."""
+    frames = _read_videos({name: corpus / "videos" / name for name in labels})
+    training = [name for name in labels if roles[name] == "train"]
+    folder = train_frame_encoder(
+        [frames[name] for name in training],
+        [labels[name] for name in training],
+        options.frame_encoder_steps,
+        options.synthetic_seed,
+        output_dir / "frame_encoder",
+    )
+    encoder = FrameEncoder(str(folder), FRAME_SIDE, batch_size=256)
+    vectors = (
+        FrameFeatures(labels[name].frame_indices, encoder.encode(pictures), name)
+        for name, pictures in tqdm(frames.items(), desc="Extracting features", unit="video")
+    )
+    write_features(file, vectors, str(folder))
+
+
+def _read_videos(videos: Mapping[str, Path]) -> dict[str, torch.Tensor]:
+    def read(path: Path) -> torch.Tensor:
+        return read_frames(path, (FRAME_SIDE, FRAME_SIDE))[1]
+
+    with ThreadPoolExecutor(READING_THREADS) as readers:
+        pictures = tqdm(readers.map(read, videos.values()), total=len(videos), desc="Reading clips", unit="clip")
+        return dict(zip(videos, pictures, strict=True))

@@ -1,0 +1,173 @@
+"""Outputs of a frozen encoder, kept on the disk: every clip is encoded once, and decoders train from the files.
+
+The files are named by a digest of all that decides their content, so that runs with other decoders share them and a
+changed encoder, data set or augmentation never meets old features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.data.clip_dataset import ClipDataset
+from mtcae_dfer.training.evaluation.predictions import normalise
+
+ARRAYS = ("encoded", "face_boxes", "face_landmarks")
+COMPLETE_FILE = "complete.json"
+
+
+@dataclass(frozen=True)
+class FeatureCacheConfig:
+    """Where features are kept, and how."""
+
+    folder: Path  # parent of all caches
+    views: int = 1  # fixed views of every clip: the clip as it is, then augmented ones; epochs take turns
+    dtype: str = "float32"  # float16 halves the files, and rounds
+    batch_size: int = 16  # clips that are encoded at a time
+
+
+class EncodedClips(Dataset):
+    """The clips of a split as the decoders see them; stands in for the `ClipDataset` that it was made from.
+
+    Args:
+        clips: the split.
+        arrays: "encoded" (N, V, tokens, D), "face_boxes" (N, V, T, 4) and "face_landmarks" (N, V, T, 5, 2).
+    """
+
+    def __init__(self, clips: ClipDataset, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self.clips = clips
+        self.rows, self.names, self.subjects, self.labels = clips.rows, clips.names, clips.subjects, clips.labels
+        self.affect_names = clips.affect_names
+        self.views = arrays["encoded"].shape[1]
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by processes that load already
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's views."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One clip: encoded float32 (tokens, D) in place of its frames, and the labels of `ClipDataset`."""
+        view = (int(self.epoch) + index) % self.views
+        values = {name: torch.from_numpy(array[index, view].astype(np.float32)) for name, array in self.arrays.items()}
+        labels = self.clips.view_labels(index, view)
+        unmoved = ("labels", "face_found", *self.affect_names)
+        return {**values, **{name: labels[name] for name in unmoved}, "index": torch.tensor(index)}
+
+
+def cache_features(
+    model: MTCAEForMultiTaskVideo,
+    processor: Any,
+    clips: ClipDataset,
+    config: FeatureCacheConfig,
+    accelerator: Accelerator,
+) -> EncodedClips:
+    """Encodes the clips of a split, each process its share, unless that was done before; opens the files.
+
+    Args:
+        model: its encoder is frozen.
+        processor: makes the model's input.
+        clips: the split; without augmentation it has the one view.
+        config: where and how.
+        accelerator: decides device, precision and shares.
+
+    Raises:
+        ValueError: the encoder is trained.
+    """
+    if any(parameter.requires_grad for parameter in model.encoder.parameters()):
+        raise ValueError("--cache_features: needs --freeze_encoder, since features of a trained encoder change")
+    views = config.views if clips.augmentation is not None else 1
+    folder = config.folder / _digest(model, processor, clips, views, config.dtype, accelerator.mixed_precision)
+    if not (folder / COMPLETE_FILE).is_file():
+        _encode_all(model, processor, clips, views, config, folder, accelerator)
+    return EncodedClips(clips, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
+
+
+def _digest(
+    model: MTCAEForMultiTaskVideo, processor: Any, clips: ClipDataset, views: int, dtype: str, precision: str
+) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for value in clips.labels.values():
+        digest.update(value.contiguous().numpy().tobytes())
+    augmentation = asdict(clips.augmentation) if clips.augmentation and views > 1 else None
+    described = [
+        *(model.config.encoder_config.to_dict(), processor.to_dict(), clips.names, clips.rows["frame_indices"]),
+        *(clips.size, augmentation, clips.seed if augmentation else 0, views, dtype, precision, clips.window),
+    ]
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _encode_all(
+    model: MTCAEForMultiTaskVideo,
+    processor: Any,
+    clips: ClipDataset,
+    views: int,
+    config: FeatureCacheConfig,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    frames, tokens = model.config.num_frames, int(np.prod(model.config.token_grid))
+    shapes = {
+        "encoded": (tokens, model.config.hidden_size),
+        "face_boxes": (frames, 4),
+        "face_landmarks": (frames, 5, 2),
+    }
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, shape in shapes.items():
+            dtype = config.dtype if name == "encoded" else "float32"
+            file = folder / f"{name}.npy"
+            np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(len(clips), views, *shape)).flush()
+    accelerator.wait_for_everyone()
+    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+") for name in shapes}
+    model = model.to(accelerator.device).eval()
+    jobs = [(index, view) for index in range(len(clips)) for view in range(views)]
+    share = jobs[accelerator.process_index :: accelerator.num_processes]
+    batches = [share[start : start + config.batch_size] for start in range(0, len(share), config.batch_size)]
+    for batch in tqdm(batches, desc="Encoding clips", unit="batch", disable=not accelerator.is_main_process):
+        _encode_batch(model, processor, clips, batch, arrays, accelerator)
+    for array in arrays.values():
+        array.flush()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        partial = folder / f".{COMPLETE_FILE}"
+        partial.write_text(json.dumps({"clips": len(clips), "views": views, "dtype": config.dtype}), encoding="utf-8")
+        os.replace(partial, folder / COMPLETE_FILE)
+    accelerator.wait_for_everyone()
+
+
+def _encode_batch(
+    model: MTCAEForMultiTaskVideo,
+    processor: Any,
+    clips: ClipDataset,
+    batch: list[tuple[int, int]],
+    arrays: dict[str, np.ndarray],
+    accelerator: Accelerator,
+) -> None:
+    loaded = [clips.view(index, view) for index, view in batch]
+    frames = torch.stack([clip["frames"] for clip in loaded]).to(accelerator.device)
+    with accelerator.autocast():
+        encoded = model.encoder(normalise(processor, frames)).last_hidden_state
+    for (index, view), clip, tokens in zip(batch, loaded, encoded.float().cpu().numpy(), strict=True):
+        arrays["encoded"][index, view] = tokens
+        arrays["face_boxes"][index, view] = clip["face_boxes"].numpy()
+        arrays["face_landmarks"][index, view] = clip["face_landmarks"].numpy()

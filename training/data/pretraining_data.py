@@ -1,0 +1,281 @@
+"""Videos without labels for masked pre-training: listed, sampled by a random window, cropped, and masked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as transforms
+from tqdm import tqdm
+from transformers.utils import logging
+
+from mtcae_dfer.face_geometry import boxes_to_pixels
+from mtcae_dfer.hub_dataset.building.build import REPORT_FILE as BUILD_REPORT_FILE
+from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
+from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
+from mtcae_dfer.modeling_lgi_former import Grid, stratified_tube_mask
+from mtcae_dfer.training.data.clip_dataset import READING_THREADS, clip_generator
+from mtcae_dfer.training.evaluation.report import replacing
+from mtcae_dfer.video_reading import (
+    VideoReadingError,
+    VideoSource,
+    probe_video,
+    read_clip,
+    resize_frames,
+    uniform_frame_indices,
+)
+
+logger = logging.get_logger(__name__)
+
+NAMED_PROBLEMS = 3  # how many unreadable videos a message names
+
+# Where a crop stands, in quarters of the room around it: corners and middle, middles of the edges, and between them.
+CROP_PLACES = (
+    *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
+    *((0, 2), (4, 2), (2, 4), (2, 0)),
+    *((1, 1), (3, 1), (1, 3), (3, 3)),
+)
+
+
+class VideoCollection(Protocol):
+    """Videos by number."""
+
+    names: list[str]
+
+    def __getitem__(self, index: int) -> VideoSource:
+        """What `read_clip` takes."""
+
+
+class FolderVideos:
+    """All videos below a folder, sorted by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = sorted(video_names(folder))
+
+    def __getitem__(self, index: int) -> Path:
+        return self.folder / self.names[index]
+
+
+class DatasetVideos:
+    """The training clips of a built data set; their labels are not looked at."""
+
+    def __init__(self, dataset_dir: Path) -> None:
+        # Test clips stay unseen, even without their labels.
+        self.rows = load_multitask_dataset(dataset_dir)["train"]
+        self.names = list(self.rows["name"])
+
+    def __getitem__(self, index: int) -> bytes:
+        return clip_bytes(self.rows[index])
+
+
+def open_videos(source: str) -> VideoCollection:
+    """The videos of a folder tree, or of a data set that `mtcae dataset build` wrote.
+
+    Raises:
+        DatasetError: there is no such folder, or it holds no video.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise DatasetError(f"--videos {source}: is no folder; give a folder of videos or of a built data set")
+    videos = DatasetVideos(folder) if (folder / BUILD_REPORT_FILE).is_file() else FolderVideos(folder)
+    if not videos.names:
+        raise DatasetError(f"--videos {source}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return videos
+
+
+@dataclass(frozen=True)
+class VideoEntry:
+    """What is known of a video before it is read."""
+
+    index: int  # number in its collection
+    name: str
+    frame_count: int  # 0 where the video cannot be read
+    problem: str = ""  # why it cannot be read, one line
+
+
+def index_videos(videos: VideoCollection, index_file: Path, source: str) -> list[VideoEntry]:
+    """Counts the frames of every video once, and leaves out what cannot be read; the list is kept in `index_file`.
+
+    Raises:
+        DatasetError: no video can be read, or the file lists other videos.
+    """
+    entries = _read_index(index_file, videos, source) if index_file.exists() else _probe_all(videos)
+    with replacing(index_file) as temporary:
+        temporary.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries), encoding="utf-8")
+    readable = [entry for entry in entries if not entry.problem]
+    problems = [entry.problem for entry in entries if entry.problem]
+    told = "; ".join(problems[:NAMED_PROBLEMS]) + (f"; all in {index_file}" if len(problems) > NAMED_PROBLEMS else "")
+    if not readable:
+        raise DatasetError(f"--videos {source}: none of {len(entries)} videos can be read: {told}")
+    if problems:
+        logger.warning(f"{len(problems)} of {len(entries)} videos cannot be read and are left out: {told}")
+    return readable
+
+
+def _read_index(index_file: Path, videos: VideoCollection, source: str) -> list[VideoEntry]:
+    entries = [VideoEntry(**json.loads(line)) for line in index_file.read_text(encoding="utf-8").splitlines()]
+    if [entry.name for entry in entries] != videos.names:
+        raise DatasetError(
+            f"--videos {source}: holds other videos than when the run began (listed in {index_file}): bring them back, "
+            f"or start again with --overwrite_output_dir"
+        )
+    return entries
+
+
+def _probe_all(videos: VideoCollection) -> list[VideoEntry]:
+    with ThreadPoolExecutor(READING_THREADS) as readers:
+        entries = readers.map(lambda index: _probe(videos, index), range(len(videos.names)))
+        return list(tqdm(entries, total=len(videos.names), desc="Counting frames", unit="video"))
+
+
+def _probe(videos: VideoCollection, index: int) -> VideoEntry:
+    name = videos.names[index]
+    try:
+        return VideoEntry(index, name, probe_video(videos[index]).frame_count)
+    except VideoReadingError as error:
+        problem = " ".join(str(error).split())
+        return VideoEntry(index, name, 0, problem if name in problem else f"{name}: {problem}")
+
+
+def window_indices(
+    frame_count: int, num_frames: int, frame_stride: int | None, generator: torch.Generator | None
+) -> list[int]:
+    """Which frames of a video a clip shows.
+
+    Args:
+        frame_count: frames of the video.
+        num_frames: frames of the clip.
+        frame_stride: frames from one to the next, of a window at a random place; a video that ends before its window
+            repeats its last frame. None spreads the frames over the whole video.
+        generator: draws the window's place; None takes the middle.
+    """
+    if frame_stride is None:
+        return uniform_frame_indices(frame_count, num_frames)
+    room = max(0, frame_count - 1 - (num_frames - 1) * frame_stride)
+    start = room // 2 if generator is None else int(torch.randint(room + 1, (), generator=generator))
+    return [min(start + step * frame_stride, frame_count - 1) for step in range(num_frames)]
+
+
+def draw_multi_scale_crop(
+    height: int, width: int, scales: Sequence[float], generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Draws (top, left, height, width) in pixels: sides out of `scales`, at one of 13 fixed places.
+
+    Both sides are shares of the frame's shorter side, and at most one step of the scales apart.
+    """
+    pairs = [(i, j) for i in range(len(scales)) for j in range(len(scales)) if abs(i - j) <= 1]
+    rows, columns = pairs[int(torch.randint(len(pairs), (), generator=generator))]
+    crop_height, crop_width = (max(1, int(min(height, width) * scales[step])) for step in (rows, columns))
+    across, down = CROP_PLACES[int(torch.randint(len(CROP_PLACES), (), generator=generator))]
+    return (height - crop_height) * down // 4, (width - crop_width) * across // 4, crop_height, crop_width
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """What of a video the model sees."""
+
+    size: tuple[int, int]  # (height, width) of the model's frames
+    num_frames: int  # frames of a clip
+    token_grid: Grid  # (t, h, w) of the masks
+    mask_region: Grid  # (t, h, w) of a mask's regions in tokens
+    mask_ratio: float  # share of masked places in every region
+    frame_stride: int | None = None  # frames from one sampled frame to the next; None: over the whole video
+    crop_box: tuple[float, float, float, float] | None = None  # cut out first: x1, y1, x2, y2 / frame width and height
+    crop_scales: tuple[float, ...] = (1.0,)  # sides of the random crops / shorter side of the frame
+    flip_probability: float = 0.0  # share of clips that are mirrored left to right
+
+
+class UnlabelledClips(Dataset):
+    """Clips of videos with their masks, before normalisation.
+
+    Args:
+        videos: where the entries are.
+        entries: the videos to take clips from.
+        view: what of them is seen.
+        seed: with the epoch and the video it decides window, crop and mask, whatever process loads the clip.
+        keep_frames: decode every video once and keep its frames; only without a stride, where they are always the same.
+        fixed: take the middle window, no crop, and the same mask in every epoch.
+    """
+
+    def __init__(
+        self,
+        videos: VideoCollection,
+        entries: Sequence[VideoEntry],
+        view: ViewConfig,
+        seed: int = 0,
+        keep_frames: bool = False,
+        fixed: bool = False,
+    ) -> None:
+        self.videos, self.entries, self.view = videos, list(entries), view
+        self.seed, self.epoch, self.fixed = seed, 0, fixed
+        self.names = [entry.name for entry in self.entries]
+        self.frames = self._read_all() if keep_frames and view.frame_stride is None else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's windows, crops and masks."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One clip: frames uint8 (T, 3, H, W), bool_masked_pos (N,) in raster order, index."""
+        generator = clip_generator(self.seed, 0 if self.fixed else self.epoch, index)
+        frames = self.frames[index] if self.frames is not None else self._read_or_replace(index, generator)
+        if not self.fixed:
+            frames = self._vary(frames, generator)
+        view = self.view
+        mask = stratified_tube_mask(view.token_grid, view.mask_region, view.mask_ratio, generator=generator)
+        return {"frames": frames, "bool_masked_pos": mask[0], "index": torch.tensor(index)}
+
+    def _vary(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        top, left, height, width = draw_multi_scale_crop(*frames.shape[-2:], self.view.crop_scales, generator)
+        frames = transforms.resized_crop(frames, top, left, height, width, list(self.view.size), antialias=True)
+        flipped = torch.rand((), generator=generator) < self.view.flip_probability
+        return frames.flip(-1) if flipped else frames
+
+    def _read_or_replace(self, index: int, generator: torch.Generator) -> torch.Tensor:
+        """A video whose later frames turn out to be damaged must not end a run of days: the next one stands in."""
+        for step in range(len(self.entries)):
+            entry = self.entries[(index + step) % len(self.entries)]
+            try:
+                return self._read(entry, generator)
+            except VideoReadingError as error:
+                logger.warning_once(f"{entry.name}: {' '.join(str(error).split())} Another video stands in for it.")
+        raise DatasetError(f"none of {len(self.entries)} videos can be read any more; the first is {self.names[0]}")
+
+    def _read(self, entry: VideoEntry, generator: torch.Generator | None) -> torch.Tensor:
+        view = self.view
+        indices = window_indices(
+            entry.frame_count, view.num_frames, view.frame_stride, None if self.fixed else generator
+        )
+        if view.crop_box is None:
+            return read_clip(self.videos[entry.index], size=view.size, frame_indices=indices).frames
+        frames = read_clip(self.videos[entry.index], frame_indices=indices).frames
+        height, width = frames.shape[-2:]
+        left, top, right, bottom = boxes_to_pixels(torch.tensor(view.crop_box), width, height).round().int().tolist()
+        return resize_frames(frames[..., top : max(bottom, top + 1), left : max(right, left + 1)], view.size)
+
+    def _read_all(self) -> torch.Tensor:
+        with ThreadPoolExecutor(READING_THREADS) as readers:
+            clips = readers.map(lambda index: self._read_or_replace(index, torch.Generator()), range(len(self)))
+            return torch.stack(list(tqdm(clips, total=len(self), desc="Reading videos", unit="video")))
+
+
+def frames_in_memory(videos: int, view: ViewConfig) -> int:
+    """Bytes that the decoded frames of so many videos take."""
+    return videos * view.num_frames * 3 * view.size[0] * view.size[1]
+
+
+def count_short_videos(entries: Sequence[VideoEntry], view: ViewConfig) -> int:
+    """How many videos end before their window does."""
+    window = 1 + (view.num_frames - 1) * (view.frame_stride or 1)
+    return sum(entry.frame_count < window for entry in entries)
