@@ -506,17 +506,33 @@ class _DecodedFrames:
         return self.refused_packet or self.packets.broke_off
 
 
+def open_container(target: str | BinaryIO) -> InputContainer:
+    """`av.open` for reading, with any release of PyAV: bytes in tags and play lists that reach out do no harm.
+
+    Raises:
+        av.error.FFmpegError: FFmpeg cannot open it.
+        OSError: there is no such file.
+    """
+    # A play list posing as a video must not reach the network. Given as `options`, the list of protocols would crash
+    # PyAV below 18 with FLV, whose streams come up only while it is read.
+    options = {"protocol_whitelist": "file"}
+    try:
+        # A tag in an unknown encoding is no reason to refuse a clip.
+        return av.open(target, metadata_errors="replace", container_options=options)
+    except TypeError as error:
+        if "metadata_errors" not in str(error):
+            raise
+        # PyAV from 19 on keeps undecodable bytes of tags by itself and has no such argument.
+        return av.open(target, container_options=options)
+
+
 @contextmanager
 def _open_stream(video: _ReopenableVideo, single_thread: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video at its beginning; what FFmpeg cannot open becomes a VideoReadingError."""
     if not isinstance(video.target, str):
         video.target.seek(0)
     try:
-        # metadata_errors: a tag in an unknown encoding is no reason to refuse a clip.
-        # protocol_whitelist: a play list posing as a video must not reach the network.
-        # Given as `options`, it would crash PyAV below 18 with FLV, whose streams come up only while it is read.
-        options = {"protocol_whitelist": "file"}
-        container = av.open(video.target, metadata_errors="replace", container_options=options)
+        container = open_container(video.target)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoReadingError(
             f"{video.label} cannot be opened as a video ({_reason(error)}): "

@@ -12,7 +12,6 @@ folds. A command that was stopped goes on when started again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -45,10 +44,10 @@ from mtcae_dfer.experiments.tables import (
     paper_cell,
     with_deviation,
 )
+from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.hub_dataset.loading.protocols import load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import PRESETS_FOLDER, read_options_file
-from mtcae_dfer.training.evaluation.report import replacing
 
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "comparison.md"
 SIZES = ("tiny", "paper")
@@ -314,8 +313,7 @@ def _paper_cells(paper: dict[str, dict[str, Any]]) -> list[str]:
 
 def write_comparison(comparison: Comparison, results: Ablation, output_dir: Path) -> str:
     """Writes comparison.json and comparison.md; returns the tables as text for the terminal."""
-    with replacing(output_dir / COMPARISON_FILE) as temporary:
-        temporary.write_text(json.dumps(comparison, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    write_json(output_dir / COMPARISON_FILE, comparison)
     with replacing(output_dir / TABLE_FILE) as temporary:
         temporary.write_text(format_comparison(comparison, results, markdown=True) + "\n", "utf-8")
     return format_comparison(comparison, results, markdown=False)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from mtcae_dfer.experiments.results import Ablation, CrossValidation, Variant
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.training.evaluation.report import (
     CHANCE_COLOUR,
     CONSTANT_COLOUR,
     MODEL_COLOUR,
     SELECTED_COLOUR,
     plain_text,
-    replacing,
     short_name,
 )
 

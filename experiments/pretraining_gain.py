@@ -11,7 +11,6 @@ a stop.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,8 +26,9 @@ from transformers.utils import logging
 from mtcae_dfer.experiments.runner import Experiment, run_experiments
 from mtcae_dfer.experiments.statistics import format_mean_and_std, mean_and_std
 from mtcae_dfer.hub_dataset.building.build import read_build_report
+from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.training.arguments import DataArguments
-from mtcae_dfer.training.evaluation.report import FIGURES, replacing
+from mtcae_dfer.training.evaluation.report import FIGURES
 from mtcae_dfer.training.pretrain import VideoArguments, draw_synthetic_videos
 from mtcae_dfer.training.run import SYNTHETIC_DATA, Stopwatch, make_synthetic_dataset
 
@@ -137,8 +137,7 @@ def write_protocol(options: GainOptions, dataset_dir: Path, seed: int) -> Path:
     }
     name = f"{options.labelled_subjects} labelled subjects, unseen test subjects, draw {seed}"
     file = dataset_dir.parent / f"protocol-{seed}.json"
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps({"name": name, "folds": [fold]}, indent=2) + "\n", encoding="utf-8")
+    write_json(file, {"name": name, "folds": [fold]})
     return file
 
 
@@ -164,9 +163,9 @@ def write_result(options: GainOptions, figures: dict[str, list[dict[str, Any]]],
     """Writes every seed's figures and the table; returns the table."""
     table = format_gain(options, figures)
     stored = {"data": SYNTHETIC_DATA, "options": asdict(options), "figures": figures}
-    for name, text in ((RESULT_FILE, json.dumps(stored, indent=2) + "\n"), (TABLE_FILE, table + "\n")):
-        with replacing(output_dir / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_json(output_dir / RESULT_FILE, stored)
+    with replacing(output_dir / TABLE_FILE) as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
     return table
 
 

@@ -29,8 +29,9 @@ from mtcae_dfer.experiments.statistics import (
     sum_by_subject,
 )
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT
+from mtcae_dfer.hub_dataset.files import plain_values, write_json
 from mtcae_dfer.training.evaluation.predictions import FACE_FIGURES, PREDICTIONS_FILE
-from mtcae_dfer.training.evaluation.report import EpochRecord, Report, plain_values, replacing
+from mtcae_dfer.training.evaluation.report import EpochRecord, Report
 
 RESULTS_FILE = "results.json"
 FIGURE_KEYS = ("uar", "war", *FACE_FIGURES)
@@ -390,8 +391,7 @@ def write_results(results: CrossValidation | Ablation, output_dir: Path) -> Path
     """
     check_results(results, "the results")
     output_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(output_dir / RESULTS_FILE) as temporary:
-        temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    write_json(output_dir / RESULTS_FILE, results)
     return output_dir / RESULTS_FILE
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtcae_dfer.training.evaluation.report import REPORT_FILE, Report, load_report, replacing
+from mtcae_dfer.hub_dataset.files import write_json
+from mtcae_dfer.training.evaluation.report import REPORT_FILE, Report, load_report
 
 RUN_MODULE = "mtcae_dfer.training.run"
 EXPERIMENT_FILE, LOG_FILE, LOCK_FILE = "experiment.json", "log.txt", ".lock"
@@ -152,8 +153,7 @@ def _start(
             return experiment
         # What an earlier start of the same command left running may have finished meanwhile.
         command = [sys.executable, "-c", ""] if is_done(experiment, folder) else experiment.command(folder)
-        with replacing(folder / EXPERIMENT_FILE) as temporary:
-            temporary.write_text(json.dumps(_stored_form(experiment), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / EXPERIMENT_FILE, _stored_form(experiment))
         with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
             # The process inherits the lock and so holds it as long as it lives, even when we are killed.
             process = subprocess.Popen(

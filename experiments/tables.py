@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mtcae_dfer.experiments.paper_results import PAPER_CORPORA
 from mtcae_dfer.experiments.results import FIGURE_KEYS, Ablation, CrossValidation, Difference, GroupFigures, Variant
-from mtcae_dfer.training.evaluation.report import FIGURES, replacing
+from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.training.evaluation.report import FIGURES
 
 TABLE_FILE = "results.md"
 UNKNOWN = "–"

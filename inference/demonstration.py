@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, load_model, write_json
+from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, load_model, write_results
 from mtcae_dfer.inference.timeline import draw_timeline, write_overlay
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError, probe_video
@@ -140,7 +140,7 @@ class Demonstration:
         files = {"overlay": folder / "overlay.mp4", "timeline": folder / "timeline.png", "json": folder / "result.json"}
         write_overlay(str(path), result, files["overlay"], progress=False)
         draw_timeline(result, files["timeline"])
-        write_json(result, files["json"])
+        write_results(result, files["json"])
         return result, files
 
 

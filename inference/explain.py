@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.inference.predict import PredictionError, add_model_argument, chosen_model, load_model
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.evaluation.report import replacing
 from mtcae_dfer.video_reading import read_clip
 
 # Structures that hold one decoder per task, in the order of the tasks, behind any shared ones.

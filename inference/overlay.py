@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mtcae_dfer.face_geometry import boxes_to_pixels, points_to_pixels
-from mtcae_dfer.training.evaluation.report import replacing
+from mtcae_dfer.hub_dataset.files import replacing
 
 # Told apart by people who do not see red and green as two colours, and light enough for dark frames.
 PREDICTED, LABELLED, OTHER_SCORE = "#ff9f1c", "#2ec4f1", "#c9ced3"

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoConfig, AutoVideoProcessor
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError, read_clip
@@ -89,7 +89,7 @@ def run_predict_command(arguments: argparse.Namespace) -> int:
     for result in results:
         print(format_result(result))
     if arguments.json:
-        write_json(results, Path(arguments.json))
+        write_results(results, Path(arguments.json))
     if arguments.picture:
         draw_picture(results[0], model, processor, Path(arguments.picture))
     return report_failures(results)
@@ -107,7 +107,7 @@ def run_timeline(arguments: argparse.Namespace) -> int:
     result = predict_timeline(video, arguments)
     print(format_timeline(video, result))
     if arguments.json:
-        write_json(result, Path(arguments.json))
+        write_results(result, Path(arguments.json))
     if arguments.csv:
         write_csv(result, Path(arguments.csv))
     if arguments.timeline:
@@ -271,16 +271,14 @@ def format_result(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_json(results: Sequence[dict[str, Any]] | dict[str, Any], file: Path) -> None:
-    """Writes the results under a temporary name first, so that the file is whole or not there.
+def write_results(results: Sequence[dict[str, Any]] | dict[str, Any], file: Path) -> None:
+    """Writes the results as JSON, whole or not at all.
 
     Raises:
         PredictionError: the file cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.partial")
     try:
-        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        write_json(file, results)
     except OSError as error:
         raise PredictionError(f"--json {file}: cannot be written ({error.strerror}); choose another file") from error
 

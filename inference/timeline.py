@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from mtcae_dfer.training.evaluation.report import replacing
-from mtcae_dfer.video_reading import FrameStream, resize_frames
+from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.video_reading import FrameStream, open_container, resize_frames
 
 # Told apart by people who do not see red and green as two colours.
 PERSON_COLOURS = ("#ff9f1c", "#2ec4f1", "#e15fed", "#ffe14d", "#4dd599", "#ff6b6b", "#a29bfe", "#c9ced3")
@@ -195,7 +195,7 @@ class _Sound:
 
     @staticmethod
     def _decode(video: str) -> Iterator[Any]:
-        with av.open(f"file:{Path(video).absolute()}", metadata_errors="replace") as container:
+        with open_container(f"file:{Path(video).absolute()}") as container:
             if not container.streams.audio:
                 return
             for packet in container.demux(container.streams.audio[0]):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ import torch
 from torch import nn
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from mtcae_dfer.hub_dataset.files import appearing_folder, write_json
 from mtcae_dfer.inference.predict import load_model
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
@@ -113,14 +112,14 @@ def export_model(name: str, output: str | os.PathLike, format: str = "onnx", dty
     model, processor = load_model(name)
     clips = example_clips(model, processor, max(PARITY_BATCHES))
     expected = predict_clips(model, clips)
-    with _appearing_folder(Path(output)) as folder:
+    with appearing_folder(Path(output)) as folder:
         graph = folder / GRAPH_FILES[format]
         EXPORTERS[format](model, clips[:2], graph, dtype)
         differences = measure_differences(RUNNERS[format](graph), clips, expected, model)
         if dtype == "fp32":
             _refuse_differences(name, differences)
         description = describe_export(model, processor, format, dtype, differences)
-        (folder / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / DESCRIPTION_FILE, asdict(description))
         if format == "onnx":
             shutil.copyfile(Path(__file__).with_name(EXAMPLE_FILE), folder / EXAMPLE_FILE)
     return description
@@ -134,16 +133,6 @@ def _check_choices(output: Path, format: str, dtype: str) -> None:
         raise ExportError(f"{output}: exists already; choose another folder or remove it")
     if not output.absolute().parent.is_dir():
         raise ExportError(f"{output}: the folder {output.absolute().parent} does not exist; create it first")
-
-
-@contextlib.contextmanager
-def _appearing_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its name if everything goes well, and is removed otherwise."""
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.absolute().parent) as temporary:
-        folder = Path(temporary) / output.name
-        folder.mkdir()
-        yield folder
-        os.replace(folder, output)
 
 
 # ------------------------------------------------------------------------------------------------ clips and truth
@@ -237,6 +226,9 @@ def _quantise_onnx(file: Path, external_data: bool) -> None:
         file,
         per_channel=True,
         weight_type=QuantType.QInt8,
+        # Seven bits: processors without VNNI add two products of an unsigned and a signed byte in 16 bits, which
+        # saturates at 2 * 255 * 127 but not at 2 * 255 * 64. The result is then the same on every processor.
+        reduce_range=True,
         op_types_to_quantize=["MatMul", "Gemm"],
         nodes_to_exclude=heads,
         use_external_data_format=external_data,

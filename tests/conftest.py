@@ -8,8 +8,8 @@ from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from tests.support.small_data import SMALL_EXPRESSIONS
 
-SMALL_EXPRESSIONS = ("neutral", "happiness")
 REAL_SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 
 

@@ -9,7 +9,6 @@ what `training/run.py --encoder` and `from_encoder_pretrained` take.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from mtcae_dfer.configuration_lgi_former import (
     require,
 )
 from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
 from mtcae_dfer.modeling_lgi_former import (
     LGIFormerForPreTraining,
@@ -64,7 +64,7 @@ from mtcae_dfer.training.data.pretraining_data import (
 )
 from mtcae_dfer.training.evaluation.predictions import normalise
 from mtcae_dfer.training.evaluation.reconstruction import draw_reconstructions, reconstruct_frames
-from mtcae_dfer.training.evaluation.report import REPORT_FILE, plain_values, replacing
+from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.initialisation import whiten_patch_embedding
 from mtcae_dfer.training.loop import refuse_nan_loss
 from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
@@ -265,9 +265,7 @@ def pretrain(arguments: PretrainingArguments) -> dict[str, Any]:
         state = train(accelerator, model, processor, training, held_out, arguments, output_dir)
     results = describe_pretraining(arguments, training, held_out, state, stopwatch)
     if accelerator.is_main_process:
-        with replacing(output_dir / REPORT_FILE) as temporary:
-            text = json.dumps(plain_values(results), indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(output_dir / REPORT_FILE, results)
         print(f"Pre-trained model, {REPORT_FILE} and reconstructions: {output_dir}")
     accelerator.end_training()
     return results

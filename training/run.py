@@ -30,6 +30,7 @@ from mtcae_dfer.experiments.runner import THREADS_VARIABLE
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset, read_build_report
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from mtcae_dfer.hub_dataset.loading.protocols import fold_title, load_fold
 from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
@@ -62,7 +63,7 @@ from mtcae_dfer.training.evaluation.predictions import (
     predict_split,
     write_clip_predictions,
 )
-from mtcae_dfer.training.evaluation.report import FIGURES, format_table, replacing, write_report
+from mtcae_dfer.training.evaluation.report import FIGURES, format_table, write_report
 from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding
 from mtcae_dfer.training.loop import (
     Progress,

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS, TASKS, MTLERConfig
+from mtcae_dfer.hub_dataset.files import plain_values, write_json
 from mtcae_dfer.modeling_mtl_er import (
     MTLERForAffectiveBehavior,
     MTLERPrediction,
@@ -53,7 +54,6 @@ from mtcae_dfer.training.arguments import (
 )
 from mtcae_dfer.training.checkpoints import save_checkpoint
 from mtcae_dfer.training.evaluation.metrics import concordance_correlation, multi_task_score
-from mtcae_dfer.training.evaluation.report import plain_values, replacing
 from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
 from mtcae_dfer.training.run import (
     Progress,
@@ -616,14 +616,6 @@ def labelled_units(videos: Sequence[AffectSequence]) -> list[int]:
 
 
 # The report
-
-
-def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Writes a whole file or none; numbers that are none become null."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        text = json.dumps(plain_values(values), indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def format_table(report: dict[str, Any]) -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL_EXPRESSIONS
 from PIL import Image
 
 from mtcae_dfer.hub_dataset.building.contact_sheets import FOUND, INTERPOLATED, MISSING, draw_contact_sheets, draw_sheet
 from mtcae_dfer.hub_dataset.clips import Clip
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabelledClip, LabellingOptions, label_clips
+from tests.support.small_data import SMALL_EXPRESSIONS
 from tests.support.video_files import write_numbered_video
 
 OPTIONS = LabellingOptions(num_frames=4)

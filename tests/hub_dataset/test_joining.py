@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_EXPRESSIONS
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
@@ -15,6 +14,7 @@ from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.loading.joining import VideoMatchError, match_videos
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
+from tests.support.small_data import SMALL_EXPRESSIONS
 
 OPTIONS = BuildOptions(class_names=SMALL_EXPRESSIONS, embed_videos=False)
 

@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from conftest import SMALL_EXPRESSIONS
 
 from mtcae_dfer.hub_dataset.building import build as building
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, ray_engine
+from tests.support.small_data import SMALL_EXPRESSIONS
 from tests.support.video_files import write_text_as_video
 
 OPTIONS = BuildOptions(class_names=SMALL_EXPRESSIONS, labelling=LabellingOptions(num_frames=4, height=160, width=160))

@@ -88,6 +88,18 @@ def test_weights_really_take_fewer_bits(exports: dict) -> None:
     assert not kinds["fp32"] & {"FLOAT16", "INT8"}
 
 
+def test_eight_bit_products_cannot_saturate_on_any_processor(exports: dict) -> None:
+    """Without VNNI, two products of an unsigned activation and a signed weight are added in 16 bits."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(exports["onnx", "int8"] / "model.onnx").graph
+    weights = [numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    weights = [weight.astype(int) for weight in weights if weight.dtype == np.int8 and weight.ndim == 2]
+    assert weights
+    assert all(2 * 255 * np.abs(weight).max() <= np.iinfo(np.int16).max for weight in weights)
+
+
 def test_the_description_tells_how_to_use_the_graph(exports: dict) -> None:
     description = json.loads((exports["onnx", "fp32"] / "export.json").read_text())
     assert (description["num_frames"], description["height"], description["width"]) == (FRAMES, SIDE, SIDE)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_EXPRESSIONS
 from safetensors.torch import load_file
 
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
@@ -19,6 +18,7 @@ from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.run import main
+from tests.support.small_data import SMALL_EXPRESSIONS
 
 
 def words_of(dataset: Path, output: Path, *more: str) -> list[str]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mtcae_dfer.training.evaluation.report import replacing
+from mtcae_dfer.hub_dataset.files import replacing
 
 SUFFIXES = (".parquet", ".safetensors")
 INDICES_KEY, FEATURES_KEY = "frame_indices", "features"

@@ -19,10 +19,10 @@ from mtcae_dfer.face_geometry import boxes_to_pixels
 from mtcae_dfer.hub_dataset.building.build import REPORT_FILE as BUILD_REPORT_FILE
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.modeling_lgi_former import Grid, stratified_tube_mask
 from mtcae_dfer.training.data.clip_dataset import READING_THREADS, clip_generator
-from mtcae_dfer.training.evaluation.report import replacing
 from mtcae_dfer.video_reading import (
     VideoReadingError,
     VideoSource,

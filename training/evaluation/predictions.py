@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.face_geometry import flip_horizontally
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.affect.tasks import affect_figures, affect_tasks, constant_affect
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
@@ -28,7 +29,6 @@ from mtcae_dfer.training.evaluation.metrics import (
     unweighted_average_recall,
     weighted_average_recall,
 )
-from mtcae_dfer.training.evaluation.report import replacing
 
 PREDICTIONS_FILE = "predictions.parquet"
 FACE_FIGURES = ("face_box_iou", "landmark_nme")

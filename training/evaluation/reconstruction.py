@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.modeling_lgi_former import cut_tubelets, frames_from_targets, join_tubelets, restore_colours
-from mtcae_dfer.training.evaluation.report import plain_text, replacing
+from mtcae_dfer.training.evaluation.report import plain_text
 
 ROWS = ("original", "masked", "reconstructed", "difference × 2")
 MASK_COLOUR = 0.5

@@ -6,14 +6,13 @@ printed again: `draw_report(load_report(file), picture)`, `format_markdown_table
 
 import json
 import math
-import os
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+
+from mtcae_dfer.hub_dataset.files import replacing, write_json
 
 REPORT_FILE, PICTURE_FILE = "report.json", "report.png"
 
@@ -101,10 +100,8 @@ def write_report(results: Report, output_dir: Path) -> Path:
     """
     check_report(results, "the results")
     output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain_values(results), indent=2, ensure_ascii=False, allow_nan=False)
     # The figures first: they cannot be made again, the picture can.
-    with replacing(output_dir / REPORT_FILE) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(output_dir / REPORT_FILE, results)
     draw_report(results, output_dir / PICTURE_FILE)
     return output_dir / REPORT_FILE
 
@@ -135,27 +132,6 @@ def check_report(results: Any, where: str) -> None:
     classes, shape = len(results["classes"]), np.shape(results["test"]["confusion_matrix"])
     if shape != (classes, classes):
         raise ValueError(f"{where}: the confusion matrix has shape {shape}, but there are {classes} classes")
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A temporary path beside the file, which takes the file's place when the block ends well, and goes otherwise."""
-    temporary = file.with_name(f".{file.stem}.partial{file.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plain_values(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain_values(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_values(entry) for entry in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return plain_values(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # Tables

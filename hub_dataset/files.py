@@ -1,0 +1,63 @@
+"""Files that are whole or not there: every room writes through these."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path beside the file, which takes the file's place when the block ends well, and goes otherwise."""
+    temporary = file.with_name(f".{file.stem}.partial{file.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its name when the block ends well, and is removed otherwise.
+
+    What a killed process left of an earlier call is removed first.
+    """
+    temporary = folder.absolute().with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def plain_values(value: Any) -> Any:
+    """The value in JSON's own types: arrays as lists, numbers that are none (NaN, infinity) as None."""
+    if isinstance(value, dict):
+        return {key: plain_values(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(entry) for entry in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain_values(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Writes a whole JSON file or none; numbers that are none become null.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = json.dumps(plain_values(values), indent=2, ensure_ascii=False, allow_nan=False)
+    with replacing(file) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
