@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS
-from mtcae_dfer.hub_dataset.affect_labels import AffectLabels, labels_from_truth
+from mtcae_dfer.hub_dataset.affect_labels import labels_from_truth
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import list_frames, read_s_aff_wild2
 from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth
@@ -23,6 +23,7 @@ from mtcae_dfer.training.affect.frame_features import (
     write_features,
 )
 from mtcae_dfer.training.affect.sequences import attach_labels, pad_videos
+from tests.support.affect_labels import some_labels
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
 
 HEADER = "image,valence,arousal,expression," + ",".join(f"AU{unit}" for unit in AFFECT_ACTION_UNITS)
@@ -33,17 +34,6 @@ def write_labels(folder: Path, *rows: str, header: str = HEADER) -> Path:
     file = folder / "labels.txt"
     file.write_text("\n".join([header, *rows] if header else rows) + "\n")
     return file
-
-
-def some_labels(frames: int, **columns: np.ndarray) -> AffectLabels:
-    values = {
-        "frame_indices": np.arange(frames),
-        "valence": np.zeros(frames, np.float32),
-        "arousal": np.zeros(frames, np.float32),
-        "expression": np.zeros(frames, np.int64),
-        "action_units": np.zeros((frames, 12), np.int64),
-    }
-    return AffectLabels(**(values | columns))
 
 
 @pytest.mark.parametrize("header", [HEADER, ""])

@@ -8,7 +8,8 @@ from mtcae_dfer.hub_dataset.building import build as building
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
-from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, ray_engine
+from mtcae_dfer.hub_dataset.labelling import ray_engine
+from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from tests.support.small_data import SMALL_EXPRESSIONS
 from tests.support.video_files import write_text_as_video
 

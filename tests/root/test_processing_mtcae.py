@@ -13,7 +13,6 @@ import av
 import numpy as np
 import pytest
 import torch
-import video_files as files
 from PIL import Image
 from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
@@ -23,6 +22,7 @@ from mtcae_dfer.face_detection import FaceDetector
 from mtcae_dfer.face_geometry import boxes_from_pixels, map_to_crop
 from mtcae_dfer.processing_mtcae import ClipMetadata
 from mtcae_dfer.video_reading import VideoReadingError, read_clip, uniform_frame_indices
+from tests.support import video_files as files
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT.parent / "shared" / "samples"

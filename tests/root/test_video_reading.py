@@ -14,10 +14,10 @@ import av
 import numpy as np
 import pytest
 import torch
-import video_files as files
 
 from mtcae_dfer import video_reading
 from mtcae_dfer.video_reading import VideoReadingError, probe_video, read_clip, resize_frames, uniform_frame_indices
+from tests.support import video_files as files
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples"
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="real sample clips are not here")

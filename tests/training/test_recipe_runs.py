@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from mtcae_dfer.training import loop, run
 from mtcae_dfer.training.arguments import OptimisationArguments
 from mtcae_dfer.training.evaluation.report import load_report
+from tests.support.runs import words_of
 
 SECONDS = 240
 # Half the width of the tiny preset, with dropout, so that random states matter.
@@ -50,13 +50,6 @@ def six_clip_dataset(small_corpus: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("six") / "dataset"
     build_dataset(clips, folder, BuildOptions(class_names=names, splits="none"), workers=1, progress=False)
     return folder
-
-
-def words_of(dataset: Path, output: Path, options: dict) -> list[str]:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    file = output.parent / f"{output.name}.yaml"
-    file.write_text(yaml.safe_dump(options))
-    return ["--dataset", str(dataset), "--output_dir", str(output), "--config", str(file)]
 
 
 def same_weights(first: Path, second: Path) -> bool:

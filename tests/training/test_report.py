@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from mtcae_dfer.training.evaluation.predictions import report
+from mtcae_dfer.training.evaluation import report
 from mtcae_dfer.training.evaluation.report import (
     draw_report,
     format_markdown_table,

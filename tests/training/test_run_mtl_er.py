@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_affect_labels import some_labels
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS
 from mtcae_dfer.experiments.runner import THREADS_VARIABLE
@@ -27,6 +26,7 @@ from mtcae_dfer.training.run_mtl_er import (
     search_smoothing,
     selection_score,
 )
+from tests.support.affect_labels import some_labels
 
 FRAMES_A_VIDEO = 20
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_recipe_runs import words_of
 
 from mtcae_dfer.face_geometry import flip_horizontally
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
@@ -17,6 +16,7 @@ from mtcae_dfer.training.evaluation import predictions as evaluation
 from mtcae_dfer.training.evaluation.predictions import ClipViews, predict_views
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.losses import TrainingLoss
+from tests.support.runs import words_of
 from tests.support.tiny_models import FRAMES, random_clips, random_labels, tiny_model
 
 WINDOW = FrameWindow(num_frames=4, stride=3)  # 10 labelled frames from its first to its last
