@@ -8,48 +8,22 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import TransformersKwargs, logging
 
-from .configuration_lgi_former import LGIFormerConfig, as_height_and_width, compute_token_grid, require
-from .configuration_resnext3d import ResNeXt3DConfig
-from .configuration_tpsbt import TPSBTConfig
-from .configuration_vo_lstm import VOLSTMConfig
+from .configuration_lgi_former import as_height_and_width, compute_token_grid, require
+from .modeling_encoders import build_encoder_config
 
 logger = logging.get_logger(__name__)
 
 EXPRESSIONS = ("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
-
-# The paper's encoder: VideoMAE ViT-L on 16 x 224 x 224. Pre-trained VideoMAE checkpoints end in a norm over tokens,
-# which is what `use_mean_pooling=False` means there.
-PAPER_ENCODER = {
-    "model_type": "videomae",
-    "image_size": 224,
-    "patch_size": 16,
-    "num_frames": 16,
-    "tubelet_size": 2,
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "layer_norm_eps": 1e-6,
-    "use_mean_pooling": False,
-}
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
 AUTO_MAP = {
     "AutoConfig": "configuration_mtcae.MTCAEConfig",
     "AutoModel": "modeling_mtcae.MTCAEForMultiTaskVideo",
     "AutoModelForVideoClassification": "modeling_mtcae.MTCAEForMultiTaskVideo",
-}
-
-# Encoders of this repository. transformers does not know them where they are loaded as remote code.
-LOCAL_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
-    "lgi_former": LGIFormerConfig,
-    "resnext3d": ResNeXt3DConfig,
-    "tpsbt": TPSBTConfig,
-    "vo_lstm": VOLSTMConfig,
 }
 
 STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded", "mtformer", "mnc", "mtl_er")
@@ -63,8 +37,6 @@ LOSSES_OF_KIND = {
     "multi_label": ("binary_cross_entropy",),
 }
 
-# What the cascade asks of an encoder's config.
-ENCODER_FIELDS = ("hidden_size", "num_frames", "tubelet_size", "image_size", "patch_size")
 # Arguments of `forward` that are no labels: a task's labels and mask cannot go by these names.
 FORWARD_ARGUMENTS = ("pixel_values", "encoded_clips", *TransformersKwargs.__annotations__)
 # Names beside the fields that config files and `from_pretrained` hand to a config.
@@ -177,36 +149,6 @@ def paper_tasks() -> list[TaskDescription]:
 def unknown_config_names(names: Iterable[str]) -> list[str]:
     """Those of `names` that mean nothing to `MTCAEConfig`."""
     return sorted(set(names) - EXTRA_CONFIG_NAMES - {known.name for known in fields(MTCAEConfig)})
-
-
-def build_encoder_config(encoder_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
-    """Returns the encoder's config object from a config object, a dict with `model_type`, or None (the paper's).
-
-    Raises:
-        ValueError: the dict names no `model_type`, or one that transformers does not know; or the model is no video
-            encoder whose tokens stand on a (t, h, w) grid.
-    """
-    built = _instantiate_encoder_config(encoder_config)
-    rule = "is a whole model of this repository, not an encoder; load it with from_pretrained"
-    require(built.model_type != "mtcae", "encoder_config.model_type", built.model_type, rule)
-    missing = [name for name in ENCODER_FIELDS if not hasattr(built, name)]
-    rule = f"is no video encoder that a cascade can read: its config has no {', '.join(missing)}"
-    require(not missing, "encoder_config.model_type", built.model_type, rule)
-    return built
-
-
-def _instantiate_encoder_config(encoder_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
-    if isinstance(encoder_config, PreTrainedConfig):
-        return encoder_config
-    values = dict(PAPER_ENCODER if encoder_config is None else encoder_config)
-    model_type = values.pop("model_type", None)
-    require(
-        model_type is not None, "encoder_config", encoder_config, "must name its model_type, for example 'videomae'"
-    )
-    if model_type in LOCAL_ENCODER_CONFIGS:
-        return LOCAL_ENCODER_CONFIGS[model_type](**values)
-    require(model_type in CONFIG_MAPPING, "encoder_config.model_type", model_type, "is unknown to transformers")
-    return AutoConfig.for_model(model_type, **values)
 
 
 @strict

@@ -5,53 +5,36 @@ III, Algorithm 1 and Table I. Shapes: B clips, T frames, N tokens in raster orde
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_mtcae import (
-    LOCAL_ENCODER_CONFIGS,
-    MTCAEConfig,
-    TaskDescription,
-    build_encoder_config,
-    unknown_config_names,
+from .configuration_mtcae import MTCAEConfig, TaskDescription, unknown_config_names
+from .modeling_encoders import build_encoder, load_encoder
+from .modeling_heads import MTCAEPooling, MTCAETaskHead
+from .modeling_structure_mnc import MNC
+from .modeling_structure_mtformer import CrossTaskContrast, MTFormer, UncertaintyWeights
+from .modeling_structure_mtl_er import MTLER
+from .modeling_structures import (
+    MTCAECascade,
+    MTCAECrossAttention,
+    MTCAEFullyShared,
+    MTCAENonFullyShared,
+    MTCAESingleTask,
+    MTCAEStructure,
 )
-from .modeling_decoders import MTCAECrossAttention, MTCAEDecoder, MTCAEStructure
-from .modeling_lgi_former import LGIFormerModel
-from .modeling_mnc import MNC
-from .modeling_mtformer import CrossTaskContrast, MTFormer, UncertaintyWeights
-from .modeling_mtl_er_structure import MTLER
-from .modeling_resnext3d import ResNeXt3DModel
-from .modeling_tpsbt import TPSBTModel
-from .modeling_vo_lstm import VOLSTMModel
 from .task_losses import ELEMENTWISE_LOSSES, IGNORED_CLASS, classification_loss, concordance_loss, elementwise_loss
 
 logger = logging.get_logger(__name__)
-
-# Encoders of this repository, by model type; the Auto* classes find all others.
-LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {
-    "lgi_former": LGIFormerModel,
-    "resnext3d": ResNeXt3DModel,
-    "tpsbt": TPSBTModel,
-    "vo_lstm": VOLSTMModel,
-}
-
-ENCODER_ADVICE = (
-    "give a folder with config.json and model.safetensors, or a Hub id, of a VideoMAE, LGI-Former or TPSBT model"
-)
 
 
 @dataclass
@@ -82,87 +65,6 @@ class MTCAEMultiTaskOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class MTCAESingleTask(MTCAEStructure):
-    """Structure 1 of Table I: no decoder; the task's head reads the encoder's output.
-
-    F ─── head ─── expression
-    """
-
-    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
-        super().__init__()
-        self.task_names = task_names
-        self.output_size = config.hidden_size
-
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> the same tokens for the task."""
-        return dict.fromkeys(self.task_names, encoded)
-
-
-class MTCAENonFullyShared(MTCAEStructure):
-    """Structures 2 and 3 of Table I: every task has its own decoder on the encoder's output.
-
-    F ─┬─ decoder ─── head ─── face box
-       ├─ decoder ─── head ─── landmarks
-       └─ decoder ─── head ─── expression
-    """
-
-    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
-        super().__init__()
-        self.output_size = config.decoder_hidden_size
-        self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=True) for name in task_names})
-
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
-        return {name: decoder(None, encoded) for name, decoder in self.decoders.items()}
-
-
-class MTCAEFullyShared(MTCAEStructure):
-    """Structures 4 and 5 of Table I: one decoder for all tasks, then one decoder per task on its output.
-
-    F ─── shared decoder ─┬─ decoder ─── head ─── face box
-                          ├─ decoder ─── head ─── landmarks
-                          └─ decoder ─── head ─── expression
-    """
-
-    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
-        super().__init__()
-        self.output_size = config.decoder_hidden_size
-        self.shared_decoder = MTCAEDecoder(config, starts_from_encoder=True)
-        self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=False) for name in task_names})
-
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
-        shared = self.shared_decoder(None, encoded)
-        return {name: decoder(shared, encoded) for name, decoder in self.decoders.items()}
-
-
-class MTCAECascade(MTCAEStructure):
-    """Structure 6 of Table I, the paper's model: each task's query is the previous task's output.
-
-    F ──┬──────────────────┬──────────────────┐            (memory: keys and values)
-        ├─ decoder ── Y1 ── decoder ── Y2 ── decoder ── Y3  (queries)
-                       │                │                │
-                      head             head             head
-                    face box        landmarks       expression
-    """
-
-    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
-        super().__init__()
-        self.output_size = config.decoder_hidden_size
-        self.decoders = nn.ModuleDict(
-            {name: MTCAEDecoder(config, starts_from_encoder=position == 0) for position, name in enumerate(task_names)}
-        )
-
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name, in the order of the cascade."""
-        tokens: torch.Tensor | None = None
-        outputs = {}
-        for name, decoder in self.decoders.items():
-            tokens = decoder(tokens, encoded)
-            outputs[name] = tokens
-        return outputs
-
-
 STRUCTURE_CLASSES: dict[str, type[MTCAEStructure]] = {
     "single_task": MTCAESingleTask,
     "non_fully_shared": MTCAENonFullyShared,
@@ -172,64 +74,6 @@ STRUCTURE_CLASSES: dict[str, type[MTCAEStructure]] = {
     "mnc": MNC,
     "mtl_er": MTLER,
 }
-
-
-class MTCAEPooling(nn.Module):
-    """Pools tokens to one vector a clip, or to one a tubelet for the poolings that keep time.
-
-    mean (paper): over all tokens, which throws time and place away.
-    time: over the h x w tokens of each tubelet.
-    time_and_place: `pooling_maps` learned weighted sums over the h x w tokens of each tubelet, so that a head can tell
-        where in the frame a token stood.
-    """
-
-    def __init__(self, config: MTCAEConfig, pooling: str, size: int) -> None:
-        super().__init__()
-        self.pooling = pooling
-        self.token_grid = config.token_grid
-        self.keeps_time = pooling != "mean"
-        self.output_size = size
-        if pooling == "time_and_place":
-            _, rows, columns = self.token_grid
-            self.place_weight = nn.Parameter(torch.empty(config.pooling_maps, rows * columns))
-            self.output_size = config.pooling_maps * size
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, output_size), or (B, t, output_size) where time is kept."""
-        if self.pooling == "mean":
-            return tokens.mean(dim=1)
-        tubelets, rows, columns = self.token_grid
-        # (B, t * h * w, D) -> (B, t, h * w, D)
-        grid = tokens.unflatten(1, (tubelets, rows * columns))
-        if self.pooling == "time":
-            return grid.mean(dim=2)
-        # maps (M, h * w) x tokens (B, t, h * w, D) -> (B, t, M, D) -> (B, t, M * D)
-        return torch.matmul(self.place_weight, grid).flatten(2)
-
-
-class MTCAETaskHead(nn.Module):
-    """FC(Pool(Norm(Y))): one task's prediction from its tokens (section III)."""
-
-    def __init__(self, config: MTCAEConfig, task: TaskDescription, size: int) -> None:
-        super().__init__()
-        self.per_frame = task.per == "frame"
-        self.output_shape = tuple(task.output_shape)
-        self.num_frames = config.num_frames
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.pool = MTCAEPooling(config, task.pooling or config.pooling, size)
-        frames_per_vector = config.tubelet_size if self.pool.keeps_time else config.num_frames
-        num_outputs = task.num_outputs * (frames_per_vector if self.per_frame else 1)
-        self.output = nn.Linear(self.pool.output_size, num_outputs)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, *output_shape), or (B, T, *output_shape) for a task per frame."""
-        pooled = self.pool(self.norm(tokens))
-        if self.per_frame:
-            # (B, T * outputs) or (B, t, tubelet_size * outputs) -> (B, T, *output_shape)
-            return self.output(pooled).reshape(-1, self.num_frames, *self.output_shape)
-        if self.pool.keeps_time:
-            pooled = pooled.mean(dim=1)
-        return self.output(pooled).reshape(-1, *self.output_shape)
 
 
 def task_loss(
@@ -243,61 +87,6 @@ def task_loss(
     if task.loss == "ccc":
         return concordance_loss(prediction, labels, mask, output_axes=len(task.output_shape))
     return elementwise_loss(ELEMENTWISE_LOSSES[task.loss], prediction, labels, mask)
-
-
-def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """A fresh encoder from its config, one of this repository or of transformers."""
-    local_class = LOCAL_ENCODERS.get(config.model_type)
-    # dtype=None: encoder and decoders are built in one type, whatever type the encoder was once saved in.
-    if local_class is not None:
-        return local_class._from_config(config, dtype=None)
-    return AutoModel.from_config(config, dtype=None)
-
-
-def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedConfig, list[str]]:
-    """The config of a pre-trained encoder with some fields changed, and those of the fields that it does not have."""
-    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-    # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
-    config_class = LOCAL_ENCODER_CONFIGS.get(model_type, AutoConfig)
-    config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **overrides)
-    return build_encoder_config(config), sorted(unknown)
-
-
-@contextmanager
-def explain_unreadable(source: str) -> Iterator[None]:
-    """Turns the many ways in which a checkpoint cannot be read into one `ValueError` of one line."""
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
-
-
-def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A pre-trained encoder from a folder or Hub id, and the report of what was loaded.
-
-    Raises:
-        ValueError: there is no readable checkpoint of a video encoder, it lacks weights, or an override is no field of
-            its config.
-    """
-    if Path(source).is_file():
-        raise ValueError(f"{source} is a file; {ENCODER_ADVICE}.")
-    with explain_unreadable(source):
-        config, unknown = read_encoder_config(source, overrides)
-    if unknown:
-        raise ValueError(f"encoder_overrides: a {config.model_type} encoder has no field {', '.join(unknown)}.")
-    with explain_unreadable(source):
-        loaded, report = LOCAL_ENCODERS.get(config.model_type, AutoModel).from_pretrained(
-            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
-    lacking = sorted([*report["missing_keys"], *mismatched])
-    if lacking:
-        raise ValueError(
-            f"{source} lacks {len(lacking)} weights of this {config.model_type} encoder, or has them in another size, "
-            f"first {lacking[0]}; {ENCODER_ADVICE}."
-        )
-    return loaded, report
 
 
 def summarise_names(names: Iterable[str], depth: int) -> str:
@@ -318,8 +107,7 @@ class MTCAEPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "video"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VideoMAEEmbeddings", "VideoMAELayer", "LGIFormerLayer", "MTCAEDecoderLayer"]
-    _no_split_modules += ["MTFormerSelfLayer", "MTFormerCrossLayer"]
+    _no_split_modules = ["MTCAEDecoderLayer", "MTFormerSelfLayer", "MTFormerCrossLayer"]  # the encoder names its own
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

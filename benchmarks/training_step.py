@@ -25,7 +25,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-from mtcae_dfer.configuration_mtcae import PAPER_ENCODER, MTCAEConfig
+from mtcae_dfer.configuration_mtcae import MTCAEConfig
+from mtcae_dfer.modeling_encoders import PAPER_ENCODER
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 
 # Peak of dense products in bfloat16, FLOP/s; float32 by TF32 is half of it.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mtcae_dfer.modeling_mtcae import IGNORED_CLASS
+from mtcae_dfer.task_losses import IGNORED_CLASS
 
 if TYPE_CHECKING:
     from mtcae_dfer.configuration_mtcae import TaskDescription

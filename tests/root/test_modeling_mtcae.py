@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForVideoClassification
 from transformers.models.videomae.modeling_videomae import VideoMAELayer
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo
-from mtcae_dfer.modeling_decoders import MTCAEDecoderLayer
+from mtcae_dfer.modeling_structures import MTCAEDecoderLayer
 from tests.support.tiny_models import CLASSES, FRAMES, random_clips, random_labels, tiny_config, tiny_model
 
 STRUCTURES = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtcae_dfer import MTCAEForMultiTaskVideo
-from mtcae_dfer.modeling_mnc import (
+from mtcae_dfer.modeling_structure_mnc import (
     LANDMARK_RADIUS,
     SMALLEST_SIDE,
     box_origin_and_size,
@@ -15,7 +15,7 @@ from mtcae_dfer.modeling_mnc import (
     points_from_box,
     warp_regions,
 )
-from mtcae_dfer.modeling_mtformer import CrossTaskContrast, UncertaintyWeights
+from mtcae_dfer.modeling_structure_mtformer import CrossTaskContrast, UncertaintyWeights
 from tests.support.tiny_models import CLASSES, FRAMES, random_clips, random_labels, tiny_config, tiny_model
 
 TASKS = ["face_box", "face_landmarks", "expression"]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from .configuration_mtcae import MTCAEConfig
-from .modeling_decoders import MTCAEStructure
+from .modeling_structures import MTCAEStructure
 
 # The one anchor of the region proposals: the head predicts how the face box differs from the whole frame.
 WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)

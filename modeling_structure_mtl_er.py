@@ -10,8 +10,8 @@ from torch import nn
 
 from .configuration_mtcae import MTCAEConfig
 from .configuration_mtl_er import MTLERConfig
-from .modeling_decoders import MTCAEStructure
 from .modeling_mtl_er import build_temporal_encoder, make_hidden_layers
+from .modeling_structures import MTCAEStructure
 
 NUM_SHARED_LAYERS = 1  # as released
 # Of the released heads: hidden widths / width of the temporal encoder.

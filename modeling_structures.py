@@ -1,4 +1,4 @@
-"""What every structure of MTCAE is made of: attention, the MLP, and the decoder of Algorithm 1.
+"""The decoder of Algorithm 1, and the structures of Table I that join encoder and heads by such decoders.
 
 Shapes: B clips, N tokens in raster order (t, h, w), D channels.
 """
@@ -162,3 +162,84 @@ class MTCAEStructure(nn.Module):
         """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, D), and its prediction."""
         tokens = self(encoded)
         return tokens, {name: head(tokens[name]) for name, head in heads.items()}
+
+
+class MTCAESingleTask(MTCAEStructure):
+    """Structure 1 of Table I: no decoder; the task's head reads the encoder's output.
+
+    F ─── head ─── expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.task_names = task_names
+        self.output_size = config.hidden_size
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> the same tokens for the task."""
+        return dict.fromkeys(self.task_names, encoded)
+
+
+class MTCAENonFullyShared(MTCAEStructure):
+    """Structures 2 and 3 of Table I: every task has its own decoder on the encoder's output.
+
+    F ─┬─ decoder ─── head ─── face box
+       ├─ decoder ─── head ─── landmarks
+       └─ decoder ─── head ─── expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.output_size = config.decoder_hidden_size
+        self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=True) for name in task_names})
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
+        return {name: decoder(None, encoded) for name, decoder in self.decoders.items()}
+
+
+class MTCAEFullyShared(MTCAEStructure):
+    """Structures 4 and 5 of Table I: one decoder for all tasks, then one decoder per task on its output.
+
+    F ─── shared decoder ─┬─ decoder ─── head ─── face box
+                          ├─ decoder ─── head ─── landmarks
+                          └─ decoder ─── head ─── expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.output_size = config.decoder_hidden_size
+        self.shared_decoder = MTCAEDecoder(config, starts_from_encoder=True)
+        self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=False) for name in task_names})
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
+        shared = self.shared_decoder(None, encoded)
+        return {name: decoder(shared, encoded) for name, decoder in self.decoders.items()}
+
+
+class MTCAECascade(MTCAEStructure):
+    """Structure 6 of Table I, the paper's model: each task's query is the previous task's output.
+
+    F ──┬──────────────────┬──────────────────┐            (memory: keys and values)
+        ├─ decoder ── Y1 ── decoder ── Y2 ── decoder ── Y3  (queries)
+                       │                │                │
+                      head             head             head
+                    face box        landmarks       expression
+    """
+
+    def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
+        super().__init__()
+        self.output_size = config.decoder_hidden_size
+        self.decoders = nn.ModuleDict(
+            {name: MTCAEDecoder(config, starts_from_encoder=position == 0) for position, name in enumerate(task_names)}
+        )
+
+    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name, in the order of the cascade."""
+        tokens: torch.Tensor | None = None
+        outputs = {}
+        for name, decoder in self.decoders.items():
+            tokens = decoder(tokens, encoded)
+            outputs[name] = tokens
+        return outputs

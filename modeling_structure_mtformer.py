@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mtcae import MTCAEConfig, TaskDescription
-from .modeling_decoders import MTCAEMLP, MTCAECrossAttention, MTCAEStructure
+from .modeling_structures import MTCAEMLP, MTCAECrossAttention, MTCAEStructure
 
 # Of the published code: hidden channels of the transforms / channels, the projections' width, the temperature.
 TRANSFORM_RATIO = 3
