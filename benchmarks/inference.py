@@ -42,7 +42,8 @@ from transformers.video_utils import load_video
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.face_geometry import box_intersection_over_union
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, load_model, predict_file
 from mtcae_dfer.modeling_encoders import PAPER_ENCODER
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline

@@ -30,7 +30,8 @@ from mtcae_dfer.face_detection import FaceDetections, FaceDetector
 from mtcae_dfer.face_geometry import box_intersection_over_union
 from mtcae_dfer.hub_dataset.clips import Clip
 from mtcae_dfer.hub_dataset.labelling.one_machine import label_clips
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, draw_clip, encode_clip
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig, draw_clip
+from mtcae_dfer.hub_dataset.synthetic.corpus import encode_clip
 from mtcae_dfer.video_reading import read_clip
 
 SIZE = (224, 224)

@@ -233,7 +233,8 @@ def _build_from_folder(arguments: argparse.Namespace) -> int:
 def _build_synthetic(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
     from mtcae_dfer.hub_dataset.corpora.folder import read_folder
-    from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+    from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+    from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 
     chosen = {"subjects": arguments.subjects, "takes": arguments.takes, "seed": arguments.corpus_seed}
     config = SyntheticCorpusConfig(**{name: value for name, value in chosen.items() if value is not None})

@@ -14,8 +14,9 @@ import numpy as np
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError, FrameLabels
+from mtcae_dfer.hub_dataset.synthetic.acting import ClipTruth
 from mtcae_dfer.hub_dataset.synthetic.anatomy import ACTION_UNITS
-from mtcae_dfer.hub_dataset.synthetic.corpus import ClipTruth, load_ground_truth
+from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth
 from mtcae_dfer.modeling_mtl_er import MISSING_LABEL, MISSING_VALENCE_AROUSAL
 
 # The drawn corpus knows strengths from 0 to 1. A unit counts as there from a third of its full strength, as human

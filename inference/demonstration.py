@@ -146,7 +146,8 @@ class Demonstration:
 
 def make_examples(folder: Path) -> list[str]:
     """Draws a clip of each of a few expressions; nobody real is shown."""
-    from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+    from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+    from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 
     config = SyntheticCorpusConfig(subjects=1, takes=1, expressions=EXAMPLE_EXPRESSIONS, seed=7)
     corpus = make_synthetic_corpus(folder / "examples", config, workers=1, progress=False)

@@ -7,7 +7,8 @@ import pytest
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from tests.support.small_data import SMALL_EXPRESSIONS
 
 REAL_SAMPLES = Path(__file__).parents[2] / "shared" / "samples"

@@ -35,7 +35,8 @@ from mtcae_dfer.configuration_lgi_former import (
 )
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import write_json
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.modeling_lgi_former import (
     LGIFormerForPreTraining,
     reconstruction_losses,

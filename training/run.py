@@ -33,7 +33,8 @@ from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from mtcae_dfer.hub_dataset.loading.protocols import fold_title, load_fold
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.release.push import add_modules

@@ -24,7 +24,8 @@ from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, labels_from_row, load_multitask_dataset, protocol_name
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.video_reading import read_clip
 from tests.support.video_files import write_numbered_video, write_text_as_video
 
@@ -474,12 +475,12 @@ def test_the_folder_command_builds_and_a_bad_clip_makes_its_exit_status_non_zero
 
 
 def test_the_synthetic_command_builds_a_corpus_of_its_own(tmp_path, monkeypatch):
-    import mtcae_dfer.hub_dataset.synthetic.corpus as synthetic
+    import mtcae_dfer.hub_dataset.synthetic.acting as acting
 
     def small(**options):
         return dataclasses.replace(CONFIG, **options)
 
-    monkeypatch.setattr(synthetic, "SyntheticCorpusConfig", small)
+    monkeypatch.setattr(acting, "SyntheticCorpusConfig", small)
     words = ("--subjects", "3", "--takes", "1", "--num-frames", "2", "--size", "160", "--workers", "1")
     assert run_command("synthetic", str(tmp_path / "out"), *words) == 0
     assert {split: len(rows) for split, rows in load_dataset(str(tmp_path / "out")).items()} == {

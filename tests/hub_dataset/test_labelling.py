@@ -19,7 +19,8 @@ from mtcae_dfer.hub_dataset.labelling.one_machine import (
     label_clip,
     label_clips,
 )
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, load_ground_truth, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth, make_synthetic_corpus
 from mtcae_dfer.video_reading import VideoReadingError, read_clip
 from tests.support.video_files import write_numbered_video, write_text_as_video
 

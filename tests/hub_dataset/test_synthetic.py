@@ -10,7 +10,20 @@ import av
 import numpy as np
 import pytest
 
+from mtcae_dfer.hub_dataset.synthetic import acting
 from mtcae_dfer.hub_dataset.synthetic import corpus as synthetic
+from mtcae_dfer.hub_dataset.synthetic.acting import (
+    EXPRESSION_ACTION_UNITS,
+    EXPRESSIONS,
+    EXPRESSIONS_WITH_CONTEMPT,
+    SyntheticCorpusConfig,
+    clip_slot,
+    clip_truth,
+    draw_clip,
+    draw_performance,
+    subject_identity,
+    take_scene,
+)
 from mtcae_dfer.hub_dataset.synthetic.anatomy import (
     ACTION_UNITS,
     FacePose,
@@ -20,20 +33,10 @@ from mtcae_dfer.hub_dataset.synthetic.anatomy import (
     place_in_frame,
 )
 from mtcae_dfer.hub_dataset.synthetic.corpus import (
-    EXPRESSION_ACTION_UNITS,
-    EXPRESSIONS,
-    EXPRESSIONS_WITH_CONTEMPT,
-    SyntheticCorpusConfig,
-    clip_slot,
-    clip_truth,
-    draw_clip,
     draw_contact_sheet,
-    draw_performance,
     encode_clip,
     load_ground_truth,
     make_synthetic_corpus,
-    subject_identity,
-    take_scene,
 )
 from mtcae_dfer.hub_dataset.synthetic.drawing import paint_frames
 
@@ -253,9 +256,9 @@ def test_performances_belong_to_slots_and_slots_are_dealt_evenly():
 
 def test_the_same_performance_differs_between_expressions_in_the_expressions_units_alone():
     performance = draw_performance(EIGHT, 3, 4)
-    neutral = synthetic.action_unit_track(performance, "neutral")
+    neutral = acting.action_unit_track(performance, "neutral")
     for name in EXPRESSIONS_WITH_CONTEMPT:
-        track = synthetic.action_unit_track(performance, name)
+        track = acting.action_unit_track(performance, name)
         others = [ACTION_UNITS.index(unit) for unit in ACTION_UNITS if unit not in EXPRESSION_ACTION_UNITS[name]]
         assert np.array_equal(track[:, others], neutral[:, others])
         for unit in EXPRESSION_ACTION_UNITS[name]:

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from mtcae_dfer.face_detection import FaceDetections, FaceDetector
 from mtcae_dfer.face_geometry import box_intersection_over_union, boxes_from_pixels, points_from_pixels
-from mtcae_dfer.hub_dataset.synthetic.corpus import EXPRESSIONS, SyntheticCorpusConfig, draw_clip
+from mtcae_dfer.hub_dataset.synthetic.acting import EXPRESSIONS, SyntheticCorpusConfig, draw_clip
 from mtcae_dfer.video_reading import read_clip, resize_frames
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples"

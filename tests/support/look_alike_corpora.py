@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from mtcae_dfer.hub_dataset.corpora import crema_d, dfew, ferv39k, mead, ravdess
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, draw_clip
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig, draw_clip
 from tests.support.video_files import write_video
 
 NTSC = Fraction(30000, 1001)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from mtcae_dfer.hub_dataset.affect_labels import AffectLabels, labels_from_truth
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import read_s_aff_wild2
 from mtcae_dfer.hub_dataset.folds import make_protocol
-from mtcae_dfer.hub_dataset.synthetic.corpus import SyntheticCorpusConfig, load_ground_truth, make_synthetic_corpus
+from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth, make_synthetic_corpus
 from mtcae_dfer.modeling_mtl_er import MISSING_LABEL, MISSING_VALENCE_AROUSAL
 from mtcae_dfer.training.affect.extract_features import FrameEncoder, read_frames
 from mtcae_dfer.training.affect.frame_encoder import FRAME_SIDE, train_frame_encoder
