@@ -17,7 +17,8 @@ from mtcae_dfer.hub_dataset.folds import OFFICIAL, OFFICIAL_CORPORA, fold_table,
 from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LONGEST_GAP
 
 if TYPE_CHECKING:
-    from mtcae_dfer.hub_dataset.building.build import BuildOptions, BuildReport
+    from mtcae_dfer.hub_dataset.building.build import BuildOptions
+    from mtcae_dfer.hub_dataset.building.report import BuildReport
 
 
 def add_dataset_commands(subparsers: argparse._SubParsersAction) -> None:

@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from mtcae_dfer.experiments.runner import Experiment, run_experiments
 from mtcae_dfer.experiments.statistics import format_mean_and_std, mean_and_std
-from mtcae_dfer.hub_dataset.building.build import read_build_report
+from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.training.arguments import DataArguments
 from mtcae_dfer.training.evaluation.report import FIGURES

@@ -1,4 +1,4 @@
-"""What a corpus reader hands on: clips with their expression and their subject."""
+"""What a corpus reader hands on: clips with their expression and their subject; and what labelling makes of them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,40 @@ class Clip:
     attributes: dict[str, str] = field(default_factory=dict, hash=False)  # everything else that the corpus tells
     part: str = ""  # part of the corpus's official division, where its owners divide clips and not subjects
     frame_labels: FrameLabels | None = field(default=None, compare=False)  # for corpora that label affect per frame
+
+
+@dataclass(eq=False)
+class ClipLabels:
+    """Face labels of the T sampled frames of one clip. Coordinates are divided by the frame's width and height."""
+
+    frame_indices: np.ndarray  # int64 (T,) frames in display order that were looked at; sorted, repeats possible
+    face_boxes: np.ndarray  # float32 (T, 4) x1, y1, x2, y2; NaN where no face is found
+    face_landmarks: np.ndarray  # float32 (T, 5, 2); NaN where no face is found
+    face_found: np.ndarray  # bool (T,) whether box and points are given
+    face_confidence: np.ndarray  # float32 (T,); 0 where the detector found no face
+    face_count: np.ndarray  # int64 (T,) all faces in the frame
+    face_interpolated: np.ndarray  # bool (T,) box and points lie between those of neighbouring frames; confidence is 0
+    warning: str | None = None  # one line where only a part of the video could be read
+
+
+@dataclass(eq=False)
+class LabelledClip:
+    """What came of one clip: labels, or the reason why there are none."""
+
+    labels: ClipLabels | None
+    failure: str | None  # one line
+    sha256: str  # of the video file; "" where it cannot be read
+    byte_count: int  # of the video file
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltClip:
+    """A clip that becomes a row of a data set."""
+
+    clip: Clip
+    labels: ClipLabels
+    sha256: str  # of the video file that was labelled
+    byte_count: int  # of that file
 
 
 def order_class_names(expressions: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -61,3 +62,12 @@ def write_json(file: Path, values: Any) -> None:
     text = json.dumps(plain_values(values), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(file) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def hash_file(path: str | os.PathLike) -> tuple[str, int]:
+    """SHA-256 (hexadecimal) and length in bytes of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest(), file.tell()

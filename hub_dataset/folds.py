@@ -82,6 +82,13 @@ def divided_units(clips: Iterable[Clip], kind: str) -> list[str]:
     return [clip.part if kind == OFFICIAL else clip.subject for clip in clips]
 
 
+def splits_of_units(protocol: Protocol) -> dict[str, tuple[str, ...]]:
+    """For each subject (or part of official lists), its split in every fold."""
+    first = protocol.folds[0]
+    units = first.train + first.validation + first.test
+    return {unit: tuple(fold.split_of(unit) for fold in protocol.folds) for unit in units}
+
+
 def name_part(fold: str | None, key: str) -> str:
     """The part of an official division in which a clip stands.
 

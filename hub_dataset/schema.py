@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
-from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabels, LabelledClip
+from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels, DatasetError
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -51,15 +50,16 @@ def dataset_features(
     )
 
 
-def row_from_clip(clip: Clip, labelled: LabelledClip, labels: ClipLabels, video: bytes | None) -> dict[str, Any]:
+def row_from_clip(built: BuiltClip, video: bytes | None) -> dict[str, Any]:
     """One row: the clip, its video file's bytes (None: a row without the video) and its labels."""
+    clip, labels = built.clip, built.labels
     return {
         **({} if video is None else {"video": {"bytes": video, "path": clip.name}}),
         "expression": clip.expression,
         "subject": clip.subject,
         "name": clip.name,
         "attributes": json.dumps(clip.attributes, ensure_ascii=False, sort_keys=True),
-        "sha256": labelled.sha256,
+        "sha256": built.sha256,
         "frame_indices": labels.frame_indices,
         "face_boxes": labels.face_boxes,
         "face_landmarks": labels.face_landmarks,
@@ -89,7 +89,11 @@ def _affect_of_frames(clip: Clip, frame_indices: np.ndarray) -> dict[str, np.nda
 
 
 def labels_from_row(row: Mapping[str, Any]) -> ClipLabels:
-    """The face labels of a row (as `dataset[i]` gives it) as numpy arrays."""
+    """The face labels of a row, as `dataset[i]` gives it or with all arrays flat: the one decoder of a row.
+
+    Returns:
+        Labels of the row's T frames, in the shapes that `ClipLabels` tells.
+    """
     return ClipLabels(
         frame_indices=np.asarray(row["frame_indices"], dtype=np.int64),
         face_boxes=np.asarray(row["face_boxes"], dtype=np.float32).reshape(-1, 4),

@@ -28,7 +28,8 @@ from transformers.utils import logging
 
 from mtcae_dfer.experiments.runner import THREADS_VARIABLE
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
-from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset, read_build_report
+from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions

@@ -25,39 +25,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mtcae_dfer.hub_dataset.building.card import render_card
 from mtcae_dfer.hub_dataset.building.contact_sheets import SHEETS_FOLDER, draw_contact_sheets
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError, FrameLabels, order_class_names
-from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, make_protocol
-from mtcae_dfer.hub_dataset.labelling.one_machine import (
-    ENGINES,
-    ClipLabels,
-    LabelledClip,
-    LabellingOptions,
-    hash_file,
-    label_clips,
+from mtcae_dfer.hub_dataset.building.parquet_files import write_groups
+from mtcae_dfer.hub_dataset.building.report import (
+    FORMAT_VERSION,
+    REPORT_FILE,
+    BuildReport,
+    read_build_report,
+    summarise,
+    write_build_report,
 )
-from mtcae_dfer.hub_dataset.labelling.shards import read_labels, write_labels, write_then_rename
-from mtcae_dfer.hub_dataset.schema import dataset_features, row_from_clip
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, DatasetError, FrameLabels, LabelledClip, order_class_names
+from mtcae_dfer.hub_dataset.files import write_json
+from mtcae_dfer.hub_dataset.folds import Protocol, divided_units, make_protocol
+from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LabellingOptions, label_clips
+from mtcae_dfer.hub_dataset.labelling.shards import read_labels, write_labels
+from mtcae_dfer.hub_dataset.schema import dataset_features
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3  # grows whenever the same clips and options give other files
-REPORT_FILE = "build_report.json"
 Labeller = Callable[[Sequence[Clip], LabellingOptions], Iterator[LabelledClip]]
 CLIPS_PER_LABEL_SHARD = 64
 CLIPS_PER_WORKER = 16  # below this many clips a further process costs more than it saves
-ROWS_PER_GROUP = 64
-BYTES_PER_GROUP = 64 << 20  # a reader of a stream holds one row group in memory
-BYTES_PER_FILE = 400 << 20
 
 
 @dataclass(frozen=True)
@@ -82,28 +77,6 @@ class BuildOptions:
     label_source: str | None = field(
         default=None, metadata={"help": "Which recordings these are and where their labels come from, for the card."}
     )
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What was built. Stored as build_report.json."""
-
-    output_dir: str
-    dataset_name: str
-    protocol: dict[str, Any]  # Protocol.to_dict
-    class_names: list[str]
-    clip_count: int  # rows in the data set
-    failures: list[dict[str, str]]  # name and reason of every clip that is not in it
-    warnings: list[dict[str, str]]  # name and reason of every clip of which only a part could be read
-    clips_without_face: list[str]  # names of clips in the data set in which no frame shows a face
-    face_coverage: float  # share of labelled frames with a face that the detector found
-    interpolated_share: float  # share of labelled frames whose face is interpolated between neighbouring frames
-    class_counts: dict[str, int]
-    class_coverage: dict[str, float]
-    subject_counts: dict[str, int]
-    subject_coverage: dict[str, float]
-    fold_counts: dict[str, dict[str, dict[str, int]]]  # fold -> split -> expression -> rows
-    options: dict[str, Any]
 
 
 def build_dataset(
@@ -141,7 +114,11 @@ def build_dataset(
     options = options or BuildOptions()
     output = Path(output_dir)
     clips = sorted(clips, key=lambda clip: clip.name)
-    _check_clips(clips)
+    if not clips:
+        raise DatasetError("There are no clips to build a data set from.")
+    repeated = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"{len(repeated)} clips have the same name as another one, such as {repeated[0]!r}.")
     class_names = order_class_names((clip.expression for clip in clips), options.class_names)
     protocol = make_protocol(
         divided_units(clips, options.splits),
@@ -160,61 +137,29 @@ def build_dataset(
         workplace = _claim_workplace(output, identity)
         label = _labeller(engine, workers, ray_address)
         labelled = _label_all(clips, options.labelling, workplace / "labels", label, progress)
-        labelled = _leave_out_copies(clips, labelled)
-        _refuse_total_failure(labelled, workplace)
-        report = _summarise(clips, labelled, class_names, protocol, options, output, identity)
+        built, failures = sort_out(clips, labelled)
+        if not built:
+            shutil.rmtree(workplace)
+            raise DatasetError(f"None of {len(clips)} clips could be read; the first: {failures[clips[0].name]}")
+        report = summarise(built, failures, class_names, protocol, output, identity)
         result = workplace / "result"
         shutil.rmtree(result, ignore_errors=True)  # of an interrupted call; cheap to write again
         features = dataset_features(
             class_names, options.labelling.num_frames, options.embed_videos, _labelled_units(clips)
         )
-        files = _write_groups(clips, labelled, protocol, features, result / "data", progress)
-        draw_contact_sheets(clips, labelled, class_names, result / SHEETS_FOLDER, options.labelling, progress)
-        _write_whole(result / "README.md", render_card(report, files, options.license))
-        _write_whole(result / REPORT_FILE, _to_json(_stored_report(report)))
-        _put_in_place(result, output)
+        files = write_groups(built, protocol, features, result / "data", progress)
+        draw_contact_sheets(built, class_names, result / SHEETS_FOLDER, progress)
+        (result / "README.md").write_text(render_card(report, files, options.license), encoding="utf-8")
+        write_build_report(report, result)
+        if output.exists():
+            output.rmdir()  # known to be empty
+        os.replace(result, output)
         shutil.rmtree(workplace)
     return report
 
 
-def read_build_report(dataset_dir: str | os.PathLike) -> BuildReport:
-    """The report of a finished data set.
-
-    Raises:
-        DatasetError: the folder holds no data set of this package, or one of another format.
-    """
-    file = Path(dataset_dir) / REPORT_FILE
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        _check_format(dataset_dir, told["options"]["format_version"])
-        return BuildReport(output_dir=str(dataset_dir), **told)
-    except OSError as error:
-        raise DatasetError(
-            f"{dataset_dir} is no data set of this package (no {REPORT_FILE}): build one with `mtcae dataset build`."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise DatasetError(f"{file} is damaged ({error}): build the data set again in another folder.") from error
-
-
-def _check_format(dataset_dir: str | os.PathLike, version: int) -> None:
-    if version != FORMAT_VERSION:
-        remedy = "build it again with `mtcae dataset build`, in another folder"
-        raise DatasetError(
-            f"{dataset_dir} was built with format {version}, and this release reads {FORMAT_VERSION}: "
-            f"{f'install a newer release, or {remedy}' if version > FORMAT_VERSION else remedy}."
-        )
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What is built: checks, identity, the folder
-
-
-def _check_clips(clips: Sequence[Clip]) -> None:
-    repeated = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
-    if not clips:
-        raise DatasetError("There are no clips to build a data set from.")
-    if repeated:
-        raise DatasetError(f"{len(repeated)} clips have the same name as another one, such as {repeated[0]!r}.")
 
 
 def _identity(
@@ -296,7 +241,7 @@ def _claim_workplace(output: Path, identity: dict[str, Any]) -> Path:
             )
         logger.info("Taking up the unfinished build in %s", workplace)
     workplace.joinpath("labels").mkdir(parents=True, exist_ok=True)
-    _write_whole(note, _to_json(identity))
+    write_json(note, identity)
     return workplace
 
 
@@ -309,21 +254,6 @@ def _one_line_for_disk_errors(output: Path) -> Iterator[None]:
             f"{error.filename or output} cannot be written or read ({error.strerror}): mend that and start again; "
             "finished labels are kept."
         ) from error
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Writes under a temporary name first, so that a file with its final name is always complete."""
-    write_then_rename(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _put_in_place(result: Path, output: Path) -> None:
-    if output.exists():
-        output.rmdir()  # known to be empty
-    os.replace(result, output)
-
-
-def _to_json(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -376,213 +306,18 @@ def _worker_count(workers: int | None, clip_count: int) -> int:
     return max(1, min(os.cpu_count() or 1, clip_count // CLIPS_PER_WORKER))
 
 
-def _leave_out_copies(clips: Sequence[Clip], labelled: Sequence[LabelledClip]) -> list[LabelledClip]:
-    """Of clips with the same bytes the first one stays: another could stand in another split, with another label."""
+def sort_out(clips: Sequence[Clip], labelled: Sequence[LabelledClip]) -> tuple[list[BuiltClip], dict[str, str]]:
+    """The clips that become rows, and the reason by name of every other one.
+
+    Of clips with the same bytes the first one stays: another could stand in another split, with another label.
+    """
     first: dict[str, str] = {}
-    kept = []
+    built, failures = [], {}
     for clip, result in zip(clips, labelled, strict=True):
-        if result.labels is not None and first.setdefault(result.sha256, clip.name) != clip.name:
-            reason = f"the same file as {first[result.sha256]}: keep one of them."
-            result = LabelledClip(None, reason, result.sha256, result.byte_count)
-        kept.append(result)
-    return kept
-
-
-def _refuse_total_failure(labelled: Sequence[LabelledClip], workplace: Path) -> None:
-    failures = [clip.failure for clip in labelled if clip.failure is not None]
-    if len(failures) == len(labelled):
-        shutil.rmtree(workplace)
-        raise DatasetError(f"None of {len(labelled)} clips could be read; the first: {failures[0]}")
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Parquet files: one group of files for all clips that stand in the same split of every fold
-
-
-def _write_groups(
-    clips: Sequence[Clip],
-    labelled: Sequence[LabelledClip],
-    protocol: Protocol,
-    features: Any,
-    folder: Path,
-    progress: bool,
-) -> dict[str, dict[str, list[str]]]:
-    """Writes all Parquet files. Returns the files of each split of each fold, relative to the data set's folder."""
-    folder.mkdir(parents=True)
-    groups: dict[tuple[str, ...], list[int]] = {}
-    roles = _unit_roles(protocol)
-    for position, unit in enumerate(divided_units(clips, protocol.kind)):
-        if labelled[position].labels is not None:
-            groups.setdefault(roles[unit], []).append(position)
-    files: dict[str, dict[str, list[str]]] = {fold.name: {split: [] for split in SPLITS} for fold in protocol.folds}
-    total = sum(len(positions) for positions in groups.values())
-    with tqdm(total=total, desc="Writing Parquet", unit="clip", disable=not progress) as bar:
-        for number, role in enumerate(sorted(groups)):
-            group = role[0] if len(protocol.folds) == 1 else f"group-{number:04d}"
-            names = _write_group(clips, labelled, groups[role], features, folder, group, bar)
-            for fold, split in zip(protocol.folds, role, strict=True):
-                files[fold.name][split] += [f"{folder.name}/{name}" for name in names]
-    return files
-
-
-def _unit_roles(protocol: Protocol) -> dict[str, tuple[str, ...]]:
-    """For each subject (or part of official lists), its split in every fold."""
-    first = protocol.folds[0]
-    units = first.train + first.validation + first.test
-    return {unit: tuple(fold.split_of(unit) for fold in protocol.folds) for unit in units}
-
-
-def _write_group(
-    clips: Sequence[Clip],
-    labelled: Sequence[LabelledClip],
-    positions: Sequence[int],
-    features: Any,
-    folder: Path,
-    group: str,
-    bar: tqdm,
-) -> list[str]:
-    """Writes one group of clips into files of bounded size; returns their names."""
-    sizes = _row_sizes(labelled, positions, features)
-    parts = _cut_by_size(positions, sizes, BYTES_PER_FILE, len(positions))
-    names = []
-    for number, part in enumerate(parts):
-        temporary = folder / ".partial"
-        _write_file(clips, labelled, part, features, temporary, bar)
-        # `datasets` keeps its copy of a local folder under a hash of the file names alone, and would go on serving the
-        # rows of an earlier data set in a folder of the same name; so the content's digest is part of the name.
-        digest, _ = hash_file(temporary)
-        names.append(f"{group}-{number:05d}-of-{len(parts):05d}-{digest[:16]}.parquet")
-        os.replace(temporary, folder / names[-1])
-    return names
-
-
-def _write_file(
-    clips: Sequence[Clip],
-    labelled: Sequence[LabelledClip],
-    positions: Sequence[int],
-    features: Any,
-    file: Path,
-    bar: tqdm,
-) -> None:
-    from pyarrow import parquet
-
-    sizes = _row_sizes(labelled, positions, features)
-    # Videos are compressed already; a second compression costs time and saves nothing.
-    with parquet.ParquetWriter(file, features.arrow_schema, compression="none") as writer:
-        for row_group in _cut_by_size(positions, sizes, BYTES_PER_GROUP, ROWS_PER_GROUP):
-            writer.write_table(_table(clips, labelled, row_group, features))
-            bar.update(len(row_group))
-
-
-def _row_sizes(labelled: Sequence[LabelledClip], positions: Sequence[int], features: Any) -> list[int]:
-    """Bytes of the rows' videos, beside which the rest does not count."""
-    return [labelled[position].byte_count if "video" in features else 0 for position in positions]
-
-
-def _cut_by_size(positions: Sequence[int], sizes: Sequence[int], byte_limit: int, count_limit: int) -> list[list[int]]:
-    """Cuts a list into runs within both limits; a single item may exceed the byte limit."""
-    runs: list[list[int]] = []
-    filled = 0
-    for position, size in zip(positions, sizes, strict=True):
-        if not runs or filled + size > byte_limit or len(runs[-1]) == count_limit:
-            runs.append([])
-            filled = 0
-        runs[-1].append(position)
-        filled += size
-    return runs
-
-
-def _table(
-    clips: Sequence[Clip], labelled: Sequence[LabelledClip], positions: Sequence[int], features: Any
-) -> pa.Table:
-    from datasets import Dataset
-
-    rows = []
-    for position in positions:
-        clip, result = clips[position], labelled[position]
-        video = _read_unchanged(clip, result) if "video" in features else None
-        rows.append(row_from_clip(clip, result, result.labels, video))
-    return Dataset.from_list(rows, features=features).data.table
-
-
-def _read_unchanged(clip: Clip, labelled: LabelledClip) -> bytes:
-    """The bytes of the video that was labelled."""
-    video = clip.path.read_bytes()
-    if hashlib.sha256(video).hexdigest() != labelled.sha256:
-        raise DatasetError(
-            f"{clip.path} has changed since it was labelled: delete the unfinished build's folder and start again."
-        )
-    return video
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The report
-
-
-def _summarise(
-    clips: Sequence[Clip],
-    labelled: Sequence[LabelledClip],
-    class_names: Sequence[str],
-    protocol: Protocol,
-    options: BuildOptions,
-    output: Path,
-    identity: dict[str, Any],
-) -> BuildReport:
-    pairs = list(zip(clips, labelled, strict=True))
-    built = [(clip, result.labels) for clip, result in pairs if result.labels is not None]
-    by_class, by_subject = _coverage(built, "expression"), _coverage(built, "subject")
-    class_counts = Counter(clip.expression for clip, _ in built)
-    subject_counts = Counter(clip.subject for clip, _ in built)
-    return BuildReport(
-        output_dir=str(output),
-        dataset_name=options.dataset_name,
-        protocol=protocol.to_dict(),
-        class_names=list(class_names),
-        clip_count=len(built),
-        failures=[{"name": clip.name, "reason": result.failure} for clip, result in pairs if result.failure],
-        warnings=[{"name": clip.name, "reason": labels.warning} for clip, labels in built if labels.warning],
-        clips_without_face=[clip.name for clip, labels in built if not labels.face_found.any()],
-        face_coverage=float(np.mean([_detected_share(labels) for _, labels in built])),
-        interpolated_share=float(np.mean([labels.face_interpolated.mean() for _, labels in built])),
-        class_counts={name: class_counts[name] for name in class_names},
-        class_coverage={name: by_class[name] for name in class_names if name in by_class},
-        subject_counts=dict(sorted(subject_counts.items())),
-        subject_coverage=dict(sorted(by_subject.items())),
-        fold_counts=_fold_counts([clip for clip, _ in built], protocol, class_names),
-        options=identity,
-    )
-
-
-def _coverage(built: Sequence[tuple[Clip, ClipLabels]], attribute: str) -> dict[str, float]:
-    """Share of frames with a face, by the clips' value of an attribute."""
-    shares: dict[str, list[float]] = {}
-    for clip, labels in built:
-        shares.setdefault(getattr(clip, attribute), []).append(_detected_share(labels))
-    return {value: float(np.mean(values)) for value, values in shares.items()}
-
-
-def _detected_share(labels: ClipLabels) -> float:
-    """Share of frames in which the detector found a face."""
-    return float((labels.face_found & ~labels.face_interpolated).mean())
-
-
-def _fold_counts(
-    clips: Sequence[Clip], protocol: Protocol, class_names: Sequence[str]
-) -> dict[str, dict[str, dict[str, int]]]:
-    roles = _unit_roles(protocol)
-    counts = Counter(
-        (fold.name, split, clip.expression)
-        for clip, unit in zip(clips, divided_units(clips, protocol.kind), strict=True)
-        for fold, split in zip(protocol.folds, roles[unit], strict=True)
-    )
-    return {
-        fold.name: {split: {name: counts[fold.name, split, name] for name in class_names} for split in SPLITS}
-        for fold in protocol.folds
-    }
-
-
-def _stored_report(report: BuildReport) -> dict[str, Any]:
-    """The report without the place where it lies, so that a moved or repeated data set has the same bytes."""
-    values = asdict(report)
-    del values["output_dir"]
-    return values
+        if result.labels is None:
+            failures[clip.name] = result.failure or "no labels were made"
+        elif first.setdefault(result.sha256, clip.name) != clip.name:
+            failures[clip.name] = f"the same file as {first[result.sha256]}: keep one of them."
+        else:
+            built.append(BuiltClip(clip, result.labels, result.sha256, result.byte_count))
+    return built, failures

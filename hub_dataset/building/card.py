@@ -10,7 +10,7 @@ from mtcae_dfer.hub_dataset.corpora.registry import describe_source, find_corpus
 from mtcae_dfer.hub_dataset.folds import OFFICIAL, fold_table
 
 if TYPE_CHECKING:
-    from mtcae_dfer.hub_dataset.building.build import BuildReport
+    from mtcae_dfer.hub_dataset.building.report import BuildReport
 
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LOADING_LABELS = """The videos are not in this data set. With a copy of the corpus on disk, each label finds its video

@@ -15,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mtcae_dfer.face_geometry import boxes_to_pixels, points_to_pixels
-from mtcae_dfer.hub_dataset.clips import Clip
-from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabels, LabelledClip, LabellingOptions
+from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SHEETS_FOLDER = "contact_sheets"
 DOUBTFUL_SHEET = "fewest-faces.png"
@@ -35,31 +35,25 @@ BACKGROUND, INK = "#16191d", "#e8eaed"
 
 
 def draw_contact_sheets(
-    clips: Sequence[Clip],
-    labelled: Sequence[LabelledClip],
-    class_names: Sequence[str],
-    folder: Path,
-    options: LabellingOptions,
-    progress: bool = True,
+    built: Sequence[BuiltClip], class_names: Sequence[str], folder: Path, progress: bool = True
 ) -> list[Path]:
     """Draws the sheets of a data set; the same clips and labels give the same bytes.
 
     Args:
-        clips: of the data set.
-        labelled: what came of each of them; clips without labels are left out.
+        built: clips of the data set.
         class_names: one sheet for each class that has clips.
         folder: is made.
-        options: how the clips were labelled.
         progress: whether to show a progress bar.
 
     Returns:
         The pictures.
     """
-    pairs = [(clip, result.labels) for clip, result in zip(clips, labelled, strict=True) if result.labels is not None]
+    pairs = [(each.clip, each.labels) for each in built]
     sheets = {}
     for number, name in enumerate(class_names):
         members = [pair for pair in pairs if pair[0].expression == name]
-        sheets[f"{number}-{_file_stem(name)}.png"] = spread_evenly(members, CLIPS_PER_SHEET)
+        file_stem = re.sub(r"[^\w-]+", "_", name)
+        sheets[f"{number}-{file_stem}.png"] = spread_evenly(members, CLIPS_PER_SHEET)
     incomplete = [pair for pair in pairs if not pair[1].face_found.all() or pair[1].face_interpolated.any()]
     incomplete.sort(key=lambda pair: int((pair[1].face_found & ~pair[1].face_interpolated).sum()))
     sheets[DOUBTFUL_SHEET] = incomplete[:CLIPS_PER_SHEET]
@@ -68,15 +62,15 @@ def draw_contact_sheets(
     for name, members in tqdm(sheets.items(), desc="Drawing contact sheets", unit="sheet", disable=not progress):
         if members:
             files.append(folder / name)
-            draw_sheet(members, options).save(files[-1], format="PNG")
+            draw_sheet(members).save(files[-1], format="PNG")
     return files
 
 
-def draw_sheet(pairs: Sequence[tuple[Clip, ClipLabels]], options: LabellingOptions) -> Image:
+def draw_sheet(pairs: Sequence[tuple[Clip, ClipLabels]]) -> Image:
     """One row per clip: its name, then frames with box and points, as wide as the video's proportions want it."""
     from PIL import Image
 
-    strips = [_draw_clip(clip, labels, options) for clip, labels in pairs]
+    strips = [_draw_clip(clip, labels) for clip, labels in pairs]
     height = sum(strip.height for strip in strips)
     sheet = Image.new("RGB", (max(strip.width for strip in strips), height), BACKGROUND)
     top = 0
@@ -93,7 +87,7 @@ def spread_evenly(items: Sequence, count: int) -> list:
     return [items[round(position)] for position in np.linspace(0, len(items) - 1, count)]
 
 
-def _draw_clip(clip: Clip, labels: ClipLabels, options: LabellingOptions) -> Image:
+def _draw_clip(clip: Clip, labels: ClipLabels) -> Image:
     from PIL import Image, ImageDraw
 
     from mtcae_dfer.video_reading import read_clip
@@ -143,12 +137,7 @@ def _write_below(pen: ImageDraw, text: str, colour: str, size: tuple[int, int]) 
     pen.text((4, size[1] - 16), text, fill=colour, font=_font(11), stroke_width=1, stroke_fill=BACKGROUND)
 
 
-def _font(size: int) -> object:
+def _font(size: int) -> FreeTypeFont | ImageFont:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
-
-
-def _file_stem(name: str) -> str:
-    """A class name as part of a file name."""
-    return re.sub(r"[^\w-]+", "_", name)

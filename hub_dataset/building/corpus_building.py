@@ -6,7 +6,8 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from mtcae_dfer.hub_dataset.building.build import BuildOptions, BuildReport, build_dataset
+from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.building.report import BuildReport
 from mtcae_dfer.hub_dataset.corpora.reading import CorpusReading
 from mtcae_dfer.hub_dataset.corpora.registry import Corpus, find_corpus
 from mtcae_dfer.hub_dataset.folds import split_kinds

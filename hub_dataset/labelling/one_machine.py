@@ -6,9 +6,7 @@ processes share the work or on which other clips are labelled with it.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import Clip, ClipLabels, DatasetError, LabelledClip
+from mtcae_dfer.hub_dataset.files import hash_file
 
 if TYPE_CHECKING:
     from mtcae_dfer.face_detection import FaceDetector
@@ -54,30 +53,6 @@ class LabellingOptions:
         from mtcae_dfer.face_detection import FaceDetector
 
         return FaceDetector(device=self.device, min_face=self.min_face, policy=self.face_policy)
-
-
-@dataclass(eq=False)
-class ClipLabels:
-    """Face labels of the T sampled frames of one clip. Coordinates are divided by the frame's width and height."""
-
-    frame_indices: np.ndarray  # int64 (T,) frames in display order that were looked at; sorted, repeats possible
-    face_boxes: np.ndarray  # float32 (T, 4) x1, y1, x2, y2; NaN where no face is found
-    face_landmarks: np.ndarray  # float32 (T, 5, 2); NaN where no face is found
-    face_found: np.ndarray  # bool (T,) whether box and points are given
-    face_confidence: np.ndarray  # float32 (T,); 0 where the detector found no face
-    face_count: np.ndarray  # int64 (T,) all faces in the frame
-    face_interpolated: np.ndarray  # bool (T,) box and points lie between those of neighbouring frames; confidence is 0
-    warning: str | None = None  # one line where only a part of the video could be read
-
-
-@dataclass(eq=False)
-class LabelledClip:
-    """What came of one clip: labels, or the reason why there are none."""
-
-    labels: ClipLabels | None
-    failure: str | None  # one line
-    sha256: str  # of the video file; "" where it cannot be read
-    byte_count: int  # of the video file
 
 
 def label_clip(
@@ -136,8 +111,7 @@ def fill_short_gaps(labels: ClipLabels, longest: int) -> ClipLabels:
             for values in (boxes, landmarks):
                 values[position] = (1 - share) * values[before] + share * values[after]
         found[before + 1 : after] = interpolated[before + 1 : after] = True
-    changed = {"face_boxes": boxes, "face_landmarks": landmarks, "face_found": found}
-    return replace(labels, **changed, face_interpolated=interpolated)
+    return replace(labels, face_boxes=boxes, face_landmarks=landmarks, face_found=found, face_interpolated=interpolated)
 
 
 def label_clips(
@@ -169,15 +143,6 @@ def label_clips(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-def hash_file(path: str | os.PathLike) -> tuple[str, int]:
-    """SHA-256 (hexadecimal) and length in bytes of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest(), file.tell()
 
 
 def _in_order(executor: ProcessPoolExecutor, clips: Sequence[Clip], ahead: int) -> Iterator[LabelledClip]:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
-from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabeller, LabelledClip, LabellingOptions
+from mtcae_dfer.hub_dataset.clips import Clip, DatasetError, LabelledClip
+from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabeller, LabellingOptions
 from mtcae_dfer.hub_dataset.labelling.shards import label_table, labelled_from_row
 
 if TYPE_CHECKING:

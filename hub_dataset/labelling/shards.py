@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabels, LabelledClip
-from mtcae_dfer.hub_dataset.schema import LANDMARK_COUNT
+from mtcae_dfer.hub_dataset.clips import LabelledClip
+from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.hub_dataset.schema import labels_from_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,27 +19,18 @@ if TYPE_CHECKING:
 
 def row_from_labelled(labelled: LabelledClip) -> dict[str, Any]:
     """What came of a clip, as a row of words, numbers and flat lists. `labelled_from_row` is the way back."""
-    row = {"failure": labelled.failure, "sha256": labelled.sha256, "byte_count": labelled.byte_count}
+    row: dict[str, Any] = {"failure": labelled.failure, "sha256": labelled.sha256, "byte_count": labelled.byte_count}
     if labelled.labels is not None:
         values = vars(labelled.labels)
         row |= {name: value.ravel() if isinstance(value, np.ndarray) else value for name, value in values.items()}
     return row
 
 
-def labelled_from_row(row: dict[str, Any]) -> LabelledClip:
+def labelled_from_row(row: Mapping[str, Any]) -> LabelledClip:
     """The way back from `row_from_labelled`."""
     if row["failure"] is not None:
         return LabelledClip(None, row["failure"], row["sha256"], row["byte_count"])
-    labels = ClipLabels(
-        frame_indices=np.array(row["frame_indices"], dtype=np.int64),
-        face_boxes=np.array(row["face_boxes"], dtype=np.float32).reshape(-1, 4),
-        face_landmarks=np.array(row["face_landmarks"], dtype=np.float32).reshape(-1, LANDMARK_COUNT, 2),
-        face_found=np.array(row["face_found"], dtype=bool),
-        face_confidence=np.array(row["face_confidence"], dtype=np.float32),
-        face_count=np.array(row["face_count"], dtype=np.int64),
-        face_interpolated=np.array(row["face_interpolated"], dtype=bool),
-        warning=row["warning"],
-    )
+    labels = replace(labels_from_row(row), warning=row["warning"])
     return LabelledClip(labels, None, row["sha256"], row["byte_count"])
 
 
@@ -53,7 +45,8 @@ def write_labels(file: Path, shard: Sequence[LabelledClip]) -> None:
     """Writes the labels of some clips; the file appears under its name when it is complete."""
     from pyarrow import parquet
 
-    write_then_rename(file, lambda temporary: parquet.write_table(label_table(shard), temporary))
+    with replacing(file) as temporary:
+        parquet.write_table(label_table(shard), temporary)
 
 
 def read_labels(file: Path) -> list[LabelledClip]:
@@ -61,13 +54,6 @@ def read_labels(file: Path) -> list[LabelledClip]:
     from pyarrow import parquet
 
     return [labelled_from_row(row) for row in parquet.read_table(file).to_pylist()]
-
-
-def write_then_rename(file: Path, write: Callable[[Path], object]) -> None:
-    """Writes under a temporary name first, so that a file with its final name is always complete."""
-    temporary = file.with_name(f".{file.name}.partial")
-    write(temporary)
-    os.replace(temporary, file)
 
 
 def _label_schema() -> pa.Schema:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.labelling.one_machine import hash_file
+from mtcae_dfer.hub_dataset.files import hash_file
 
 HASHING_THREADS = 4  # hashing releases the interpreter; more threads wait for the disk
 NAMES_IN_MESSAGE = 5

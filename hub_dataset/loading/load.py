@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtcae_dfer.hub_dataset.building.build import BuildReport, read_build_report
-from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.labelling.one_machine import ClipLabels
+from mtcae_dfer.hub_dataset.building.report import BuildReport, read_build_report
+from mtcae_dfer.hub_dataset.clips import ClipLabels, DatasetError
 from mtcae_dfer.hub_dataset.loading.joining import VideoMatch, VideoMatchError, match_videos
 from mtcae_dfer.hub_dataset.schema import labels_from_row
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtcae_dfer.hub_dataset.building.build import BuildReport, read_build_report
+from mtcae_dfer.hub_dataset.building.report import BuildReport, read_build_report
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
 from mtcae_dfer.hub_dataset.folds import OFFICIAL, SPLITS, Fold, Protocol, make_protocol, split_kinds
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset, protocol_name

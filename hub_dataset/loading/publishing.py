@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtcae_dfer.hub_dataset.building.build import BuildReport, read_build_report
 from mtcae_dfer.hub_dataset.building.contact_sheets import SHEETS_FOLDER
+from mtcae_dfer.hub_dataset.building.report import BuildReport, read_build_report
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.registry import find_corpus
 

@@ -19,8 +19,11 @@ from datasets import load_dataset
 
 from mtcae_dfer.commands.dataset import add_dataset_commands
 from mtcae_dfer.hub_dataset.building import build as building
-from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset, read_build_report
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
+from mtcae_dfer.hub_dataset.building import parquet_files
+from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.building.parquet_files import cut_by_size
+from mtcae_dfer.hub_dataset.building.report import read_build_report
+from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, labels_from_row, load_multitask_dataset, protocol_name
@@ -286,11 +289,15 @@ def test_a_folder_with_other_things_and_a_file_are_refused_and_kept(clips, tmp_p
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("step", ["write_labels", "_write_file", "draw_contact_sheets"])
-def test_a_full_disk_is_one_clear_line_and_no_label_is_lost(clips, built, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [(building, "write_labels"), (parquet_files, "_write_file"), (building, "draw_contact_sheets")],
+    ids=["labels", "rows", "pictures"],
+)
+def test_a_full_disk_is_one_clear_line_and_no_label_is_lost(clips, built, tmp_path, monkeypatch, module, step):
     """Wherever the disk runs full, the next call goes on from the finished labels and ends with the same bytes."""
     monkeypatch.setattr(building, "CLIPS_PER_LABEL_SHARD", 2)
-    original, calls = getattr(building, step), []
+    original, calls = getattr(module, step), []
 
     def write_until_full(*arguments, **options):
         calls.append(1)
@@ -298,14 +305,14 @@ def test_a_full_disk_is_one_clear_line_and_no_label_is_lost(clips, built, tmp_pa
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(building, step, write_until_full)
+    monkeypatch.setattr(module, step, write_until_full)
     with pytest.raises(DatasetError, match="No space left on device.: mend that and start again; finished labels are"):
         build(clips, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     finished = len(list((tmp_path / ".out.building" / "labels").iterdir()))
     assert finished == (2 if step == "write_labels" else len(clips) // 2)
     labelled = []
-    monkeypatch.setattr(building, step, original)
+    monkeypatch.setattr(module, step, original)
     monkeypatch.setattr(
         building, "label_clips", lambda wanted, *rest: labelled.extend(wanted) or label_clips(wanted, *rest)
     )
@@ -379,18 +386,19 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(clips, built, tmp_p
     script = tmp_path / "build.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from mtcae_dfer.hub_dataset.building import build as building\n"
+        "from mtcae_dfer.hub_dataset.building import build as building, parquet_files\n"
         "from mtcae_dfer.hub_dataset.corpora.folder import read_folder\n"
         "from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions\n"
         "building.CLIPS_PER_LABEL_SHARD = 2\n"
         "name, count = sys.argv[3], int(sys.argv[4])\n"
-        "original, calls = getattr(building, name), []\n"
+        "module = building if hasattr(building, name) else parquet_files\n"
+        "original, calls = getattr(module, name), []\n"
         "def killing(*arguments):\n"
         "    calls.append(1)\n"
         "    if len(calls) > count:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return original(*arguments)\n"
-        "setattr(building, name, killing)\n"
+        "setattr(module, name, killing)\n"
         "options = building.BuildOptions(dataset_name='drawn', license='apache-2.0',\n"
         "    labelling=LabellingOptions(num_frames=4, height=160, width=160))\n"
         "building.build_dataset(read_folder(sys.argv[1]), sys.argv[2], options, workers=1, progress=False)\n"
@@ -407,7 +415,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(clips, built, tmp_p
 
 
 def test_an_unfinished_build_with_other_options_is_refused_and_kept(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_write_groups", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(building, "write_groups", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build(clips[:2], tmp_path / "out", dataclasses.replace(OPTIONS, splits="none"))
     before = files_of(tmp_path)
@@ -421,13 +429,13 @@ def test_an_unfinished_build_with_other_options_is_refused_and_kept(clips, tmp_p
 def test_a_video_that_changes_during_the_build_is_noticed(clips, tmp_path, monkeypatch):
     copy = tmp_path / "copy.mp4"
     shutil.copy(clips[0].path, copy)
-    original = building._write_groups
+    original = building.write_groups
 
     def change_first(*arguments):
         copy.write_bytes(copy.read_bytes() + b"x")
         return original(*arguments)
 
-    monkeypatch.setattr(building, "_write_groups", change_first)
+    monkeypatch.setattr(building, "write_groups", change_first)
     with pytest.raises(DatasetError, match="copy.mp4 has changed since it was labelled"):
         changing = [Clip(copy, "sadness", "S01", "copy.mp4")]
         build(changing, tmp_path / "out", dataclasses.replace(OPTIONS, splits="none"))
@@ -437,14 +445,19 @@ def test_a_video_that_changes_during_the_build_is_noticed(clips, tmp_path, monke
 
 
 def test_files_and_row_groups_stay_within_their_limits():
-    assert building._cut_by_size([7, 8, 9], [5, 5, 5], 10, 9) == [[7, 8], [9]]
-    assert building._cut_by_size([7, 8, 9], [50, 5, 5], 10, 9) == [[7], [8, 9]]
-    assert building._cut_by_size([7, 8, 9], [1, 1, 1], 10, 2) == [[7, 8], [9]]
-    assert building._cut_by_size([], [], 10, 2) == []
+    def cut(sizes: list[int], byte_limit: int, count_limit: int) -> list[list[int]]:
+        """Runs of sizes out of clips of these sizes."""
+        clips = [BuiltClip(Clip(Path(), "", "", str(size)), None, "", size) for size in sizes]
+        return [[clip.byte_count for clip in run] for run in cut_by_size(clips, byte_limit, count_limit)]
+
+    assert cut([5, 5, 6], 10, 9) == [[5, 5], [6]]
+    assert cut([50, 5, 4], 10, 9) == [[50], [5, 4]]
+    assert cut([1, 2, 3], 10, 2) == [[1, 2], [3]]
+    assert cut([], 10, 2) == []
 
 
 def test_a_split_larger_than_one_file_is_written_into_several(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "BYTES_PER_FILE", 1)
+    monkeypatch.setattr(parquet_files, "BYTES_PER_FILE", 1)
     build(clips[:3], tmp_path / "out", dataclasses.replace(OPTIONS, splits="none"))
     assert len(list((tmp_path / "out" / "data").glob("train-*-of-00003-*.parquet"))) == 3
     assert load_dataset(str(tmp_path / "out"))["train"]["name"][:] == [clip.name for clip in clips[:3]]

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from mtcae_dfer.commands.command_line import main
-from mtcae_dfer.hub_dataset.building.build import BuildOptions, read_build_report
+from mtcae_dfer.hub_dataset.building.build import BuildOptions
 from mtcae_dfer.hub_dataset.building.corpus_building import build_corpus
+from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from tests.support.look_alike_corpora import make_crema_d_like, make_dfew_like, make_mead_like, make_ravdess_like

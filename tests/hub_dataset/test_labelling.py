@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from mtcae_dfer.face_detection import FaceDetector
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import Clip, ClipLabels, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
-from mtcae_dfer.hub_dataset.labelling.one_machine import (
-    ClipLabels,
-    LabellingOptions,
-    fill_short_gaps,
-    hash_file,
-    label_clip,
-    label_clips,
-)
+from mtcae_dfer.hub_dataset.files import hash_file
+from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, fill_short_gaps, label_clip, label_clips
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth, make_synthetic_corpus
 from mtcae_dfer.video_reading import VideoReadingError, read_clip

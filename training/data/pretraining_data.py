@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from mtcae_dfer.face_geometry import boxes_to_pixels
-from mtcae_dfer.hub_dataset.building.build import REPORT_FILE as BUILD_REPORT_FILE
+from mtcae_dfer.hub_dataset.building.report import REPORT_FILE as BUILD_REPORT_FILE
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
 from mtcae_dfer.hub_dataset.files import replacing
