@@ -6,51 +6,26 @@ very same pictures. One pass over the packets counts the frames (container heade
 passes over the packets that no wanted frame depends on, where it is certain that this changes nothing.
 """
 
-import math
 import os
-from array import array
-from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from io import BytesIO
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
 import torch
-from av.bitstream import BitStreamFilterContext, bitstream_filters_available
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from torchvision.transforms.v2 import functional as transforms
 
+from .video_packets import PacketCount, Packets, announced_index, count_packets
+
 VideoSource = str | os.PathLike | bytes | BinaryIO
-
-# A FLV or Matroska file that ends this much before the duration in its header is taken for a truncated one.
-TRUNCATION_TOLERANCE_SECONDS = 0.5
-
-# MP4 and its kin list all packets, with the times at which their frames are shown: none can be missing unnoticed, as in
-# a damaged Matroska, FLV or MPEG-TS file. AVI knows no such times.
-INDEXED_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
-
-# FFmpeg's AV_FIELD_PROGRESSIVE: every packet holds a whole frame, not a field of one.
-PROGRESSIVE = 1
-
-# ITU-T H.264, table 7-1: types of NAL units.
-H264_SLICE, H264_IDR_SLICE, H264_SEI, H264_DELIMITER, H264_FILLER = 1, 5, 6, 9, 12
-H264_PARAMETER_SETS = frozenset({7, 8})
-H264_KNOWN = frozenset({H264_SLICE, H264_IDR_SLICE, H264_SEI, H264_DELIMITER, H264_FILLER}) | H264_PARAMETER_SETS
-
-# FFmpeg's filter that takes headers apart and puts them together again, unchanged unless told otherwise.
-H264_PARSER = "h264_metadata"
-
-# What a packet of H.264 holds; 0 is a picture that no other one refers to.
-REFERENCE, FRESH_START, PARAMETERS = 1, 2, 4
-
-# Frames per second where neither the container nor the codec says anything.
-FALLBACK_FRAME_RATE = 25
 
 
 class VideoReadingError(ValueError):
@@ -160,9 +135,14 @@ def read_clip(
     if not reading.is_complete(wanted):
         reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
         readable = reading.frame_count
-        wanted = _wanted_of_damaged(video, packets, readable, wanted, resample=frame_indices is None)
+        if readable > 0 and frame_indices is None:
+            wanted = uniform_frame_indices(readable, len(wanted))
+        elif readable > 0:
+            _check_indices_exist(video, wanted, readable)
         if not reading.pictures.keys() >= set(wanted):
             reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
+    if reading.info is None:
+        raise VideoReadingError(_no_frame_message(video, packets))
     return SampledClip(
         # T × (3, H, W) -> (T, 3, H, W)
         frames=torch.stack([reading.pictures[index] for index in wanted]),
@@ -191,7 +171,7 @@ class FrameStream:
         self._packets = _count_packets(self._video)
         if self._packets.frame_count == 0:
             raise VideoReadingError(_no_frame_message(self._video, self._packets))
-        self.times = _announced_times(self._packets)
+        self.times = self._packets.announced_times()
         with _open_stream(self._video, single_thread=True) as (container, stream):
             first = next(iter(_DecodedFrames(container, stream)), None)
             if first is None:
@@ -200,12 +180,12 @@ class FrameStream:
 
     def __iter__(self) -> Iterator["StreamedFrame"]:
         with _open_stream(self._video) as (container, stream):
-            begin = _announced_begin(self._packets)
+            begin = self._packets.begin
             for count, frame in enumerate(_DecodedFrames(container, stream)):
                 seconds = _frame_seconds(frame, count, self._packets)
                 begin = seconds if begin is None else begin
                 # Counting would go wrong behind frames that do not decode.
-                index = _announced_index(self.times, seconds - begin)
+                index = announced_index(self.times, seconds - begin)
                 yield StreamedFrame(index, seconds - begin, frame, self.info)
 
 
@@ -244,17 +224,12 @@ def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return frames
     leading = frames.shape[:-3]
     # (..., 3, H, W) -> (N, 3, H, W); one memory layout, so that a file's frames and an array's are computed alike
-    flat = _contiguous(frames.reshape(-1, *frames.shape[-3:]))
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    # Copied by numpy on the CPU: torch would wake its threads for a picture, which costs more than the copy.
+    flat = torch.from_numpy(np.ascontiguousarray(flat.numpy())) if flat.device.type == "cpu" else flat.contiguous()
     flat = transforms.resize(flat, list(size), interpolation=transforms.InterpolationMode.BILINEAR, antialias=True)
     # (N, 3, height, width) -> (..., 3, height, width)
     return flat.reshape(*leading, *flat.shape[-3:])
-
-
-def _contiguous(frames: torch.Tensor) -> torch.Tensor:
-    """Copied by numpy on the CPU: torch would wake its threads for a picture, which costs more than the copy."""
-    if frames.device.type != "cpu":
-        return frames.contiguous()
-    return torch.from_numpy(np.ascontiguousarray(frames.numpy()))
 
 
 @dataclass(frozen=True)
@@ -270,7 +245,7 @@ class _ReopenableVideo:
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls._from_bytes("<bytes>", bytes(source))
         if hasattr(source, "read"):
-            return cls._from_file_object(source)
+            return cls._from_file_object(cast(BinaryIO, source))
         if isinstance(source, (str, os.PathLike)):
             return cls._from_path(os.fsdecode(os.fspath(source)))
         raise TypeError(f"a video is a path, bytes or a binary file object, not {type(source).__name__}")
@@ -309,133 +284,6 @@ class _ReopenableVideo:
 
 
 @dataclass(frozen=True)
-class _PacketCount:
-    """What one pass over the packets found."""
-
-    frame_count: int  # packets of the video stream that hold a frame for display
-    missing: int  # frames that the header promises beyond them
-    missing_is_estimated: bool  # the header gives a duration only
-    duration: float  # seconds, from the first frame's begin to the last frame's end
-    frame_rate: float  # frames per second
-    times: array  # seconds of the packets that hold a frame and have a time, in the file's order
-    dependencies: "_Dependencies"
-
-
-class _Dependencies:
-    """Which packets a decoder needs for some of a video's frames; decoding the others is most of the work.
-
-    A packet is dispensable where no other frame refers to its own, or where all those that might do so are dispensable
-    themselves: they end at the next picture with which decoding starts afresh. This is known of H.264 alone, from the
-    headers of its units, and only of files in which everything is regular: whatever is unusual (damage, interlacing,
-    missing or repeated times) has all packets decoded.
-    """
-
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        context = stream.codec_context
-        header = bytes(context.extradata or b"")
-        # ISO/IEC 14496-15, section 5.3.3.1: behind a 1, the fifth byte tells how many bytes hold the length of a unit.
-        self._length_bytes = (header[4] & 3) + 1 if header[:1] == b"\x01" and len(header) > 4 else None
-        # PyAV below 18 tells only whether frames are reordered, not over how many places.
-        self._decoder_depth = getattr(context, "reorder_depth", int(context.has_b_frames))
-        self._is_regular = (
-            context.name == "h264"
-            and container.format.name == INDEXED_FORMAT
-            and getattr(context, "field_order", None) == PROGRESSIVE
-            and H264_PARSER in bitstream_filters_available
-        )
-        self._parser = BitStreamFilterContext(H264_PARSER, stream) if self._is_regular else None
-        self._roles, self._times = array("b"), array("q")  # of the packets, in the file's order; times in ticks
-        self._ordered, self._shown = array("q"), array("q")  # times of all packets and of the shown frames, ascending
-        self._depth = 0  # most packets that come before one whose frame is shown before theirs
-
-    def take(self, packet: av.Packet, is_shown: bool) -> None:
-        """Takes note of the next packet, which is empty afterwards."""
-        if not self._is_regular or packet.size == 0:
-            return
-        role, time = _h264_role(packet, self._length_bytes), packet.pts
-        unusual = time is None or packet.is_corrupt or packet.has_sidedata("new_extradata")
-        if role is None or unusual or not self._place(time) or not self._parses(packet):
-            self._is_regular = False
-            return
-        self._roles.append(role)
-        self._times.append(time)
-        if is_shown:
-            self._shown.insert(bisect_left(self._shown, time), time)
-
-    def _parses(self, packet: av.Packet) -> bool:
-        """Whether all headers in a packet make sense to FFmpeg; a decoder might refuse it else."""
-        try:
-            self._parser.filter(packet)
-        except av.error.FFmpegError:
-            return False
-        return True
-
-    def _place(self, time: int) -> bool:
-        """Puts a time into the order of showing; False where it is there already."""
-        place = bisect_left(self._ordered, time)
-        if place < len(self._ordered) and self._ordered[place] == time:
-            return False
-        self._depth = max(self._depth, len(self._ordered) - place)
-        self._ordered.insert(place, time)
-        return True
-
-    def packets_for(self, wanted: Sequence[int]) -> frozenset[int] | None:
-        """Times, in ticks, of the packets that yield the first frame and the wanted ones; None: decode all packets."""
-        if not self._is_certain():
-            return None
-        # The first frame tells the video's size.
-        targets = {self._shown[index] for index in (0, *wanted)}
-        needed, leads_to_target = set(), False
-        for time, role in zip(reversed(self._times), reversed(self._roles), strict=True):
-            leads_to_target = leads_to_target or time in targets
-            # Sizes and other parameters hold beyond the picture that they come with.
-            if time in targets or role & PARAMETERS or (leads_to_target and role & REFERENCE):
-                needed.add(time)
-            leads_to_target = leads_to_target and not role & FRESH_START
-        return frozenset(needed)
-
-    def _is_certain(self) -> bool:
-        """Whether the file is regular, and its times order the frames as the decoder does."""
-        starts_fresh = self._is_regular and len(self._roles) > 0 and bool(self._roles[0] & FRESH_START)
-        # Over too many places, the decoder would lose frames; over none, the times might be those of decoding.
-        return starts_fresh and self._depth <= self._decoder_depth and (self._depth > 0) == (self._decoder_depth > 0)
-
-
-def _h264_role(packet: av.Packet, length_bytes: int | None) -> int | None:
-    """What a packet holds: 0, or a sum of REFERENCE, FRESH_START and PARAMETERS; None where that is not certain."""
-    headers = _h264_unit_headers(memoryview(packet), length_bytes)
-    # ITU-T H.264, section 7.3.1: a bit that is 0, two that tell whether others refer to the picture, five of the type.
-    types = {header & 0x1F for header in headers}
-    slices = types & {H264_SLICE, H264_IDR_SLICE}
-    is_reference = {header & 0x60 > 0 for header in headers if header & 0x1F in slices}
-    if (
-        len(slices) != 1
-        or len(is_reference) != 1
-        or not types <= H264_KNOWN
-        or any(header & 0x80 for header in headers)
-    ):
-        return None
-    role = REFERENCE * is_reference.pop() | FRESH_START * (H264_IDR_SLICE in slices)
-    return role | PARAMETERS * bool(types & H264_PARAMETER_SETS)
-
-
-def _h264_unit_headers(content: memoryview, length_bytes: int | None) -> list[int]:
-    """The first byte of every unit in a packet; none where the units do not fill the packet."""
-    headers, position = [], 0
-    if length_bytes is None:
-        # Every unit stands behind the bytes 0, 0, 1.
-        parts = bytes(content).split(b"\0\0\1")
-        return [part[0] for part in parts[1:]] if not parts[0].strip(b"\0") and all(parts[1:]) else []
-    while position < len(content):
-        begin = position + length_bytes
-        position = begin + int.from_bytes(content[position:begin], "big")
-        if position == begin or position > len(content):
-            return []
-        headers.append(content[begin])
-    return headers
-
-
-@dataclass(frozen=True)
 class _Reading:
     """What one decoding pass found."""
 
@@ -450,28 +298,14 @@ class _Reading:
         return not self.damaged and self.pictures.keys() >= set(wanted)
 
 
-class _Packets:
-    """Iterate over a container's packets up to its end, or up to the place from where it can be read no further."""
-
-    def __init__(self, container: InputContainer, *streams: VideoStream) -> None:
-        self.demuxed = container.demux(*streams)
-        self.broke_off = False
-
-    def __iter__(self) -> Iterator[av.Packet]:
-        try:
-            yield from self.demuxed
-        except av.error.FFmpegError:
-            self.broke_off = True
-
-
 class _DecodedFrames:
     """Iterate over the frames that decode, passing over the packets that FFmpeg refuses and remembering that it did.
 
-    `needed`: times of the packets to decode (see `_Dependencies`), None for all.
+    `needed`: times of the packets to decode (see `PacketDependencies`), None for all.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, needed: Collection[int] | None = None) -> None:
-        self.packets = _Packets(container, stream)
+        self.packets = Packets(container, stream)
         self.stream = stream
         self.needed = needed
         self.refused_packet = False
@@ -498,7 +332,7 @@ class _DecodedFrames:
                 break
         # As at the end of a file, an empty packet has the decoder hand out what it still holds back.
         end = av.Packet()
-        end.stream, end.time_base = self.stream, self.stream.time_base
+        end.stream, end.time_base = self.stream, self.stream.time_base or Fraction(1, av.time_base)
         yield end
 
     @property
@@ -518,12 +352,12 @@ def open_container(target: str | BinaryIO) -> InputContainer:
     options = {"protocol_whitelist": "file"}
     try:
         # A tag in an unknown encoding is no reason to refuse a clip.
-        return av.open(target, metadata_errors="replace", container_options=options)
+        return av.open(target, "r", metadata_errors="replace", container_options=options)
     except TypeError as error:
         if "metadata_errors" not in str(error):
             raise
         # PyAV from 19 on keeps undecodable bytes of tags by itself and has no such argument.
-        return av.open(target, container_options=options)
+        return av.open(target, "r", container_options=options)
 
 
 @contextmanager
@@ -534,17 +368,19 @@ def _open_stream(video: _ReopenableVideo, single_thread: bool = False) -> Iterat
     try:
         container = open_container(video.target)
     except (av.error.FFmpegError, OSError) as error:
+        # FFmpeg's words on one line, without error numbers and file names.
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise VideoReadingError(
-            f"{video.label} cannot be opened as a video ({_reason(error)}): "
+            f"{video.label} cannot be opened as a video ({reason}): "
             "it is damaged, cut off or no video; copy or export it again"
         ) from error
     with container:
         yield container, _find_video_stream(video, container, single_thread)
 
 
-def _reason(error: Exception) -> str:
-    """FFmpeg's words on one line, without error numbers and file names."""
-    return " ".join((getattr(error, "strerror", None) or str(error)).split())
+def _count_packets(video: _ReopenableVideo) -> PacketCount:
+    with _open_stream(video) as (container, stream):
+        return count_packets(container, stream)
 
 
 def _find_video_stream(video: _ReopenableVideo, container: InputContainer, single_thread: bool) -> VideoStream:
@@ -565,98 +401,8 @@ def _find_video_stream(video: _ReopenableVideo, container: InputContainer, singl
     return stream
 
 
-def _count_packets(video: _ReopenableVideo) -> _PacketCount:
-    """Count a video's frames by demuxing, without decoding, and compare with what its header promises."""
-    shown = hidden = 0
-    begin, end, file_end = math.inf, -math.inf, -math.inf
-    times = array("d")
-    with _open_stream(video) as (container, stream):
-        frame_duration = 1 / float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
-        dependencies = _Dependencies(container, stream)
-        packets = _Packets(container)
-        for packet in packets:
-            packet_begin, packet_end = _packet_span(packet, frame_duration)
-            file_end = max(file_end, packet_end)
-            if packet.stream_index != stream.index:
-                continue
-            if is_shown := not packet.is_discard and _holds_a_frame(packet, stream):
-                shown += 1
-                begin, end = min(begin, packet_begin), max(end, packet_end)
-                if math.isfinite(packet_begin):
-                    times.append(packet_begin)
-            else:
-                # The empty packets without a time that end every stream are no frames of any kind.
-                hidden += packet.size > 0 or packet.dts is not None
-            dependencies.take(packet, is_shown)
-        shortfall = _seconds_short_of_header(container, stream, end, file_end, frame_duration)
-        missing = round(shortfall / frame_duration)
-        is_estimated = stream.frames == 0
-        if missing > 0 and not is_estimated:
-            missing = max(stream.frames - shown - hidden, 0)
-    if packets.broke_off and missing == 0:
-        missing, is_estimated = 1, True
-    duration = end - begin if 0 < end - begin < math.inf else shown * frame_duration
-    frame_rate = shown / duration if shown else 1 / frame_duration
-    return _PacketCount(shown, missing, is_estimated, duration, frame_rate, times, dependencies)
-
-
-def _announced_times(packets: _PacketCount) -> np.ndarray:
-    """Seconds (N,) of the frames in display order, relative to the first; evenly spread where packets carry none."""
-    if len(packets.times) < packets.frame_count:
-        return np.arange(packets.frame_count) / packets.frame_rate
-    times = np.sort(np.frombuffer(packets.times))
-    return times - times[0]
-
-
-def _announced_begin(packets: _PacketCount) -> float | None:
-    """Seconds of the first frame in the file's own count, decodable or not; None where packets carry no times."""
-    return min(packets.times) if len(packets.times) == packets.frame_count else None
-
-
-def _announced_index(times: np.ndarray, seconds: float) -> int:
-    """The frame whose announced time, of `times` (N,), is closest."""
-    after = int(np.searchsorted(times, seconds))
-    if after >= len(times):
-        return len(times) - 1
-    return after - 1 if after and seconds - times[after - 1] < times[after] - seconds else after
-
-
-def _packet_span(packet: av.Packet, frame_duration: float) -> tuple[float, float]:
-    """(begin, end) of a packet in seconds; (inf, -inf), which no minimum or maximum takes, where it has no time."""
-    if packet.pts is None or not packet.time_base:
-        return math.inf, -math.inf
-    begin = float(packet.pts * packet.time_base)
-    return begin, begin + (float(packet.duration * packet.time_base) if packet.duration else frame_duration)
-
-
-def _holds_a_frame(packet: av.Packet, stream: VideoStream) -> bool:
-    """Whether a packet yields a picture: it is not empty, and no VP8 reference frame that is never shown."""
-    if packet.size == 0:
-        return False
-    # RFC 6386, section 9.1: bit 4 of a VP8 frame's first byte is its show_frame flag.
-    return stream.codec_context.name not in ("vp8", "libvpx") or bool(memoryview(packet)[0] & 0x10)
-
-
-def _seconds_short_of_header(
-    container: InputContainer, stream: VideoStream, end: float, file_end: float, frame_duration: float
-) -> float:
-    """By how much a cut-off file ends before the end that its header promises, in seconds; 0 for a whole one.
-
-    Times, not numbers of frames, are compared: an edit list may hide frames that the header counts.
-    """
-    if stream.frames > 0 and stream.duration:
-        promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        found, tolerance = end, frame_duration / 2
-    elif container.duration and container.format.name in ("matroska,webm", "flv"):
-        # Only these two write the duration into their header; for others FFmpeg guesses it from what is there.
-        promised, found, tolerance = container.duration / av.time_base, file_end, TRUNCATION_TOLERANCE_SECONDS
-    else:
-        return 0.0
-    return promised - found if math.isfinite(found) and promised - found > tolerance else 0.0
-
-
 def _wanted_indices(
-    video: _ReopenableVideo, packets: _PacketCount, num_frames: int, frame_indices: Sequence[int] | None
+    video: _ReopenableVideo, packets: PacketCount, num_frames: int, frame_indices: Sequence[int] | None
 ) -> list[int]:
     if packets.frame_count == 0:
         raise VideoReadingError(_no_frame_message(video, packets))
@@ -666,18 +412,6 @@ def _wanted_indices(
     if not wanted:
         raise ValueError("frame_indices is empty: give at least one frame index, or None to sample num_frames frames")
     _check_indices_exist(video, wanted, packets.frame_count)
-    return wanted
-
-
-def _wanted_of_damaged(
-    video: _ReopenableVideo, packets: _PacketCount, readable: int, wanted: list[int], resample: bool
-) -> list[int]:
-    """The indices to take where only `readable` frames decode: spread anew, or refused where they were prescribed."""
-    if readable == 0:
-        raise VideoReadingError(_no_frame_message(video, packets))
-    if resample:
-        return uniform_frame_indices(readable, len(wanted))
-    _check_indices_exist(video, wanted, readable)
     return wanted
 
 
@@ -691,7 +425,7 @@ def _check_indices_exist(video: _ReopenableVideo, wanted: Sequence[int], frame_c
 
 
 def _decode_wanted(
-    video: _ReopenableVideo, packets: _PacketCount, wanted: Sequence[int], size: tuple[int, int] | None
+    video: _ReopenableVideo, packets: PacketCount, wanted: Sequence[int], size: tuple[int, int] | None
 ) -> _Reading:
     """Decode the packets that the wanted frames need; all up to the last one where that is not known or goes wrong."""
     needed = packets.dependencies.packets_for(wanted)
@@ -704,7 +438,7 @@ def _decode_wanted(
 
 def _decode_frames(
     video: _ReopenableVideo,
-    packets: _PacketCount,
+    packets: PacketCount,
     wanted: Sequence[int],
     size: tuple[int, int] | None,
     to_the_end: bool = False,
@@ -718,7 +452,7 @@ def _decode_frames(
     """
     pictures, seconds, info, frame_count, as_announced = {}, {}, None, 0, True
     keep = frozenset(wanted)
-    times, begin = (None, None) if needed is None else (_announced_times(packets), _announced_begin(packets))
+    times, begin = (None, None) if needed is None else (packets.announced_times(), packets.begin)
     all_frames = to_the_end or needed is not None
     with _open_stream(video, single_thread=to_the_end) as (container, stream):
         if needed is not None:
@@ -731,7 +465,7 @@ def _decode_frames(
             time = _frame_seconds(frame, count, packets)
             begin = time if begin is None else begin
             time -= begin
-            index = count if times is None else _announced_index(times, time)
+            index = count if times is None else announced_index(times, time)
             as_announced = as_announced and (times is None or (times[index] == time and not frame.is_corrupt))
             if index in keep:
                 # A stream may change its size on the way; without a size asked for, the first frame's counts.
@@ -741,14 +475,14 @@ def _decode_frames(
     return _Reading(pictures, seconds, frame_count, damaged, frames.has_gap, info)
 
 
-def _frame_seconds(frame: av.VideoFrame, index: int, packets: _PacketCount) -> float:
+def _frame_seconds(frame: av.VideoFrame, index: int, packets: PacketCount) -> float:
     """A frame's time in its stream; from its index where the stream carries no times."""
     if frame.pts is None or not frame.time_base:
         return index / packets.frame_rate
     return float(frame.pts * frame.time_base)
 
 
-def _describe(video: _ReopenableVideo, packets: _PacketCount, frame: av.VideoFrame) -> VideoInfo:
+def _describe(video: _ReopenableVideo, packets: PacketCount, frame: av.VideoFrame) -> VideoInfo:
     swap_axes, flip_columns, flip_rows = _orientation(frame)
     height, width = (frame.width, frame.height) if swap_axes else (frame.height, frame.width)
     # Swapping the axes and then mirroring left to right is a quarter turn clockwise.
@@ -765,7 +499,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(cast(bytes, matrix), dtype=np.int32)[:5].tolist()
     if abs(a) >= abs(b):
         return False, a < 0, d < 0
     return True, c < 0, b < 0
@@ -781,7 +515,7 @@ def _upright_picture(frame: av.VideoFrame) -> torch.Tensor:
     return picture.flip(flipped_axes) if flipped_axes else picture  # a flip along no axis is a slow copy
 
 
-def _no_frame_message(video: _ReopenableVideo, packets: _PacketCount) -> str:
+def _no_frame_message(video: _ReopenableVideo, packets: PacketCount) -> str:
     if packets.frame_count == 0:
         return f"{video.label} has a video stream without a single frame: record or export it again"
     return (
@@ -790,7 +524,7 @@ def _no_frame_message(video: _ReopenableVideo, packets: _PacketCount) -> str:
     )
 
 
-def _damage_warning(video: _ReopenableVideo, packets: _PacketCount, readable: int, has_gap: bool) -> str | None:
+def _damage_warning(video: _ReopenableVideo, packets: PacketCount, readable: int, has_gap: bool) -> str | None:
     promised = packets.frame_count + packets.missing
     if readable >= promised:
         return None
