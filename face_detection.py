@@ -22,7 +22,13 @@ import torch
 from torch import nn
 from torchvision.ops import batched_nms
 
-from .face_geometry import box_intersection_over_union, boxes_from_pixels, boxes_to_pixels, points_from_pixels
+from .face_geometry import (
+    best_pairs,
+    box_intersection_over_union,
+    boxes_from_pixels,
+    boxes_to_pixels,
+    points_from_pixels,
+)
 
 FACE_POLICIES = ("track", "largest", "central")
 
@@ -169,7 +175,7 @@ class FaceDetector:
     @torch.inference_mode()
     def _find_all(self, frames: torch.Tensor) -> _Faces:
         """All faces of all frames; frames without a sure face are searched with the complete pyramid."""
-        parts = [_no_faces()]
+        parts = [_Faces(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 5, 2))]
         for start in range(0, len(frames), FRAMES_AT_ONCE):
             stack = frames[start : start + FRAMES_AT_ONCE].to(self.device)
             faces = self._cascade.find(stack, self.min_face, self._overlaps)
@@ -197,7 +203,7 @@ class _Cascade:
         networks = _load_networks()
         self.device = device
         self.proposal, self.refinement, self.output = (
-            network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            network.to(device=device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
             for network in networks
         )
 
@@ -239,9 +245,9 @@ class _Cascade:
             boxes.append(window[kept])
             scores.append(score[kept])
             offsets.append(regression[frame, :, row, column][kept])
-        frame_index, boxes, scores, offsets = (torch.cat(part) for part in (frame_index, boxes, scores, offsets))
-        kept = batched_nms(boxes, scores, frame_index, overlap)
-        return frame_index[kept], _square(_move(boxes[kept], offsets[kept], inclusive=False))
+        frames, windows = torch.cat(frame_index), torch.cat(boxes)
+        kept = batched_nms(windows, torch.cat(scores), frames, overlap)
+        return frames[kept], _square(_move(windows[kept], torch.cat(offsets)[kept], inclusive=False))
 
     def _refine(
         self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor, overlap: float
@@ -419,10 +425,6 @@ def _suppress_nested(faces: _Faces, threshold: float) -> torch.Tensor:
     return order[torch.tensor(kept, dtype=torch.long)]
 
 
-def _no_faces() -> _Faces:
-    return _Faces(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 5, 2))
-
-
 def _join(parts: list[_Faces]) -> _Faces:
     return _Faces(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(_Faces)))
 
@@ -460,14 +462,11 @@ def _link_tracks(faces: _Faces, frame_count: int) -> list[dict[int, int]]:
         found = (faces.frame_index == frame).nonzero()[:, 0].tolist()
         last = [list(track.values())[-1] for track in tracks]
         overlap = box_intersection_over_union(faces.boxes[last][:, None], faces.boxes[found][None])  # (tracks, found)
-        free_tracks, free_faces = set(range(len(tracks))), set(range(len(found)))
-        for pair in torch.argsort(overlap.flatten(), descending=True, stable=True).tolist():
-            track, face = divmod(pair, len(found))
-            if overlap[track, face] >= TRACK_MIN_OVERLAP and track in free_tracks and face in free_faces:
-                tracks[track][frame] = found[face]
-                free_tracks.remove(track)
-                free_faces.remove(face)
-        tracks.extend({frame: found[face]} for face in sorted(free_faces))
+        pairs = best_pairs(overlap.masked_fill(overlap < TRACK_MIN_OVERLAP, -torch.inf).numpy())
+        for track, face in pairs:
+            tracks[track][frame] = found[face]
+        linked = {face for _, face in pairs}
+        tracks.extend({frame: face_index} for face, face_index in enumerate(found) if face not in linked)
     return tracks
 
 

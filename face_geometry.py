@@ -66,6 +66,27 @@ def box_intersection_over_union(first: Array, second: Array) -> Array:
     return intersection / library.where(union == 0, library.ones_like(union), union)
 
 
+def best_pairs(merit: np.ndarray) -> list[tuple[int, int]]:
+    """Greedy match of two groups: pairs (row, column) of `merit` (N, M), the best ones first, each row and column once.
+
+    Pairs that must not be have a merit of -inf; of equals the earlier row and column come first.
+    """
+    pairs: list[tuple[int, int]] = []
+    free_rows, free_columns = set(range(merit.shape[0])), set(range(merit.shape[1]))
+    for flat in np.argsort(-merit, axis=None, kind="stable").tolist():
+        row, column = divmod(flat, merit.shape[1])
+        if merit[row, column] > -np.inf and row in free_rows and column in free_columns:
+            pairs.append((row, column))
+            free_rows.remove(row)
+            free_columns.remove(column)
+    return pairs
+
+
+def on_the_straight_way(first: Array, second: Array, share: float) -> Array:
+    """Where a face is between two places: boxes or points of one shape, `share` 0 (the first) to 1 (the second)."""
+    return (1 - share) * first + share * second
+
+
 def flip_horizontally(boxes: Array, landmarks: Array) -> tuple[Array, Array]:
     """Mirror the labels of a frame that is mirrored left to right.
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from transformers.video_utils import VideoMetadata
 
 from .face_detection import FaceDetections, FaceDetector
 from .face_geometry import boxes_to_pixels, map_from_crop, points_to_pixels
-from .video_reading import probe_video, read_clip, resize_frames, uniform_frame_indices
+from .video_reading import VideoSource, probe_video, read_clip, resize_frames, uniform_frame_indices
 
 logger = logging.get_logger(__name__)
 
@@ -38,6 +38,18 @@ Box = tuple[float, float, float, float]
 
 WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
 CHANNEL_COUNTS = (1, 3, 4)  # gray, RGB, RGB with transparency
+# Options of the base class, which turns sampled and resized frames into the model's input.
+NORMALISATION = (
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
     A file and an array of all its frames give the same pixel values.
     """
 
-    valid_kwargs = MTCAEVideoProcessorKwargs
+    valid_kwargs = MTCAEVideoProcessorKwargs  # type: ignore[assignment]  # as every video processor's
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
@@ -106,7 +118,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values"]
 
     def __init__(self, **kwargs: Unpack[MTCAEVideoProcessorKwargs]) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[misc]  # the base class keeps what it does not know
         # A saved folder always points at the copy of this module beside it.
         self.auto_map = {"AutoVideoProcessor": "processing_mtcae.MTCAEVideoProcessor"}
 
@@ -129,7 +141,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
             ValueError: an array has the wrong shape or values, or an argument does not fit.
             TypeError: a video is of no known kind, or an argument is unknown.
         """
-        options = self._resolve_options(kwargs)
+        options = self._resolve_options(dict(kwargs))
         videos = list_videos(videos)
         given_metadata = _one_per_video("video_metadata", options["video_metadata"], len(videos))
         crop_boxes = _one_per_video("crop_boxes", options["crop_boxes"], len(videos))
@@ -198,7 +210,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
         unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__))
         if unknown:
             raise TypeError(f"MTCAEVideoProcessor has no argument {', '.join(unknown)}")
-        validate_typed_dict(self.valid_kwargs, kwargs)
+        validate_typed_dict(self.valid_kwargs, kwargs)  # type: ignore[type-var]
         given = {name: value for name, value in kwargs.items() if value is not None}
         defaults = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
         options = self._standardize_kwargs(**{**defaults, **given})
@@ -226,10 +238,8 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
         """uint8 clips (T, 3, H, W) -> pixel_values (B, T, 3, H, W)."""
         if options["device"] is not None:
             clips = [clip.to(options["device"]) for clip in clips]
-        names = ("size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-        names += ("do_normalize", "image_mean", "image_std")
         # Frames have been resized one video at a time, to hold no more than one in its full size.
-        arguments = {name: options[name] for name in names} | {"do_resize": False}
+        arguments = {name: options[name] for name in NORMALISATION} | {"do_resize": False}
         clips = self._preprocess(videos=clips, **arguments)["pixel_values_videos"]
         clips = [clip.to(torch.float32) for clip in clips]
         shapes = {tuple(clip.shape) for clip in clips}
@@ -254,7 +264,7 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"face_crop_margin={options['face_crop_margin']} must not be negative")
 
 
-def _is_file(video: Any) -> bool:
+def _is_file(video: Any) -> TypeGuard[VideoSource]:
     return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
 
 
@@ -262,7 +272,7 @@ def is_frame(item: Any) -> bool:
     return isinstance(item, Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
 
 
-def list_videos(videos: VideoInput | Sequence[VideoInput]) -> list[VideoInput]:
+def list_videos(videos: Any) -> list[Any]:
     """One video or many -> list of videos."""
     if _is_file(videos):
         return [videos]
@@ -289,7 +299,7 @@ def _one_per_video(name: str, values: Any, count: int) -> list[Any]:
     return list(values)
 
 
-def _read_file(video: VideoInput, size: tuple[int, int] | None, options: dict[str, Any]) -> _Clip:
+def _read_file(video: VideoSource, size: tuple[int, int] | None, options: dict[str, Any]) -> _Clip:
     if options["do_sample_frames"]:
         sampled = read_clip(video, options["num_frames"], size)
     else:
@@ -337,7 +347,7 @@ def stack_frames(video: VideoInput) -> torch.Tensor:
         raise TypeError(
             f"a video is a path, bytes, a file object, an array or a list of frames, not {type(video).__name__}"
         )
-    frames = [np.array(frame.convert("RGB")) if isinstance(frame, Image) else frame for frame in video]
+    frames: list[Any] = [np.array(frame.convert("RGB")) if isinstance(frame, Image) else frame for frame in video]
     shapes = {tuple(frame.shape) for frame in frames}
     if len(shapes) > 1:
         raise ValueError(f"the frames of a video must have one size, but here are {sorted(shapes)}")
@@ -440,7 +450,7 @@ def _join(*lines: str | None) -> str:
 
 
 def _per_video(prediction: torch.Tensor | None, batch_size: int) -> Sequence[torch.Tensor | None]:
-    return [None] * batch_size if prediction is None else prediction.detach().float().cpu()
+    return [None] * batch_size if prediction is None else list(prediction.detach().float().cpu())
 
 
 def _name_probabilities(
@@ -469,9 +479,12 @@ def _place_in_source(
     """Boxes (T, 4) and landmarks (T, 5, 2), normalised by what the model saw -> pixels of the source video."""
     if boxes is None and landmarks is None:
         return {"face_boxes": None, "face_landmarks": None}
-    if target_size is None and metadata is None:
+    if target_size is not None:
+        height, width = target_size
+    elif metadata is not None:
+        height, width = metadata.height, metadata.width
+    else:
         raise ValueError("outputs hold face boxes or landmarks: give target_sizes=[(height, width), …] or metadata")
-    height, width = target_size if target_size is not None else (metadata.height, metadata.width)
     crop_box = metadata.crop_box if metadata is not None else WHOLE_FRAME
     # map_from_crop takes both; what is not predicted is stood in for by nothing at all.
     some_boxes = boxes if boxes is not None else torch.empty(0, 4)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from mtcae_dfer.face_geometry import on_the_straight_way
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.video_reading import FrameStream, open_container, resize_frames
 
@@ -427,7 +428,7 @@ class _PersonOverTime:
 def _between(first: Any, second: Any, share: float) -> Any:
     if first is None or second is None:
         return None
-    return ((1 - share) * np.array(first) + share * np.array(second)).tolist()
+    return on_the_straight_way(np.array(first), np.array(second), share).tolist()
 
 
 def _font(size: int) -> Any:

@@ -98,6 +98,8 @@ def fill_short_gaps(labels: ClipLabels, longest: int) -> ClipLabels:
         labels: of one clip.
         longest: longest gap to fill, in labelled frames; longer ones, and gaps at the clip's ends, stay as they are.
     """
+    from mtcae_dfer.face_geometry import on_the_straight_way
+
     boxes, landmarks = labels.face_boxes.copy(), labels.face_landmarks.copy()
     found, interpolated = labels.face_found.copy(), labels.face_interpolated.copy()
     known = labels.face_found.nonzero()[0]
@@ -109,7 +111,7 @@ def fill_short_gaps(labels: ClipLabels, longest: int) -> ClipLabels:
             # By the frames' place in the video; a video shorter than the sample repeats frames.
             share = np.float32((labels.frame_indices[position] - begin) / max(1, end - begin))
             for values in (boxes, landmarks):
-                values[position] = (1 - share) * values[before] + share * values[after]
+                values[position] = on_the_straight_way(values[before], values[after], share)
         found[before + 1 : after] = interpolated[before + 1 : after] = True
     return replace(labels, face_boxes=boxes, face_landmarks=landmarks, face_found=found, face_interpolated=interpolated)
 

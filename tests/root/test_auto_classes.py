@@ -43,6 +43,7 @@ MODULES = {
     "modeling_vo_lstm.py",
     "processing_mtcae.py",
     "task_losses.py",
+    "video_packets.py",
     "video_reading.py",
 }
 DATA_FILES = {"config.json", "model.safetensors", "video_preprocessor_config.json"}

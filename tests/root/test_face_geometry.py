@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from mtcae_dfer.face_geometry import (
     LANDMARK_NAMES,
+    best_pairs,
     box_intersection_over_union,
     boxes_from_pixels,
     boxes_to_pixels,
     flip_horizontally,
     map_from_crop,
     map_to_crop,
+    on_the_straight_way,
     points_from_pixels,
     points_to_pixels,
 )
@@ -120,3 +122,22 @@ def test_a_wrong_last_axis_is_refused() -> None:
         boxes_to_pixels(torch.zeros(3, 2), 10, 10)
     with pytest.raises(ValueError, match="points have shape"):
         points_from_pixels(np.zeros((3, 4)), 10, 10)
+
+
+def test_the_best_pairs_come_first_and_nobody_twice() -> None:
+    merit = np.array([[0.9, 0.8, -np.inf], [0.85, 0.1, 0.2], [-np.inf, -np.inf, -np.inf]])
+    # 0.9 takes row 0 and column 0; of what is left 0.2 is best; row 2 may have nobody.
+    assert best_pairs(merit) == [(0, 0), (1, 2)]
+    assert best_pairs(np.zeros((0, 3))) == [] and best_pairs(np.zeros((3, 0))) == []
+
+
+def test_of_equal_pairs_the_earlier_ones_are_taken() -> None:
+    assert best_pairs(np.ones((2, 2))) == [(0, 0), (1, 1)]
+
+
+def test_a_face_between_two_places_is_on_the_straight_way() -> None:
+    first, second = np.array([0.0, 0.0, 0.2, 0.2]), np.array([0.4, 0.8, 0.6, 1.0])
+    assert on_the_straight_way(first, second, 0.25).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    points = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, torch.nan]])
+    halfway = on_the_straight_way(*points, 0.5)
+    assert float(halfway[0, 0]) == 0.5 and bool(torch.isnan(halfway[0, 1]))

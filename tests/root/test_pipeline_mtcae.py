@@ -11,17 +11,11 @@ import pytest
 import torch
 from transformers import pipeline
 
-from mtcae_dfer import MTCAEVideoProcessor
-from mtcae_dfer import pipeline_mtcae as module
+from mtcae_dfer import MTCAEVideoProcessor, people_tracking
 from mtcae_dfer.face_detection import FaceDetections
 from mtcae_dfer.face_geometry import box_intersection_over_union
-from mtcae_dfer.pipeline_mtcae import (
-    FacialExpressionTimelinePipeline,
-    TimelineOptions,
-    _CutFinder,
-    _thumbnail,
-    _Tracker,
-)
+from mtcae_dfer.people_tracking import CutFinder, FaceSearch, Tracker, thumbnail_of
+from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, TimelineOptions
 from mtcae_dfer.training.run import save_model_folder
 from mtcae_dfer.video_reading import FrameStream, VideoReadingError, read_clip
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
@@ -88,7 +82,7 @@ class RedSquares:
 
 @pytest.fixture()
 def red_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_detector", lambda *arguments: RedSquares())
+    monkeypatch.setattr(people_tracking, "_detector", lambda *arguments: RedSquares())
 
 
 def test_two_people_are_two_tracks_with_their_own_boxes(pipe, red_faces) -> None:
@@ -188,7 +182,7 @@ def test_two_windows_that_end_with_the_same_frame_are_both_scored(pipe, red_face
 def test_windows_of_the_whole_frame_have_the_single_clip_scores(pipe, red_faces, tmp_path: Path) -> None:
     video = write_numbered_video(tmp_path / "clip.mp4", 80)
     with_faces = pytest.MonkeyPatch()
-    with_faces.setattr(module._Reading, "_search", _everything_is_a_face)
+    with_faces.setattr(FaceSearch, "search", _everything_is_a_face)
     try:
         result = pipe(str(video), people="single", window_seconds=1.0, hop_seconds=0.5, average_windows=False)
     finally:
@@ -206,7 +200,7 @@ def test_windows_of_the_whole_frame_have_the_single_clip_scores(pipe, red_faces,
         assert window["scores"] == pytest.approx({names[i]: float(p) for i, p in enumerate(expected)}, abs=1e-5)
 
 
-def _everything_is_a_face(reading, frames, ended) -> None:
+def _everything_is_a_face(search, frames, ended) -> None:
     for frame in frames:
         frame.searched = True
         frame.faces[0] = (np.zeros(4), np.zeros((5, 2)))
@@ -358,16 +352,16 @@ def test_a_stream_has_the_announced_times_of_a_variable_frame_rate(tmp_path: Pat
 
 
 def test_motion_is_no_cut_and_a_cut_is() -> None:
-    finder, rng = _CutFinder(), np.random.default_rng(2)
+    finder, rng = CutFinder(), np.random.default_rng(2)
     scenes = [torch.from_numpy(rng.integers(0, 255, (3, 9, 16))).float() for _ in range(2)]
     pictures = [torch.nn.functional.interpolate(scene[None], (90, 160))[0].byte() for scene in scenes]
     moved = [torch.roll(pictures[0], step, dims=2) for step in range(6)]
-    assert not any([finder.is_cut(_thumbnail(picture)) for picture in moved])
-    assert finder.is_cut(_thumbnail(pictures[1]))
+    assert not any([finder.is_cut(thumbnail_of(picture)) for picture in moved])
+    assert finder.is_cut(thumbnail_of(pictures[1]))
 
 
 def test_somebody_who_was_lost_while_turning_is_the_same_track() -> None:
-    tracker, thumbnail = _Tracker(1), torch.zeros(1, 1, 18, 32)
+    tracker, thumbnail = Tracker(1), torch.zeros(1, 1, 18, 32)
     seconds_and_places = [(0.0, 0), (0.1, 20), (0.2, 40), (0.6, 45)]  # on the old course it would be at 110
     keys = [
         tracker.update(seconds, np.array([[x, 0.0, x + 30, 30]]), np.ones(1), thumbnail)
@@ -389,7 +383,7 @@ def test_colours_turned_around_by_a_negative_stride_are_read(pipe, red_faces) ->
 
 
 def test_people_who_cross_keep_their_course() -> None:
-    tracker, keys = _Tracker(1), []
+    tracker, keys = Tracker(1), []
     thumbnail = torch.zeros(1, 1, 18, 32)
     for step in range(11):
         boxes = np.array([[10 * step, 0, 10 * step + 30, 30], [100 - 10 * step, 12, 130 - 10 * step, 42]], float)

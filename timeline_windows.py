@@ -1,0 +1,232 @@
+"""The windows of a timeline: what can be chosen, where they lie, which frames stand for each, what is told of each.
+
+times of the frames ─► spans of seconds ─► T frames each ─► a scored clip per person ─► averaged where they overlap
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from .people_tracking import SeenFrame, frames_between
+from .video_reading import uniform_frame_indices
+
+PEOPLE = ("all", "single")
+
+# Half a millisecond: times are rounded in some containers.
+ROUNDING = 5e-4
+
+
+@dataclass(frozen=True)
+class TimelineOptions:
+    """What can be chosen for each call."""
+
+    top_k: int | None = None  # how many expressions to keep per window; all by default
+    people: str = "all"  # "all": every person's crop is scored; "single": the whole frame, as in the paper
+    window_seconds: float = 2.0  # length of the clips that the model sees
+    hop_seconds: float | None = None  # from one window's begin to the next one's; half a window by default
+    average_windows: bool = True  # average overlapping windows into spans of one hop; False reports each window
+    smoothing: float = 0.0  # weight of the past in an exponential average of a person's scores, 0 (none) to below 1
+    min_face: float | None = None  # side of the smallest face in source pixels; 1/16 of the shorter side by default
+    margin: float = 0.25  # added on every side of a person's faces, as a share of their longer side
+    batch_size: int = 4  # clips that the model sees at once
+    fps: float | None = None  # frames per second of arrays, which carry no times
+    compile: bool = False  # torch.compile the model: pays after some dozens of batches
+    int8: bool = False  # quantise a copy of the model to 8 bits; needs torchao
+
+    def __post_init__(self) -> None:
+        if self.people not in PEOPLE:
+            raise ValueError(f"people={self.people!r}: must be one of {', '.join(PEOPLE)}")
+        for name in ("window_seconds", "hop_seconds", "min_face", "fps", "batch_size", "top_k"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise ValueError(f"{name}={value!r}: must be a number above 0")
+        for name in ("batch_size", "top_k"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be a whole number")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing={self.smoothing}: must be at least 0 and below 1")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin={self.margin}: must not be negative")
+
+    @property
+    def hop(self) -> float:
+        """Seconds from one window's begin to the next one's."""
+        return self.hop_seconds or self.window_seconds / 2
+
+
+class WindowPlan:
+    """Windows, and the frames that the model sees of each.
+
+    Args:
+        times: seconds (N,) of the video's frames; None for live frames, whose times are not known before.
+        duration: seconds of the video; None for live frames.
+        options: of the call.
+        num_frames: T, how many frames the model sees of a window.
+
+    Attributes:
+        spans: (start, end) of the windows to come, in seconds.
+        wanted: indices of all frames that are looked at; empty for live frames.
+    """
+
+    def __init__(
+        self, times: np.ndarray | None, duration: float | None, options: TimelineOptions, num_frames: int
+    ) -> None:
+        self.num_frames, self.options, self.times = num_frames, options, times
+        self.spans = _window_spans(duration, options)
+        self.wanted: set[int] = set()
+        self.chosen: dict[tuple[float, float], list[int]] = {}
+        if times is not None:
+            self.chosen = {span: self._spread(span, times) for span in self.spans}
+            self.spans = iter(list(self.chosen))
+            self.wanted = {index for indices in self.chosen.values() for index in indices}
+            if options.people == "all":
+                self.wanted |= set(frames_between(times, self.wanted))
+
+    def _spread(self, span: tuple[float, float], times: np.ndarray) -> list[int]:
+        first, end = np.searchsorted(times, [span[0] - ROUNDING, span[1] - ROUNDING])
+        if end <= first:
+            return []
+        return [int(first) + index for index in uniform_frame_indices(int(end - first), self.num_frames)]
+
+    def frames(self, span: tuple[float, float], seen: Sequence[SeenFrame]) -> list[SeenFrame]:
+        """The T frames that stand for a window, of those seen; where one did not decode, its neighbour."""
+        within = [frame for frame in seen if span[0] - ROUNDING <= frame.time < span[1] - ROUNDING]
+        if not within:
+            return []
+        if self.times is None:
+            return [within[index] for index in uniform_frame_indices(len(within), self.num_frames)]
+        return [min(within, key=lambda frame: abs(frame.index - index)) for index in self.chosen[span]]
+
+
+def _window_spans(duration: float | None, options: TimelineOptions) -> Iterator[tuple[float, float]]:
+    """(start, end) of the windows in seconds; the last one ends with the video, so that none is cut short."""
+    window, hop = options.window_seconds, options.hop
+    for position in count():
+        start = position * hop
+        if duration is None or start + window <= duration + 1e-6:
+            yield start, start + window
+            continue
+        covered = start - hop + window if position else 0.0
+        if covered < duration - 1e-3 and start < duration:
+            # With gaps between windows the last one begins where it should.
+            yield (max(0.0, duration - window) if hop <= window else start), duration + 1e-3
+        return
+
+
+@dataclass
+class ScoredClip:
+    """What is known of one person in one window. Boxes and points in source pixels, NaN where the face is not found."""
+
+    track: int
+    start: float
+    end: float
+    times: np.ndarray  # (T,)
+    boxes: np.ndarray  # float32 (T, 4)
+    landmarks: np.ndarray  # float32 (T, 5, 2)
+    found: np.ndarray  # bool (T,)
+    scores: np.ndarray | None = None  # (K,)
+
+    @classmethod
+    def of_person(cls, key: int, start: float, end: float, frames: Sequence[SeenFrame]) -> "ScoredClip":
+        """The clip, not yet scored, of the track `key` in T frames."""
+        unknown = (np.full(4, np.nan), np.full((5, 2), np.nan))
+        faces = [frame.faces.get(key, unknown) for frame in frames]
+        return cls(
+            track=key,
+            start=start,
+            end=end,
+            times=np.array([frame.time for frame in frames]),
+            boxes=np.stack([box for box, _ in faces]).astype(np.float32),
+            landmarks=np.stack([points for _, points in faces]).astype(np.float32),
+            found=np.array([key in frame.faces for frame in frames]),
+        )
+
+
+def person_windows(
+    clips: Sequence[ScoredClip], span: tuple[float, float], options: TimelineOptions, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A person's windows, overlapping ones averaged into spans of one hop.
+
+    Args:
+        clips: of the person, in the order of their begin.
+        span: (begin, end) of the person's time in view, in seconds.
+        options: of the call.
+        names: of the K expressions.
+    """
+    if not options.average_windows or options.hop >= options.window_seconds:
+        groups = [([clip], clip.start, min(clip.end, span[1])) for clip in clips]
+    else:
+        groups = list(_overlaps(clips, span, options.hop))
+    windows = [window_of_clips(group, start, end, names) for group, start, end in groups]
+    return [keep_top(window, options.top_k) for window in _smooth(windows, options.smoothing)]
+
+
+def _overlaps(
+    clips: Sequence[ScoredClip], span: tuple[float, float], hop: float
+) -> Iterator[tuple[list[ScoredClip], float, float]]:
+    """(clips, start, end) of the spans of one hop, with the clips that cover each one's middle."""
+    first = 0
+    for position in range(int(span[0] / hop + 1e-6), math.ceil(span[1] / hop - 1e-6) or 1):
+        start, end = max(position * hop, span[0]), min((position + 1) * hop, span[1])
+        middle = (start + end) / 2
+        while first < len(clips) and clips[first].end < middle:
+            first += 1
+        # Clips come in the order of their begin: those of one moment stand together.
+        covering = []
+        for clip in clips[first:]:
+            if clip.start > middle:
+                break
+            covering.append(clip)
+        covering = [clip for clip in covering if clip.end >= middle]
+        if covering:
+            yield covering, start, end
+
+
+def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names: Sequence[str]) -> dict[str, Any]:
+    """One window of the result: the average of the clips that cover it, and their frames within it."""
+    faces: dict[float, list[tuple[np.ndarray, np.ndarray]]] = {}
+    looked_at = set()
+    for clip in clips:
+        for position in np.flatnonzero((clip.times >= start - ROUNDING) & (clip.times <= end + ROUNDING)).tolist():
+            seconds = float(clip.times[position])
+            looked_at.add(seconds)
+            if clip.found[position]:
+                faces.setdefault(seconds, []).append((clip.boxes[position], clip.landmarks[position]))
+    scored = [clip.scores for clip in clips if clip.scores is not None] if faces else []
+    scores = dict(zip(names, np.mean(scored, axis=0).tolist(), strict=True)) if scored else None
+    return {
+        "start": round(start, 3),
+        "end": round(end, 3),
+        "face_coverage": round(len(faces) / len(looked_at), 3) if looked_at else 0.0,
+        "scores": scores,
+        "frames": [_frame(seconds, faces[seconds]) for seconds in sorted(faces)],
+    }
+
+
+def _frame(seconds: float, faces: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    means = [np.mean([face[part] for face in faces], axis=0).astype(np.float64) for part in (0, 1)]
+    box, landmarks = (None if np.isnan(values).any() else np.round(values, 1).tolist() for values in means)
+    return {"time": round(seconds, 4), "box": box, "landmarks": landmarks}
+
+
+def _smooth(windows: list[dict[str, Any]], weight: float) -> Iterator[dict[str, Any]]:
+    """Exponential average over a person's windows; a window without a face begins it anew."""
+    past: dict[str, float] | None = None
+    for window in windows:
+        scores = window["scores"]
+        if scores is not None and past is not None and weight > 0:
+            scores = {name: weight * past[name] + (1 - weight) * score for name, score in scores.items()}
+        past = scores
+        yield {**window, "scores": scores}
+
+
+def keep_top(window: dict[str, Any], top_k: int | None) -> dict[str, Any]:
+    """The most probable expressions first, and no more than `top_k` of them."""
+    if window["scores"] is None:
+        return window
+    ranked = sorted(window["scores"].items(), key=lambda entry: -entry[1])
+    return {**window, "scores": dict(ranked[:top_k])}
