@@ -75,6 +75,7 @@ def face_crop(
     frame_size: tuple[int, int],
     margin: float = FACE_CROP_MARGIN,
     follow: bool = True,
+    rise: float = 0.0,
 ) -> FaceCrop | None:
     """The square windows to which a clip is cropped around one person's face.
 
@@ -95,6 +96,8 @@ def face_crop(
             video also where boxes were found on squashed frames.
         margin: added on every side of the face, as a share of its size; the processor's `face_crop_margin`.
         follow: whether the window may move; False: one window, whatever happens.
+        rise: how far the window's centre stands above the face's, in sides of the window; the processor's
+            `face_crop_rise`. Pictures of corpora often show more of the forehead than of the neck.
 
     Returns:
         The windows of all T frames; None where no frame has a face: the clip then stays whole.
@@ -117,7 +120,10 @@ def face_crop(
     moving = _steadied(centres, found), _steadied(sizes, found)
     candidates = [still, (moving[0], still[1]), moving] if follow else [still]
     for centre, size in candidates:
-        windows = _windows(centre, size * (1 + 2 * margin), len(boxes), frame_size)
+        side = size * (1 + 2 * margin)
+        # (2,) or (T, 2), above the face
+        raised = centre - np.stack([np.zeros_like(side), rise * side], axis=-1)
+        windows = _windows(raised, side, len(boxes), frame_size)
         if not _cut_off(boxes[found], windows[found], frame_size):
             break
     return FaceCrop(windows, frame_size)

@@ -161,3 +161,12 @@ def test_given_boxes_become_squares_around_them() -> None:
         box_crop(np.zeros((2, 4)), SIZE, 3)
     with pytest.raises(ValueError, match="has no area"):
         box_crop((0.5, 0.0, 0.2, 1.0), SIZE, 3)
+
+
+def test_a_raised_window_shows_more_of_the_forehead() -> None:
+    boxes, points = np.array([[0.4, 0.4, 0.6, 0.6]] * 2), None
+    level = face_crop(boxes, points, (200, 200), margin=0.0)
+    raised = face_crop(boxes, points, (200, 200), margin=0.0, rise=0.25)
+    # A face of 40 pixels: a quarter of its window is 10 pixels.
+    np.testing.assert_array_equal(level.windows[0], (80, 80, 120, 120))
+    np.testing.assert_array_equal(raised.windows[0], (80, 70, 120, 110))
