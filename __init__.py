@@ -7,6 +7,11 @@ without `trust_remote_code` wherever the package is installed.
 # The root of the checkout is the package, and pytest imports it once more under the folder's own name.
 # The guard keeps that second import from defining every class twice.
 if __name__ == "mtcae_dfer":
+    import logging
+
+    # transformers imports torchao where it is installed; torch then prints what the authors of torchao must change.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
     from transformers import (
         AutoConfig,
         AutoModel,

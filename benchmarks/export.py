@@ -20,7 +20,7 @@ import torch
 from results_file import keep_table
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
-from mtcae_dfer.inference.predict import load_model
+from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
 from mtcae_dfer.release.export import (
     ExportGraph,

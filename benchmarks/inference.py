@@ -44,7 +44,8 @@ from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.face_geometry import box_intersection_over_union
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
-from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, load_model, predict_file
+from mtcae_dfer.inference.clips import predict_file
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model
 from mtcae_dfer.modeling_encoders import PAPER_ENCODER
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import FrameStream, read_clip, resize_frames, uniform_frame_indices

@@ -2,49 +2,112 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers.utils import logging
+DESCRIPTION = "Multi-task facial expression recognition in video."
 
-# Command -> the function that adds it to the parser, and its module.
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its module in this room, and what it is for.
+
+    The module has `add_arguments(parser)`, which also sets `run`, a function from the parsed options to the exit
+    status. With `further_options`, options that the parser does not know are no errors but stand in
+    `options.run_words`, spelled with underscores: they are for `training/run.py`.
+    """
+
+    module: str
+    help: str
+    further_options: bool = False
+    when_stopped: str = ""  # how to go on after Ctrl-C
+
+
+GO_ON = " Go on with the same command."
 COMMANDS = {
-    "predict": ("add_predict_command", "mtcae_dfer.inference.predict"),
-    "explain": ("add_explain_command", "mtcae_dfer.inference.explain"),
-    "dataset": ("add_dataset_commands", "mtcae_dfer.commands.dataset"),
-    "convert": ("add_convert_command", "mtcae_dfer.release.convert"),
-    "export": ("add_export_command", "mtcae_dfer.release.export"),
-    "demo": ("add_demo_command", "mtcae_dfer.inference.demonstration"),
-    "push": ("add_push_command", "mtcae_dfer.release.push"),
+    "predict": Command("predict", "expressions and faces of videos, or of a camera"),
+    "explain": Command("explain", "where the model looked in a video"),
+    "demo": Command("demo", "a web page on this machine to try a model on clips"),
+    "dataset": Command("dataset", "build, check and publish labelled data sets"),
+    "cross-validate": Command("cross_validate", "train and test a model on every fold of a protocol", True, GO_ON),
+    "ablate": Command("ablate", "compare variants of a model on the same folds", True, GO_ON),
+    "compare": Command("compare", "compare this model with others on the same folds", True, GO_ON),
+    "pretraining-gain": Command("pretraining_gain", "what pre-training without labels is worth", when_stopped=GO_ON),
+    "extract-features": Command("extract_features", "per-frame features of videos, for MTL-ER"),
+    "convert": Command("convert", "released VideoMAE, MAE-DFER and SVFAP checkpoints into model folders"),
+    "export": Command("export", "a trained model as one graph, for ONNX Runtime or torch.export"),
+    "push": Command("push", "write a run's model folder with its card, and upload it"),
 }
-
-
-def make_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser of some commands. Each sets `run`, a function from the parsed namespace to the exit status."""
-    parser = argparse.ArgumentParser(prog="mtcae", description="Multi-task facial expression recognition in video.")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in commands:
-        function, module = COMMANDS[command]
-        getattr(import_module(module), function)(subparsers)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. What the user can mend is one line on standard error."""
-    words = sys.argv[1:] if arguments is None else arguments
-    # The modules of other commands, which draw or read tables, need not be loaded.
-    named = words[:1] if words and words[0] in COMMANDS else COMMANDS
-    parsed = make_parser(named).parse_args(words)
-    logging.disable_progress_bar()  # of loading weights, which takes a moment; our own bars stay
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in COMMANDS:
+        make_overview().parse_args(words)  # prints the help, or what is wrong, and leaves
+    command = COMMANDS[words[0]]
+    options = parse_command(words[0], words[1:])
     try:
-        return parsed.run(parsed)
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # of loading weights, which takes a moment; our own bars stay
+        return options.run(options)
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        print(f"\nStopped.{command.when_stopped}", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
-        print(f"mtcae: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"mtcae: error: {told}", file=sys.stderr)
         return 2
+
+
+def make_overview() -> argparse.ArgumentParser:
+    """The parser that knows the names of the commands alone."""
+    parser = argparse.ArgumentParser(prog="mtcae", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help)
+    return parser
+
+
+def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command. Exits as argparse does where they are wrong, or where `--help` is among them."""
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"mtcae {name}", description=f"{command.help[0].upper()}{command.help[1:]}.")
+    parser.allow_abbrev = not command.further_options
+    import_module(f".{command.module}", __package__).add_arguments(parser)
+    words = [spell(word, "_", "-") for word in words]
+    if not command.further_options:
+        return parser.parse_args(words)
+    options, further = parser.parse_known_args(words)
+    options.run_words = [spell(word, "-", "_") for word in further]
+    return options
+
+
+def spell(word: str, old: str, new: str) -> str:
+    """An option `--some-name` or `--some-name=value` with another sign between its words; other words stay."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace(old, new)}{equals}{value}"
+
+
+def explain(error: Exception) -> str | None:
+    """One line for what the user can mend, memory that ran out included; None where it is a fault of the program."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    line = " ".join(str(error).split())
+    if isinstance(error, (ValueError, OSError, ImportError, StrictDataclassError)):
+        return line
+    if isinstance(error, RuntimeError):
+        from mtcae_dfer.training.run import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return f"out of memory: lower --batch-size, or take a smaller model or --device cpu ({line[:200]})"
+    return None
 
 
 if __name__ == "__main__":

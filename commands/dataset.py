@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from mtcae_dfer.hub_dataset.building.report import BuildReport
 
 
-def add_dataset_commands(subparsers: argparse._SubParsersAction) -> None:
-    """Adds the command `dataset`. The parsed namespace's `run(namespace)` returns the exit status.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions; the parsed namespace's `run(namespace)` returns the exit status.
 
     `run` raises ValueError with a message of one line where the user has to change something.
     """
-    dataset = subparsers.add_parser("dataset", help="build labelled data sets")
-    actions = dataset.add_subparsers(dest="dataset_action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(dest="dataset_action", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="label the clips of a corpus and write a data set")
     corpora = build.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
     _add_ravdess_command(corpora)

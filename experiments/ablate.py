@@ -1,8 +1,8 @@
 """Trains variants of a model on the same folds with the same seeds, and compares them in pairs.
 
-    python -m mtcae_dfer.experiments.ablate --jobs 2
-    python -m mtcae_dfer.experiments.ablate --dataset FOLDER --protocol mtcae-dfer --model paper
-    python -m mtcae_dfer.experiments.ablate --axes structures,order,tasks,depth,head_width,pooling,loss_weights
+    mtcae ablate --jobs 2
+    mtcae ablate --dataset FOLDER --protocol mtcae-dfer --model paper
+    mtcae ablate --axes structures,order,tasks,depth,head_width,pooling,loss_weights
 
 The first axis is the paper's Table I, its six structures; the others go beyond it. The reference is the cascade of the
 preset, as `training/run.py` trains it. Options that are not named here go to every run. Without `--dataset` it is a
@@ -12,14 +12,13 @@ rehearsal on the synthetic corpus: drawn faces, three folds. A command that was 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
-from mtcae_dfer.experiments.cross_validate import Plan, add_plan_options, collect_folds, make_plan, run_command
+from mtcae_dfer.experiments.cross_validate import Plan, collect_folds, make_plan
 from mtcae_dfer.experiments.paper_results import PAPER_RIVALS, PAPER_STRUCTURES
 from mtcae_dfer.experiments.results import (
     Ablation,
@@ -247,26 +246,3 @@ def collect_ablation(
             for entry in variants
         ],
     )
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of this command; options that it does not know are a run's."""
-    parser = argparse.ArgumentParser(
-        prog="ablate",
-        allow_abbrev=False,
-        description="Compares variants of a model on the same folds. Further options are those of training/run.py.",
-    )
-    add_plan_options(parser, "runs/ablation")
-    parser.add_argument(
-        "--axes", default="structures", help=f"some of {','.join(AXES)}, with commas between (default: structures)"
-    )
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    return run_command("ablate", make_parser(), ablate, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

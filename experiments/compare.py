@@ -1,8 +1,8 @@
 """Trains the compared systems on the same folds with the same seeds and budget: the paper's Table II in one harness.
 
-    python -m mtcae_dfer.experiments.compare --jobs 2
-    python -m mtcae_dfer.experiments.compare --dataset FOLDER --protocol mtcae-dfer --size paper
-    python -m mtcae_dfer.experiments.compare --dataset FOLDER --systems mtformer,mnc,cascaded
+    mtcae compare --jobs 2
+    mtcae compare --dataset FOLDER --protocol mtcae-dfer --size paper
+    mtcae compare --dataset FOLDER --systems mtformer,mnc,cascaded
 
 Every system gets the recipe of the preset that `--size` names: epochs, batch, learning rate, augmentation. Options that
 are not named here go to every run. Without `--dataset` it is a rehearsal on the synthetic corpus: drawn faces, three
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from transformers.utils import logging
 
 from mtcae_dfer.experiments.ablate import (
     REFERENCE,
@@ -30,7 +28,7 @@ from mtcae_dfer.experiments.ablate import (
     order_by_fold,
     structure_variants,
 )
-from mtcae_dfer.experiments.cross_validate import REHEARSAL_PROTOCOL, Plan, add_plan_options, make_plan, run_command
+from mtcae_dfer.experiments.cross_validate import REHEARSAL_PROTOCOL, Plan, make_plan
 from mtcae_dfer.experiments.paper_results import PAPER_CORPORA
 from mtcae_dfer.experiments.results import Ablation, Variant, write_results
 from mtcae_dfer.experiments.runner import run_experiments
@@ -334,34 +332,3 @@ def format_comparison(comparison: Comparison, results: Ablation, markdown: bool)
     if len(results["variants"]) > 1:
         parts += [f"Differences from {reference['title']}, in points", layout(difference_rows(results["variants"]))]
     return "\n\n".join([*parts, bootstrap_remark(reference["result"])])
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of this command; options that it does not know are a run's."""
-    parser = argparse.ArgumentParser(
-        prog="compare",
-        allow_abbrev=False,
-        description="Trains the compared systems on the same folds. Further options are those of training/run.py.",
-    )
-    add_plan_options(parser, "runs/comparison")
-    names = ",".join(entry.name for entry in plan_systems("tiny"))
-    parser.add_argument(
-        "--systems", help=f"some of {names}, with commas between (default: all); {REFERENCE} is always trained"
-    )
-    parser.add_argument("--size", choices=SIZES, default="tiny", help="size of all systems (default: tiny)")
-    parser.add_argument(
-        "--encoders",
-        default="",
-        help="pre-trained encoders by preset: tiny_lgi_former=FOLDER,tiny=FOLDER (default: none, all start afresh)",
-    )
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    logging.disable_progress_bar()  # of loading weights, which takes a moment
-    return run_command("compare", make_parser(), compare, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
 """Trains and tests a model on every fold of a protocol, and puts the results together.
 
-    python -m mtcae_dfer.experiments.cross_validate
-    python -m mtcae_dfer.experiments.cross_validate --dataset FOLDER --protocol mae-dfer --model PRESET --jobs 2
-    python -m mtcae_dfer.experiments.cross_validate --dataset FOLDER --fold fold_3     # one fold, as a job of its own
-    python -m mtcae_dfer.experiments.cross_validate --dataset FOLDER --collect         # when all jobs are done
+    mtcae cross-validate
+    mtcae cross-validate --dataset FOLDER --protocol mae-dfer --model PRESET --jobs 2
+    mtcae cross-validate --dataset FOLDER --fold fold_3     # one fold, as a job of its own
+    mtcae cross-validate --dataset FOLDER --collect         # when all jobs are done
 
 Every option that is not one of these is an option of `training/run.py` and goes to every run. A fold's model is chosen
 on validation subjects of that fold; its test subjects are looked at once, after training. Without `--dataset` it is a
@@ -13,12 +13,9 @@ rehearsal on the synthetic corpus: drawn faces, three folds.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from huggingface_hub.errors import StrictDataclassError
 
 from mtcae_dfer.experiments.results import CrossValidation, summarise_folds, write_results
 from mtcae_dfer.experiments.runner import Experiment, is_done, run_experiments
@@ -61,31 +58,11 @@ class Plan:
         return {pair: self.experiment(*pair, extra, prefix) for pair in pairs}
 
 
-def add_plan_options(parser: argparse.ArgumentParser, output_dir: str) -> None:
-    """Adds the options that `make_plan` reads, and those of the runs' execution."""
-    parser.add_argument("--dataset", help="folder of a built data set (default: draw the synthetic corpus)")
-    parser.add_argument(
-        "--protocol",
-        help="how subjects are divided: as-built (default), folds:NUMBER, leave-one-subject-out, a published division "
-        f"of the corpus such as mae-dfer, or a JSON file; of the synthetic corpus {REHEARSAL_PROTOCOL}",
-    )
-    _add_both(
-        parser, "--output_dir", default=output_dir, help=f"folder of all runs and results (default: {output_dir})"
-    )
-    parser.add_argument("--seeds", default="0", help="seeds of every fold's training, with commas between (default: 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-
-
-def _add_both(parser: argparse.ArgumentParser, name: str, **options: object) -> None:
-    """Adds an option that may be written with underscores, as those of a run, or with hyphens."""
-    parser.add_argument(name, name.replace("_", "-"), **options)
-
-
 def make_plan(parsed: argparse.Namespace, run_words: Sequence[str]) -> Plan:
     """Resolves data set, protocol, folds and seeds, and checks the options of the runs.
 
     Args:
-        parsed: the options of `add_plan_options`.
+        parsed: the options of `commands.plan_options`.
         run_words: options for every run.
 
     Raises:
@@ -151,22 +128,6 @@ def refuse_missing_folds(experiments: Sequence[Experiment], output_dir: Path) ->
         )
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of this command; options that it does not know are a run's."""
-    parser = argparse.ArgumentParser(
-        prog="cross_validate",
-        allow_abbrev=False,
-        description="Trains and tests a model on every fold of a protocol. "
-        "Further options are those of training/run.py.",
-    )
-    add_plan_options(parser, "runs/cross_validation")
-    parser.add_argument("--name", help="of the model, in tables and plots (default: the preset or checkpoint)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--fold", help="train and test this fold only, by its name or its number from 1")
-    which.add_argument("--collect", action="store_true", help="train nothing: put together the folds that are done")
-    return parser
-
-
 def cross_validate(parsed: argparse.Namespace, run_words: Sequence[str]) -> CrossValidation | None:
     """Runs the command; returns the results, or None where `--fold` asked for one fold only."""
     from mtcae_dfer.experiments.plots import draw_results
@@ -189,26 +150,3 @@ def cross_validate(parsed: argparse.Namespace, run_words: Sequence[str]) -> Cros
     draw_results(results, output_dir)
     print(f"results.json, tables and plots: {output_dir}")
     return results
-
-
-def run_command(name: str, parser: argparse.ArgumentParser, command: Callable, arguments: Sequence[str] | None) -> int:
-    """Runs a command on its own options and those of its runs; what the user can mend is one line on standard error."""
-    parsed, run_words = parser.parse_known_args(arguments)
-    try:
-        command(parsed, run_words)
-        return 0
-    except KeyboardInterrupt:
-        print("\nStopped. Go on with the same command.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    return run_command("cross_validate", make_parser(), cross_validate, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """What masked pre-training without labels is worth where few people are labelled.
 
-    python -m mtcae_dfer.experiments.pretraining_gain --output_dir runs/pretraining-gain --jobs 2
+    mtcae pretraining-gain --output-dir runs/pretraining-gain --jobs 2
 
 Pre-trains the tiny preset's encoder on drawn clips of many people without their labels, then fine-tunes it with a few
 labelled people; beside it the same model starts from scratch, with the same labelled people, the same options and as
@@ -11,17 +11,12 @@ a stop.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
-from transformers.utils import logging
 
 from mtcae_dfer.experiments.runner import Experiment, run_experiments
 from mtcae_dfer.experiments.statistics import format_mean_and_std, mean_and_std
@@ -54,33 +49,10 @@ class GainOptions:
     pretrainings: int = field(default=1, metadata={"help": "Pre-trained encoders that the seeds take in turn."})
     epochs: int = field(default=100, metadata={"help": "Passes over the labelled clips, for both."})
 
-
-def parse_gain_options(arguments: Sequence[str] | None = None) -> GainOptions:
-    """The options of a command line (default: this process's).
-
-    Raises:
-        ValueError: a number is too small.
-    """
-    parser = HfArgumentParser(GainOptions, description=__doc__.splitlines()[0])
-    (options,) = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
-    for name, value in asdict(options).items():
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{name} {value}: must be at least 1")
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the measurement; returns the exit status."""
-    logging.disable_progress_bar()
-    try:
-        print(measure_gain(parse_gain_options(arguments)))
-        return 0
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"pretraining_gain: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
 
 def measure_gain(options: GainOptions) -> str:
@@ -188,7 +160,3 @@ def format_gain(options: GainOptions, figures: dict[str, list[dict[str, Any]]]) 
         sign = "+" if mean_and_std(gains)[0] >= 0 else ""
         lines.append(f"| {FIGURES[key][0]} | {' | '.join(cells)} | {sign}{format_mean_and_std(gains)} | {by_seed} |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

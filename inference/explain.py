@@ -1,6 +1,5 @@
 """`mtcae explain`: where the decoders looked, as pictures of their attention on the frames."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ import torch
 from torch.nn import functional
 
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.inference.predict import PredictionError, add_model_argument, chosen_model, load_model
+from mtcae_dfer.inference.models import ModelError
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.video_reading import read_clip
 
 # Structures that hold one decoder per task, in the order of the tasks, behind any shared ones.
@@ -19,31 +19,26 @@ FRAME_WIDTH = 2.0  # inches
 LONGEST_SIDE = 640  # pixels of the frames in the picture
 
 
-def add_explain_command(subparsers: argparse._SubParsersAction) -> None:
-    """Adds the command `explain`; the parsed namespace's `run(namespace)` returns the exit status."""
-    parser = subparsers.add_parser("explain", help="where the decoders looked in a video")
-    parser.add_argument("video", metavar="VIDEO", help="video file")
-    add_model_argument(parser)
-    parser.add_argument("--output", metavar="PNG", default="explanation.png", help="the picture (explanation.png)")
-    parser.add_argument("--frames", type=int, default=6, help="how many of the frames to show (default: 6)")
-    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
-    parser.set_defaults(run=run_explain_command)
+def explain_video(
+    video: str, model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor, output_png: Path, shown_frames: int = 6
+) -> dict[str, float]:
+    """Draws the attention of every stage on a video's frames.
 
+    Returns:
+        The expression scores {name: probability}.
 
-def run_explain_command(arguments: argparse.Namespace) -> int:
-    """Draws the attention of every stage on the video's frames."""
-    if arguments.frames < 1:
-        raise PredictionError(f"--frames {arguments.frames}: must be at least 1")
-    model, processor = load_model(chosen_model(arguments), arguments.device)
-    inputs = processor(arguments.video, return_metadata=True)
+    Raises:
+        VideoReadingError: the video cannot be read.
+        ModelError: a model of this structure cannot be explained.
+    """
+    inputs = processor(video, return_metadata=True)
     (metadata,) = inputs["video_metadata"]
     maps, scores = attention_maps(model, inputs["pixel_values"])
-    size = _shown_size(metadata.height, metadata.width)
-    frames = read_clip(arguments.video, size=size, frame_indices=metadata.frame_indices).frames
-    file = draw_explanation(frames, maps, scores, metadata.timestamps, Path(arguments.output), arguments.frames)
-    best = max(scores, key=scores.get)
-    print(f"{arguments.video}: {best} {scores[best]:.1%}; the picture is {file}")
-    return 0
+    scale = min(1.0, LONGEST_SIDE / max(metadata.height, metadata.width))
+    size = (max(1, round(metadata.height * scale)), max(1, round(metadata.width * scale)))
+    frames = read_clip(video, size=size, frame_indices=metadata.frame_indices).frames
+    draw_explanation(frames, maps, scores, metadata.timestamps, output_png, shown_frames)
+    return scores
 
 
 @torch.inference_mode()
@@ -61,11 +56,11 @@ def attention_maps(
         the expression scores {name: probability}.
 
     Raises:
-        PredictionError: the model has no decoder for every task, or predicts no expression.
+        ModelError: the model has no decoder for every task, or predicts no expression.
     """
     config, names = model.config, [task.name for task in model.config.task_descriptions]
     if config.structure not in EXPLAINED_STRUCTURES or "expression" not in names:
-        raise PredictionError(
+        raise ModelError(
             f"a model of structure '{config.structure}' with tasks {', '.join(names)} cannot be explained: "
             "it takes a decoder for every task, one of them the expression"
         )
@@ -80,7 +75,8 @@ def attention_maps(
     last_layers = layers[config.decoder_num_layers - 1 :: config.decoder_num_layers]
     maps = {name: _onto_frames(weights, config) for name, weights in zip(names, last_layers, strict=True)}
     probabilities = outputs.logits[0].float().softmax(dim=-1).tolist()
-    return maps, {config.id2label[index]: probability for index, probability in enumerate(probabilities)}
+    names_of = {int(index): name for index, name in (config.id2label or {}).items()}
+    return maps, {names_of[index]: probability for index, probability in enumerate(probabilities)}
 
 
 def _onto_frames(weights: torch.Tensor, config: Any) -> torch.Tensor:
@@ -123,7 +119,7 @@ def draw_explanation(
             _draw_attention(axes[row, column], attention[index], frames.shape[-2:], attention[shown])
     for row, name in enumerate(["frame", *maps]):
         axes[row, 0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row, 0].transAxes)
-    best = max(scores, key=scores.get)
+    best = max(scores, key=scores.__getitem__)
     figure.suptitle(f"{best} {scores[best]:.0%}: where each stage's last layer looked", fontsize=10)
     with replacing(Path(output_png)) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -141,8 +137,3 @@ def _draw_attention(axes: Any, attention: torch.Tensor, size: Sequence[int], sca
     upsampled = functional.interpolate(attention[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
     low, high = float(scale_by.min()), float(scale_by.max())
     axes.imshow(upsampled.numpy(), cmap="inferno", alpha=0.6, vmin=low, vmax=max(high, low + 1e-12))
-
-
-def _shown_size(height: int, width: int) -> tuple[int, int]:
-    scale = min(1.0, LONGEST_SIDE / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -19,7 +18,7 @@ from torch import nn
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mtcae_dfer.hub_dataset.files import appearing_folder, write_json
-from mtcae_dfer.inference.predict import load_model
+from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
 
@@ -71,25 +70,6 @@ class ExportGraph(nn.Module):
         return tuple(outputs[name].float() for name in self.names)
 
 
-def add_export_command(subparsers: argparse._SubParsersAction) -> None:
-    """Adds the command `export`; the parsed namespace's `run(namespace)` returns the exit status."""
-    parser = subparsers.add_parser("export", help="a trained model as one graph, for ONNX Runtime or torch.export")
-    parser.add_argument("model", metavar="FOLDER", help="model folder or Hub id")
-    parser.add_argument("output", metavar="OUT", help="folder to write; must not exist yet")
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the weights (default: fp32)")
-    parser.set_defaults(run=run_export_command)
-
-
-def run_export_command(arguments: argparse.Namespace) -> int:
-    """Exports and says what was written and how far it is from the PyTorch model."""
-    description = export_model(arguments.model, arguments.output, arguments.format, arguments.dtype)
-    print(f"{arguments.output}: {description.format}, {description.dtype}, any number of clips at once")
-    for name, difference in description.largest_difference.items():
-        print(f"  {name:<16} differs from PyTorch by at most {difference:.1e} on random clips")
-    return 0
-
-
 def export_model(name: str, output: str | os.PathLike, format: str = "onnx", dtype: str = "fp32") -> ExportDescription:
     """Writes a folder with the graph, its description and, for ONNX, a program that runs it without PyTorch.
 
@@ -106,7 +86,7 @@ def export_model(name: str, output: str | os.PathLike, format: str = "onnx", dty
     Raises:
         ExportError: unknown format or dtype, an output that exists, a package that is missing, or an fp32 graph that
             differs from the model by more than `FP32_TOLERANCE`.
-        PredictionError: no such model.
+        ModelError: no such model, or one that is damaged.
     """
     _check_choices(Path(output), format, dtype)
     model, processor = load_model(name)

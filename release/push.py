@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +22,6 @@ PATH_OPTIONS = (
     *("dataset", "model", "encoder", "videos", "protocol"),
     *("output_dir", "synthetic_dir", "resume_from_checkpoint"),
 )
-
-
-def add_push_command(subparsers: argparse._SubParsersAction) -> None:
-    """Adds `mtcae push`."""
-    parser = subparsers.add_parser("push", help="write a run's model folder with its card, and upload it")
-    parser.add_argument(
-        "run_dir", metavar="RUN", help="folder of a finished run, such as one fold of a cross-validation"
-    )
-    parser.add_argument("repo_id", metavar="org/name", help="repository on the Hub")
-    parser.add_argument("--dry-run", action="store_true", help="write the folder only")
-    parser.add_argument("--output", help="folder to write (default: RUN/hub)")
-    parser.add_argument("--license", help="licence of the weights (default: what follows from their parts)")
-    parser.add_argument("--private", action="store_true", help="make the repository private where it is not there yet")
-    parser.set_defaults(run=run_push)
-
-
-def run_push(parsed: argparse.Namespace) -> int:
-    """Runs `mtcae push`; returns the exit status."""
-    folder = Path(parsed.output) if parsed.output else Path(parsed.run_dir) / "hub"
-    write_model_folder(Path(parsed.run_dir), parsed.repo_id, folder, parsed.license)
-    print(f"Model folder with its card: {folder}")
-    if not parsed.dry_run:
-        print(f"Uploaded: {upload(folder, parsed.repo_id, parsed.private)}", file=sys.stderr)
-    return 0
 
 
 def write_model_folder(run_dir: Path, repo_id: str, folder: Path, license_name: str | None = None) -> None:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo
+from mtcae_dfer.commands.command_line import main as mtcae
+from mtcae_dfer.commands.command_line import parse_command
 from mtcae_dfer.experiments import compare
 from mtcae_dfer.experiments.cross_validate import Plan
 from mtcae_dfer.experiments.results import load_results
@@ -85,15 +87,15 @@ def test_pretrained_encoders_go_to_the_systems_of_their_preset() -> None:
     ],
 )
 def test_what_it_cannot_use_is_one_line(more, told, small_dataset: Path, tmp_path: Path, capsys) -> None:
-    assert compare.main(words_of(small_dataset, tmp_path / "out", *more)) == 2
+    assert mtcae(["compare", *words_of(small_dataset, tmp_path / "out", *more)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("compare: error: ") and told in error and error.count("\n") == 1
+    assert error.startswith("mtcae: error: ") and told in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_without_a_face_only_systems_of_expressions_are_trained(small_dataset: Path, monkeypatch) -> None:
-    parsed, rest = compare.make_parser().parse_known_args(words_of(small_dataset, Path("out")))
-    plan: Plan = compare.make_plan(parsed, rest)
+    options = parse_command("compare", words_of(small_dataset, Path("out")))
+    plan: Plan = compare.make_plan(options, options.run_words)
     systems = compare.plan_systems("tiny")
     compare.refuse_missing_faces(plan, systems, "folds:3")
     monkeypatch.setattr(compare, "load_fold", lambda *_: {"train": {"face_found": [[False] * 16] * 3}})
@@ -121,7 +123,7 @@ def compared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> t
         patch.setattr(compare, "run_experiments", run_made_up)
         patch.setattr(MTCAEForMultiTaskVideo, "from_pretrained", lambda _: tiny_model())
         patch.setattr(compare, "TIMED_SECONDS", 0.0)
-        assert compare.main(words_of(small_dataset, folder, "--jobs", "2", "--systems", "vo_lstm,mtl_er")) == 0
+        assert mtcae(["compare", *words_of(small_dataset, folder, "--jobs", "2", "--systems", "vo_lstm,mtl_er")]) == 0
     return folder, begun
 
 

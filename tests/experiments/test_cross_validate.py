@@ -6,6 +6,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from mtcae_dfer.commands.command_line import main as mtcae
+from mtcae_dfer.commands.command_line import parse_command
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.experiments import ablate, cross_validate
 from mtcae_dfer.experiments.results import load_results
@@ -34,10 +36,10 @@ def folder(words: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def collected(words: list[str], folder: Path) -> dict:
     """One fold by itself, then all, of which the first is not repeated."""
-    assert cross_validate.main([*words, "--fold", "2"]) == 0
+    assert mtcae(["cross-validate", *words, "--fold", "2"]) == 0
     assert [path.name for path in folder.iterdir()] == ["fold_2"]
     first = (folder / "fold_2" / "report.json").stat().st_mtime_ns
-    assert cross_validate.main(words) == 0
+    assert mtcae(["cross-validate", *words]) == 0
     assert (folder / "fold_2" / "report.json").stat().st_mtime_ns == first
     return load_results(folder)
 
@@ -68,7 +70,7 @@ def test_results_tables_and_plots_are_written(collected: dict, folder: Path) -> 
 
 def test_collecting_trains_nothing(collected: dict, words: list[str], folder: Path) -> None:
     (folder / "results.json").unlink()
-    assert cross_validate.main([*words, "--collect"]) == 0
+    assert mtcae(["cross-validate", *words, "--collect"]) == 0
     assert load_results(folder) == collected
 
 
@@ -86,9 +88,9 @@ def test_collecting_trains_nothing(collected: dict, words: list[str], folder: Pa
     ],
 )
 def test_wrong_options_are_one_line(words, tmp_path, capsys, more: list[str], told: str) -> None:
-    assert cross_validate.main([*words, "--output_dir", str(tmp_path), *more]) == 2
+    assert mtcae(["cross-validate", *words, "--output_dir", str(tmp_path), *more]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("cross_validate: error:") and told in error
+    assert error.startswith("mtcae: error:") and told in error
     assert not list(tmp_path.glob("*/report.json"))
 
 
@@ -96,13 +98,13 @@ def test_a_leaking_protocol_is_refused_before_anything_is_trained(words, tmp_pat
     file = tmp_path / "leaks.json"
     fold = {"name": "a", "train": ["S01", "S02"], "validation": ["S03"], "test": ["S02"]}
     file.write_text(json.dumps({"name": "leaky", "folds": [fold]}))
-    assert cross_validate.main([*words, "--output_dir", str(tmp_path / "out"), "--protocol", str(file)]) == 2
+    assert mtcae(["cross-validate", *words, "--output_dir", str(tmp_path / "out"), "--protocol", str(file)]) == 2
     assert "would leak 1 subject(s): 'S02' stands in train and test" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_folds_of_other_options_are_not_collected(collected: dict, words: list[str], capsys) -> None:
-    assert cross_validate.main([*words, "--collect", "--learning_rate", "0.01"]) == 2
+    assert mtcae(["cross-validate", *words, "--collect", "--learning_rate", "0.01"]) == 2
     assert "holds a run of other arguments" in capsys.readouterr().err
 
 
@@ -119,10 +121,11 @@ def test_a_class_without_training_clips_is_refused_and_without_test_clips_told(c
 
 
 def test_several_seeds_have_folders_of_their_own(small_dataset: Path) -> None:
-    parsed, rest = cross_validate.make_parser().parse_known_args(
-        ["--dataset", str(small_dataset), "--protocol", "folds:3", "--seeds", "0,7", "--model", "tiny"]
+    options = parse_command(
+        "cross-validate",
+        ["--dataset", str(small_dataset), "--protocol", "folds:3", "--seeds", "0,7", "--model", "tiny"],
     )
-    experiments = cross_validate.make_plan(parsed, rest).experiments()
+    experiments = cross_validate.make_plan(options, options.run_words).experiments()
     assert experiments["fold_2", 7].name == "fold_2-seed_7" and len(experiments) == 6
     assert experiments["fold_2", 7].arguments[-4:] == ("--fold", "fold_2", "--seed", "7")
     assert parse_run_arguments(experiments["fold_2", 7].arguments).optimisation.seed == 7
@@ -158,11 +161,11 @@ def test_the_axes_change_what_they_say() -> None:
 
 def test_unknown_axes_and_tasks_are_refused(small_dataset: Path, tmp_path: Path, capsys) -> None:
     words = ["--dataset", str(small_dataset), "--protocol", "folds:3", "--output_dir", str(tmp_path / "out")]
-    assert ablate.main([*words, "--axes", "structures,colour"]) == 2
+    assert mtcae(["ablate", *words, "--axes", "structures,colour"]) == 2
     assert "--axes structures,colour: must be some of structures, order" in capsys.readouterr().err
-    assert ablate.main([*words, "--tasks", "expression,gaze"]) == 2
+    assert mtcae(["ablate", *words, "--tasks", "expression,gaze"]) == 2
     assert "--tasks expression,gaze: must name each task at most once" in capsys.readouterr().err
-    assert ablate.main([*words, "--task_weights", "expression=heavy"]) == 2
+    assert mtcae(["ablate", *words, "--task_weights", "expression=heavy"]) == 2
     assert "--task_weights expression=heavy: must be TASK=NUMBER" in capsys.readouterr().err
 
 
@@ -178,7 +181,7 @@ def test_an_ablation_runs_its_variants_on_the_same_folds_and_seeds(small_dataset
 
     monkeypatch.setattr(ablate, "run_experiments", run_made_up)
     words = ["--dataset", str(small_dataset), "--protocol", "folds:3", "--output_dir", str(tmp_path), "--seeds", "0,1"]
-    assert ablate.main([*words, "--jobs", "2", "--axes", "structures,tasks"]) == 0
+    assert mtcae(["ablate", *words, "--jobs", "2", "--axes", "structures,tasks"]) == 0
     results = load_results(tmp_path)
     assert len(results["variants"]) == 6 + 3 and len(begun) == 9 * 3 * 2
     # Whole folds first: every variant stands in fold 1 before one stands in fold 2.

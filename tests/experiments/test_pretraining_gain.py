@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mtcae_dfer.commands.command_line import main as mtcae
 from mtcae_dfer.experiments import pretraining_gain
-from mtcae_dfer.experiments.pretraining_gain import ARMS, GainOptions, format_gain, main, measure_gain
+from mtcae_dfer.experiments.pretraining_gain import ARMS, GainOptions, format_gain, measure_gain
 from mtcae_dfer.training.pretrain import parse_pretraining_arguments
 
 
@@ -60,5 +61,5 @@ def test_the_table_pairs_the_seeds(options: GainOptions) -> None:
 
 
 def test_a_wrong_number_is_one_line(capsys: pytest.CaptureFixture) -> None:
-    assert main(["--seeds", "0"]) == 2
-    assert capsys.readouterr().err == "pretraining_gain: error: --seeds 0: must be at least 1\n"
+    assert mtcae(["pretraining-gain", "--seeds", "0"]) == 2
+    assert capsys.readouterr().err == "mtcae: error: --seeds 0: must be at least 1\n"

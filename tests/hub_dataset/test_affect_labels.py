@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel
 
+from mtcae_dfer.commands.command_line import main as mtcae
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS
 from mtcae_dfer.hub_dataset.affect_labels import labels_from_truth
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import list_frames, read_s_aff_wild2
 from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth
-from mtcae_dfer.training.affect.extract_features import FrameEncoder, clip_positions, main
+from mtcae_dfer.training.affect.extract_features import FrameEncoder, clip_positions
 from mtcae_dfer.training.affect.frame_features import (
     FeatureError,
     FrameFeatures,
@@ -223,7 +224,7 @@ def test_the_command_extracts_videos_and_folders_of_images(small_corpus: Path, t
     clip = sorted((small_corpus / "videos").rglob("*.mp4"))[0]
     (source / "clip.mp4").write_bytes(clip.read_bytes())
     words = ["--videos", str(source), "--encoder", str(encoder), "--image_size", "32"]
-    assert main([*words, "--output", str(tmp_path / "f.parquet")]) == 0
+    assert mtcae(["extract-features", *words, "--output", str(tmp_path / "f.parquet")]) == 0
     found = read_features(tmp_path / "f.parquet")
     assert found["wild/video 1"].frame_indices.tolist() == [0, 3]
     assert 18 <= len(found["clip.mp4"]) <= 20
@@ -240,6 +241,6 @@ def test_the_command_extracts_videos_and_folders_of_images(small_corpus: Path, t
 def test_wrong_options_are_one_line(tmp_path: Path, capsys, videos: str, encoder: str, output: str, told: str) -> None:
     save_image_models(tmp_path)
     words = ["--videos", str(tmp_path / videos), "--encoder", str(tmp_path / encoder)]
-    assert main([*words, "--output", str(tmp_path / output)]) == 2
+    assert mtcae(["extract-features", *words, "--output", str(tmp_path / output)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("extract_features: error:") and told in error
+    assert error.startswith("mtcae: error:") and told in error

@@ -1,6 +1,5 @@
 """Built data sets: what load_dataset opens, splits, the report, bad clips, interruption, folders that are not free."""
 
-import argparse
 import dataclasses
 import errno
 import hashlib
@@ -17,7 +16,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from mtcae_dfer.commands.dataset import add_dataset_commands
+from mtcae_dfer.commands.command_line import parse_command
 from mtcae_dfer.hub_dataset.building import build as building
 from mtcae_dfer.hub_dataset.building import parquet_files
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
@@ -467,10 +466,8 @@ def test_a_split_larger_than_one_file_is_written_into_several(clips, tmp_path, m
 
 
 def run_command(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_dataset_commands(parser.add_subparsers(dest="command"))
-    arguments = parser.parse_args(["dataset", "build", *words])
-    return arguments.run(arguments)
+    options = parse_command("dataset", ["build", *words])
+    return options.run(options)
 
 
 def test_the_folder_command_builds_and_a_bad_clip_makes_its_exit_status_non_zero(clips, tmp_path, capsys):

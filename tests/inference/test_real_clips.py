@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mtcae_dfer.commands.command_line import main as mtcae
-from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, load_model, predict_file
+from mtcae_dfer.inference.clips import predict_file
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.run import main as run

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mtcae_dfer.commands.command_line import main
+from mtcae_dfer.inference.annotated_video import LabelPlaces, LabelText, Painter, write_overlay
 from mtcae_dfer.inference.explain import attention_maps
-from mtcae_dfer.inference.timeline import LabelPlaces, LabelText, Painter, draw_timeline, write_csv, write_overlay
+from mtcae_dfer.inference.timeline_files import draw_timeline, write_csv
 from mtcae_dfer.video_reading import FrameStream
 from tests.support.tiny_models import random_clips, tiny_model
 from tests.support.video_files import rotate_track, write_numbered_video
@@ -122,7 +123,7 @@ def test_the_table_has_a_row_per_person_and_window(tmp_path: Path) -> None:
     result = result_with((0.5, [0, 0, 1, 1]), scores={"joy, great": 0.75, "fear": 0.25})
     empty = {"start": 1.0, "end": 2.0, "face_coverage": 0.0, "scores": None, "frames": []}
     result["people"][0]["windows"].append(empty)
-    write_csv(result, tmp_path / "out.csv")
+    write_csv({"film.mp4": result}, tmp_path / "out.csv")
     first, second = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
     assert (first["track"], first["expression"], first["joy, great"], first["fear"]) == (
         "1",

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 
+from mtcae_dfer.commands.command_line import main as mtcae
 from mtcae_dfer.modeling_lgi_former import stratified_tube_mask
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.release.convert import (
     CheckpointConversionError,
-    add_convert_command,
     convert_checkpoint,
 )
 
@@ -514,11 +514,8 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_command_converts_and_prints_every_key(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.save({"module": draw_mae_dfer(False)}, tmp_path / "released.pth")
-    parser = argparse.ArgumentParser()
-    add_convert_command(parser.add_subparsers())
     sizes = ["--image-size", "32", "--region-size", "2", "1", "2"]
-    arguments = parser.parse_args(["convert", str(tmp_path / "released.pth"), str(tmp_path / "out"), *sizes])
-    assert arguments.run(arguments) == 0
+    assert mtcae(["convert", str(tmp_path / "released.pth"), str(tmp_path / "out"), *sizes]) == 0
     printed = capsys.readouterr().out
     assert "blocks.0.first_attn.q_bias -> lgi_former.layers.0.region_attention.query.bias" in printed
     assert "MAE-DFER: all 519 keys have their place" in printed

@@ -11,7 +11,8 @@ import torch
 
 from mtcae_dfer import MTCAEVideoProcessor
 from mtcae_dfer.commands.command_line import main
-from mtcae_dfer.inference.predict import load_model, predict_file
+from mtcae_dfer.inference.clips import predict_file
+from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.release import export
 from mtcae_dfer.release.export import ExportError, export_model, open_onnx, open_torch_export
 from tests.support.tiny_models import CLASSES, FRAMES, SIDE, random_clips, tiny_model

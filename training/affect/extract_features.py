@@ -1,9 +1,9 @@
 """Per-frame features of videos by a trained encoder, for MTL-ER.
 
-    python -m mtcae_dfer.training.affect.extract_features --videos FOLDER --encoder FOLDER_OR_HUB_ID --output F.parquet
+    mtcae extract-features --videos FOLDER --encoder FOLDER_OR_HUB_ID --output F.parquet
 
 Videos are video files, or sub-folders of numbered images (00001.jpg …) as s-Aff-Wild2 has them. An image model
-(anything that AutoModel loads; by --as_backbone what AutoBackbone knows) sees frame by frame. A video model (VideoMAE,
+(anything that AutoModel loads; by --as-backbone what AutoBackbone knows) sees frame by frame. A video model (VideoMAE,
 LGI-Former, TPSBT, or a model of this repository) sees consecutive clips; its tokens are averaged within each tubelet,
 and every frame of a tubelet gets that vector.
 """
@@ -11,7 +11,6 @@ and every frame of a tubelet gets that vector.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,9 @@ import torch
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
-from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, HfArgumentParser, PreTrainedConfig
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, load_image
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from mtcae_dfer.configuration_lgi_former import as_height_and_width, compute_token_grid
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
@@ -38,7 +37,7 @@ DEFAULT_SIZE = 224
 
 @dataclass
 class ExtractionArguments:
-    """What `extract_features` reads and writes."""
+    """What `mtcae extract-features` reads and writes."""
 
     videos: str = field(
         metadata={"help": "A video, or a folder of videos or of sub-folders with numbered images (00001.jpg …)."}
@@ -134,7 +133,7 @@ def pool_image_output(output: Any) -> torch.Tensor:
         return output.pooler_output.flatten(1)
     hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
-        raise FeatureError(f"{type(output).__name__} has neither tokens nor feature maps: try --as_backbone.")
+        raise FeatureError(f"{type(output).__name__} has neither tokens nor feature maps: try --as-backbone.")
     # Tokens (B, N, D), or a map (B, D, H, W)
     return hidden.mean(dim=1) if hidden.ndim == 3 else hidden.flatten(2).mean(dim=2)
 
@@ -144,7 +143,7 @@ def _load_encoder(source: str, as_backbone: bool) -> nn.Module:
     if as_backbone:
         # AutoBackbone.from_pretrained would ask the Hub for the folder before it looked into it.
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
-            raise FeatureError(f"{source}: a {config.model_type} has no backbone; leave out --as_backbone.")
+            raise FeatureError(f"{source}: a {config.model_type} has no backbone; leave out --as-backbone.")
         return _read_model(MODEL_FOR_BACKBONE_MAPPING[type(config)], source)
     # A masked autoencoder of images hides most patches even in evaluation unless its config says otherwise.
     unmasked = {"mask_ratio": 0.0} if config.model_type == "vit_mae" else {}
@@ -227,26 +226,12 @@ def extract_features(encoder: FrameEncoder, videos: dict[str, Path], progress: b
         yield FrameFeatures(indices, encoder.encode(frames), name)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status. Errors that the user can mend are one line on standard error."""
-    parser = HfArgumentParser(ExtractionArguments, description="Per-frame features of videos by a trained encoder.")
-    logging.disable_progress_bar()
-    try:
-        (options,) = parser.parse_args_into_dataclasses(args=None if arguments is None else list(arguments))
-        encoder = FrameEncoder(
-            options.encoder, options.image_size, options.as_backbone, options.batch_size, options.device
-        )
-        videos = list_videos(Path(options.videos))
-        file = write_features(Path(options.output), extract_features(encoder, videos), options.encoder)
-        print(f"Features of {len(videos)} videos: {file}")
-        return 0
-    except KeyboardInterrupt:
-        print("\nStopped; nothing was written.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"extract_features: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+def write_features_of(options: ExtractionArguments) -> tuple[int, Path]:
+    """Writes the features of all frames of the named videos; returns the number of videos and the file.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        ValueError: videos, encoder or output cannot be used. The message is one line for the user.
+    """
+    encoder = FrameEncoder(options.encoder, options.image_size, options.as_backbone, options.batch_size, options.device)
+    videos = list_videos(Path(options.videos))
+    return len(videos), write_features(Path(options.output), extract_features(encoder, videos), options.encoder)

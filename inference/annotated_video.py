@@ -1,7 +1,5 @@
-"""A timeline made visible: the annotated video, a chart for every person, and a table."""
+"""A timeline drawn onto its video: boxes, points, numbers and scores, with the video's own times and sound."""
 
-import csv
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,12 +20,10 @@ from mtcae_dfer.video_reading import FrameStream, open_container, resize_frames
 PERSON_COLOURS = ("#ff9f1c", "#2ec4f1", "#e15fed", "#ffe14d", "#4dd599", "#ff6b6b", "#a29bfe", "#c9ced3")
 LONGEST_BRIDGE = 0.5  # seconds between two sampled frames across which a box is drawn in between
 SHOWN_EXPRESSIONS = 3  # bars beside a box
-MOST_CHARTS = 12  # people in one picture
 CLOCK = 90_000  # ticks a second: holds the times of every usual frame rate, and of variable ones
 # A label's cost is the share of it that lies on other labels, more on faces, and these for what is liked less.
 FACE_COST, SHORT_COST, SIDE_COST, STAY_GAIN = 4.0, 0.1, 0.01, 0.1
 HEADROOM = 0.4  # kept free around other people's faces where possible, as a share of the face's sides
-FIXED_COLUMNS = ("track", "start", "end", "face_coverage", "expression", "probability")
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
@@ -55,79 +51,6 @@ class LabelText:
     def area(self) -> float:
         """In pixels."""
         return self.width * self.height
-
-
-def write_csv(result: dict[str, Any], file: Path) -> None:
-    """One row per person and window: times, face coverage, the most probable expression, and every score.
-
-    Args:
-        result: of the pipeline, with the scores of at least one expression per scored window.
-        file: written under a temporary name first.
-    """
-    windows = [(person["track"], window) for person in result["people"] for window in person["windows"]]
-    names = sorted({name for _, window in windows for name in window["scores"] or ()})
-    with replacing(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([*FIXED_COLUMNS, *names])
-        for track, window in windows:
-            writer.writerow([track, *_csv_cells(window, names)])
-
-
-def _csv_cells(window: dict[str, Any], names: list[str]) -> list[Any]:
-    scores = window["scores"] or {}
-    best = max(scores, key=scores.get, default="")
-    probability = f"{scores[best]:.4f}" if best else ""
-    cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
-    return [window["start"], window["end"], window["face_coverage"], best, probability, *cells]
-
-
-def draw_timeline(result: dict[str, Any], output_png: Path) -> Path:
-    """Draws the scores of every person over time, as rows of squares; hatched where no face was seen.
-
-    Args:
-        result: of the pipeline. Of more than `MOST_CHARTS` people those longest in view are drawn.
-        output_png: the picture; written under a temporary name first.
-    """
-    from matplotlib.figure import Figure
-
-    people = sorted(result["people"], key=lambda person: person["start"] - person["end"])[:MOST_CHARTS]
-    people.sort(key=lambda person: person["track"])
-    figure = Figure(figsize=(10, 0.9 + 1.7 * max(1, len(people))), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(max(1, len(people)), 1, sharex=True))
-    for person, row in zip(people, axes, strict=False):
-        picture = _draw_person(row, person)
-        row.set_xlim(0, result["duration"])
-    if people:
-        figure.colorbar(picture, ax=list(axes), label="probability", shrink=min(1.0, 3 / len(people)))
-        axes[-1].set_xlabel("seconds")
-    else:
-        axes[0].set_axis_off()
-        axes[0].text(0.5, 0.5, "no face found in this video", ha="center", va="center", fontsize=14)
-    left_out = len(result["people"]) - len(people)
-    figure.suptitle(
-        f"Expressions over time{f' ({left_out} people seen more shortly are left out)' if left_out else ''}"
-    )
-    with replacing(Path(output_png)) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return output_png
-
-
-def _draw_person(axes: Any, person: dict[str, Any]) -> Any:
-    windows = person["windows"]
-    names = sorted({name for window in windows for name in window["scores"] or ()}) or [""]
-    picture = None
-    for window in windows:
-        edges = [window["start"], max(window["end"], window["start"] + 1e-3)]
-        values = [[(window["scores"] or {}).get(name, math.nan)] for name in names]
-        picture = axes.pcolormesh(edges, range(len(names) + 1), values, vmin=0, vmax=1, cmap="viridis")
-        if window["scores"] is None:
-            axes.axvspan(*edges, facecolor="#eeeeee", edgecolor="#aaaaaa", hatch="//")
-    if picture is None:
-        picture = axes.pcolormesh([0, 1], [0, 1], [[math.nan]], vmin=0, vmax=1)
-    axes.set_yticks([row + 0.5 for row in range(len(names))], [name.replace("$", r"\$") for name in names], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_title(f"person {person['track']}: {person['start']:.1f}–{person['end']:.1f} s", fontsize=9, loc="left")
-    return picture
 
 
 def write_overlay(video: str, result: dict[str, Any], output: Path, progress: bool = True) -> Path:
@@ -184,7 +107,8 @@ class _Sound:
     """The first sound track of a video, written alongside its pictures."""
 
     def __init__(self, video: str, output: Any) -> None:
-        self.output, self.stream, self.next_frame = output, None, None
+        self.output = output
+        self.stream: Any = None
         self.frames = self._decode(video)
         self.next_frame = next(self.frames, None)
         if self.next_frame is not None:

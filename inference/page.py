@@ -6,17 +6,18 @@ about real people.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from mtcae_dfer.inference.predict import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, load_model, write_results
-from mtcae_dfer.inference.timeline import draw_timeline, write_overlay
+from mtcae_dfer.hub_dataset.files import write_json
+from mtcae_dfer.inference.annotated_video import write_overlay
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, load_model
+from mtcae_dfer.inference.timeline_files import draw_timeline
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError, probe_video
 
@@ -97,23 +98,6 @@ def summarise(result: dict[str, Any], note: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def add_demo_command(subparsers: argparse._SubParsersAction) -> None:
-    """Adds the command `demo`; the parsed namespace's `run(namespace)` returns the exit status."""
-    parser = subparsers.add_parser("demo", help="a web page on this machine to try a model on clips")
-    parser.add_argument("--model", help="model folder or Hub id (default: one that was trained on drawn faces)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
-    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
-    parser.set_defaults(run=run_demo_command)
-
-
-def run_demo_command(arguments: argparse.Namespace) -> int:
-    """Serves the page until it is interrupted."""
-    page = make_app(arguments.model, device=arguments.device)
-    page.launch(server_name=arguments.host, server_port=arguments.port)
-    return 0
-
-
 class Demonstration:
     """A model with the files that it makes for one visitor after the other."""
 
@@ -134,13 +118,14 @@ class Demonstration:
         """
         path = check_upload(video, self.limits)
         try:
-            result = self.pipeline(str(path), people="single" if people == WHOLE_FRAME else "all")
+            mode = "single" if people == WHOLE_FRAME else "all"
+            result = cast(dict[str, Any], self.pipeline(str(path), people=mode))
         except VideoReadingError as error:
             raise UploadError(f"The clip cannot be read: {error}") from error
         files = {"overlay": folder / "overlay.mp4", "timeline": folder / "timeline.png", "json": folder / "result.json"}
         write_overlay(str(path), result, files["overlay"], progress=False)
         draw_timeline(result, files["timeline"])
-        write_results(result, files["json"])
+        write_json(files["json"], result)
         return result, files
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mtcae_dfer.inference.demonstration import (
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE
+from mtcae_dfer.inference.page import (
     CHOOSE_A_CLIP,
     EVERY_PERSON,
     WHOLE_FRAME,
@@ -161,8 +162,6 @@ def test_a_visitor_without_a_clip_is_told_to_choose_one(browser: Any, page: str)
 
 
 def test_the_demonstration_model_says_that_it_knows_drawn_faces_only(small_corpus: Path, tmp_path: Path) -> None:
-    from mtcae_dfer.inference.demonstration import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE
-
     demonstration = Demonstration(str(DEMONSTRATION_MODEL), Limits())
     assert demonstration.note == DEMONSTRATION_NOTE
     noise = write_lossless_video(tmp_path / "noise.mkv", noisy_frames(20, 64, 64))

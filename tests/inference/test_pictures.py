@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mtcae_dfer.inference.overlay import LABELLED, PREDICTED, draw_clip_picture
+from mtcae_dfer.inference.pictures import LABELLED, PREDICTED, draw_clip_picture
 
 GRAY_FRAMES = torch.full((16, 3, 64, 64), 128, dtype=torch.uint8)
 BOXES = torch.tensor([0.25, 0.25, 0.75, 0.75]).expand(16, 4)

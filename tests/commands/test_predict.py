@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mtcae_dfer.commands.command_line import main
-from mtcae_dfer.inference.predict import DEMONSTRATION_NOTE, load_model, predict_file
+from mtcae_dfer.inference.clips import predict_file
+from mtcae_dfer.inference.models import DEMONSTRATION_NOTE, load_model
 from tests.support.video_files import (
     cut_off,
     noisy_frames,

@@ -84,7 +84,7 @@ def _check_shapes(
     if max_frames < 1:
         raise ValueError(f"max_frames {max_frames}: must be at least 1")
     count = len(frames)
-    wanted = {"face_found": (face_found, (count,))}
+    wanted: dict[str, tuple[torch.Tensor | None, tuple[int, ...]]] = {"face_found": (face_found, (count,))}
     for name, faces in (("predicted", predicted), ("labelled", labelled)):
         wanted[f"{name}_boxes"] = (faces.boxes, (count, 4))
         wanted[f"{name}_landmarks"] = (faces.landmarks, (count, 5, 2))
@@ -165,7 +165,7 @@ def _point_style(faces: Faces, size: float) -> dict[str, Any]:
 
 def _draw_scores(axes: Any, scores: Mapping[str, float], true_expression: str | None) -> None:
     names, percents = list(scores), [100 * score for score in scores.values()]
-    highest = max(scores, key=scores.get)
+    highest = max(scores, key=scores.__getitem__)
     colours = [PREDICTED if name == highest else OTHER_SCORE for name in names]
     bars = axes.barh(range(len(names)), percents, color=colours)
     axes.bar_label(bars, [f"{percent:.0f} %" for percent in percents], padding=3, fontsize=8)
@@ -187,7 +187,8 @@ def _draw_legend(figure: Any, faces: tuple[Faces, ...]) -> None:
     entries = []
     for kind in reversed([kind for kind in faces if kind.exist]):
         point = {name: value for name, value in _point_style(kind, 4.0).items() if name != "color"}
-        line = "-" if kind.predicted else "--"
-        entries.append(Line2D([], [], color=kind.colour, linestyle=line, label=kind.name, **point))
+        entries.append(
+            Line2D([], [], color=kind.colour, linestyle="-" if kind.predicted else "--", label=kind.name, **point)
+        )
     if entries:
         figure.legend(handles=entries, loc="outside lower left", ncols=len(entries), fontsize=8, frameon=False)

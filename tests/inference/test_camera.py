@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mtcae_dfer.commands.command_line import main
-from mtcae_dfer.inference import live
-from mtcae_dfer.inference.live import camera_frames
+from mtcae_dfer.inference import camera
+from mtcae_dfer.inference.camera import camera_frames
 from tests.support.video_files import write_lossless_video
 
 
@@ -37,17 +37,17 @@ def test_a_file_stands_in_for_a_camera_with_its_own_times_and_colours(tmp_path: 
     assert [int(picture[0, 0].argmax()) for _, picture in seen[1:]] == [0] * 19
 
 
-@pytest.mark.parametrize("camera", ["77", "/dev/no such camera", "rtsp://nowhere/stream"])
-def test_no_camera_is_one_line(camera: str, capsys: pytest.CaptureFixture) -> None:
-    assert main(["predict", "--webcam", camera]) == 2
+@pytest.mark.parametrize("name", ["77", "/dev/no such camera", "rtsp://nowhere/stream"])
+def test_no_camera_is_one_line(name: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["predict", "--webcam", name]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mtcae:")]
-    assert len(told) == 1 and f"there is no camera {camera}" in told[0]
+    assert len(told) == 1 and f"there is no camera {name}" in told[0]
 
 
 def test_a_busy_reader_gets_the_latest_frames_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "FRAME_SPACING", 0.0)
-    monkeypatch.setattr(live, "MOST_WAITING", 3)
-    frames = live._frames_of_camera(FakeCapture(30), "0")
+    monkeypatch.setattr(camera, "FRAME_SPACING", 0.0)
+    monkeypatch.setattr(camera, "MOST_WAITING", 3)
+    frames = camera._frames_of_camera(FakeCapture(30), "0")
     first = next(frames)
     time.sleep(0.5)  # all frames have come by then
     numbers = [int(picture[0, 0, 0]) for _, picture in [first, *frames]]
@@ -56,7 +56,7 @@ def test_a_busy_reader_gets_the_latest_frames_of_a_camera(monkeypatch: pytest.Mo
 
 def test_a_camera_without_a_picture_is_told() -> None:
     with pytest.raises(ValueError, match="camera 0 gives no picture"):
-        list(live._frames_of_camera(FakeCapture(0), "0"))
+        list(camera._frames_of_camera(FakeCapture(0), "0"))
 
 
 def test_the_command_prints_each_window_and_keeps_it(

@@ -1,0 +1,164 @@
+"""`mtcae predict`: clips, timelines of videos, or a camera in; expression scores and faces out."""
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .model_options import add_model_arguments, chosen_model
+from .output_files import PICTURE_SUFFIXES, check_outputs
+
+OUTPUT_SUFFIXES = {
+    "json": (".json", ".jsonl"),
+    "picture": PICTURE_SUFFIXES,
+    "overlay": (".mp4",),
+    "timeline": PICTURE_SUFFIXES,
+    "csv": (".csv",),
+}
+CLIP_OPTIONS = ("picture", "verify_face")
+TIMELINE_OUTPUTS = ("overlay", "timeline", "csv")
+PIPELINE_OPTIONS = ("people", "window_seconds", "hop_seconds", "smoothing", "min_face", "batch_size")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options; the parsed namespace's `run(namespace)` returns the exit status."""
+    told = "video files; a folder, or a pattern in quotes, stands for all videos in it"
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=told)
+    add_model_arguments(parser)
+    parser.add_argument("--json", metavar="OUT", help="write the results as JSON to this file")
+    parser.add_argument("--top-k", type=int, help="how many expressions to show (default: all)")
+    parser.add_argument("--verify-face", action="store_true", help="also say in how many frames MTCNN finds a face")
+    parser.add_argument("--picture", metavar="PNG", help="draw the frames of the first clip with boxes and points")
+    group = parser.add_argument_group("timelines", "any of these asks for a timeline of every video")
+    group.add_argument("--overlay", metavar="MP4", help="write the video with boxes, points, numbers and scores")
+    group.add_argument("--timeline", metavar="PNG", help="draw every person's scores over time")
+    group.add_argument("--csv", metavar="CSV", help="write one row per video, person and window")
+    group.add_argument("--per-frame", action="store_true", help="rows of --csv are sampled frames, not windows")
+    group.add_argument("--people", choices=("all", "single"), help="crop every person (default), or the whole frame")
+    group.add_argument("--window-seconds", type=float, help="length of a window (default: 2)")
+    group.add_argument("--hop-seconds", type=float, help="from window to window (default: half a window)")
+    group.add_argument("--smoothing", type=float, help="weight of the past in a person's scores, 0 to below 1")
+    group.add_argument("--min-face", type=float, help="side of the smallest face in pixels")
+    group.add_argument("--batch-size", type=int, help="clips at once (default: 4)")
+    parser.add_argument(
+        "--webcam", nargs="?", const="0", metavar="CAMERA", help="watch a camera instead: its number (0) or its path"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Refuses what cannot be done, then predicts clips, timelines or a camera's windows."""
+    if options.top_k is not None and options.top_k < 1:
+        raise ValueError(f"--top-k {options.top_k}: must be at least 1")
+    if options.per_frame and not options.csv:
+        raise ValueError("--per-frame: is for the rows of --csv CSV, which is not asked for")
+    if options.webcam is not None:
+        return run_camera(options)
+    if not options.videos:
+        raise ValueError("name a video file, or watch a camera with --webcam")
+    from mtcae_dfer.inference.studies import find_videos
+
+    videos = find_videos(options.videos)
+    check_output_options(options, videos)
+    if any(getattr(options, name) is not None for name in (*TIMELINE_OUTPUTS, *PIPELINE_OPTIONS)):
+        return run_timelines(videos, options)
+    return run_clips(videos, options)
+
+
+def check_output_options(options: argparse.Namespace, inputs: list[str]) -> None:
+    """Refuses files to be written that cannot be, each by its option."""
+    named = {f"--{name}": (getattr(options, name), suffixes) for name, suffixes in OUTPUT_SUFFIXES.items()}
+    check_outputs(named, inputs)
+
+
+def run_clips(clips: list[str], options: argparse.Namespace) -> int:
+    """Predicts all clips as a whole; one that cannot be read is reported and does not stop the others."""
+    from mtcae_dfer.face_detection import FaceDetector
+    from mtcae_dfer.hub_dataset.files import write_json
+    from mtcae_dfer.inference.clips import draw_predicted_clip, failure_lines, format_clip, predict_file
+    from mtcae_dfer.inference.models import load_model
+
+    model, processor = load_model(chosen_model(options), options.device)
+    detector = FaceDetector(device=options.device) if options.verify_face else None
+    results = [predict_file(clip, model, processor, options.top_k, detector) for clip in clips]
+    for result in results:
+        print(format_clip(result))
+    if options.json:
+        write_json(Path(options.json), results)
+    if options.picture:
+        draw_predicted_clip(results[0], processor.num_frames, Path(options.picture), options.device)
+    failures = failure_lines(results)
+    for line in failures:
+        print(line, file=sys.stderr)
+    return 1 if failures else 0
+
+
+def run_timelines(videos: list[str], options: argparse.Namespace) -> int:
+    """Predicts every video as a timeline, and writes what is asked for."""
+    from mtcae_dfer.hub_dataset.files import write_json
+    from mtcae_dfer.inference.annotated_video import write_overlay
+    from mtcae_dfer.inference.studies import predict_timelines
+    from mtcae_dfer.inference.timeline_files import draw_timeline, format_timeline, write_csv
+
+    unfit = [name for name in CLIP_OPTIONS if getattr(options, name)]
+    unfit += [name for name in ("overlay", "timeline") if getattr(options, name) and len(videos) > 1]
+    if unfit:
+        several = f"several videos ({len(videos)})" if len(videos) > 1 else "a timeline"
+        raise ValueError(f"{_spelled(unfit)}: not for {several}; --csv and --json are written for any number of videos")
+    pipe, given = make_pipeline(options)
+    study = predict_timelines(videos, pipe, given)
+    if len(videos) == 1 and study.failures:
+        raise ValueError(study.failures[videos[0]])
+    for video, timeline in study.timelines.items():
+        print(format_timeline(video, timeline))
+    if options.json:
+        write_json(Path(options.json), study.entries() if len(videos) > 1 else study.timelines[videos[0]])
+    if options.csv and study.timelines:
+        write_csv(study.timelines, Path(options.csv), options.per_frame)
+    if options.timeline:
+        draw_timeline(study.timelines[videos[0]], Path(options.timeline))
+    if options.overlay:
+        write_overlay(videos[0], study.timelines[videos[0]], Path(options.overlay))
+    if study.failures:
+        print(f"{len(study.failures)} of {len(videos)} videos could not be read:", file=sys.stderr)
+    for message in study.failures.values():
+        print(f"  {message}", file=sys.stderr)
+    return 1 if study.failures else 0
+
+
+def run_camera(options: argparse.Namespace) -> int:
+    """Watches a camera until it ends or is interrupted, and prints each window as it ends."""
+    unfit = [name for name in (*TIMELINE_OUTPUTS, *CLIP_OPTIONS) if getattr(options, name)]
+    if options.videos or unfit:
+        named = " ".join([*options.videos, *([_spelled(unfit)] if unfit else [])])
+        raise ValueError(f"--webcam: a camera is watched as it comes, without {named}")
+    check_output_options(options, [options.webcam])
+    from mtcae_dfer.inference.camera import camera_frames
+    from mtcae_dfer.inference.timeline_files import format_live_window
+
+    with camera_frames(options.webcam) as frames, contextlib.ExitStack() as files:
+        lines = files.enter_context(open(options.json, "w", encoding="utf-8")) if options.json else None
+        pipe, given = make_pipeline(options)
+        for window in pipe(frames, **given):
+            print(format_live_window(window), flush=True)
+            if lines is not None:
+                print(json.dumps(window, ensure_ascii=False, allow_nan=False), file=lines, flush=True)
+    return 0
+
+
+def make_pipeline(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The timeline pipeline of the chosen model, and the options for its calls, which it has checked."""
+    from mtcae_dfer.inference.models import load_model
+    from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, TimelineOptions
+
+    given = {name: getattr(options, name) for name in PIPELINE_OPTIONS if getattr(options, name) is not None}
+    TimelineOptions(**given)
+    model, processor = load_model(chosen_model(options), options.device)
+    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device=options.device)
+    return pipe, given | {"top_k": options.top_k}
+
+
+def _spelled(names: list[str]) -> str:
+    return " ".join(f"--{name.replace('_', '-')}" for name in names)

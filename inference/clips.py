@@ -1,0 +1,126 @@
+"""One clip as a whole: expression scores, and the face in every sampled frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer.inference.models import ModelError
+from mtcae_dfer.inference.pictures import draw_clip_picture
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+from mtcae_dfer.video_reading import VideoReadingError, read_clip
+
+LABELLED_SIZE = (224, 224)  # height and width in which MTCNN labels training frames
+
+
+@torch.inference_mode()
+def predict_file(
+    clip: str,
+    model: MTCAEForMultiTaskVideo,
+    processor: MTCAEVideoProcessor,
+    top_k: int | None = None,
+    detector: FaceDetector | None = None,
+) -> dict[str, Any]:
+    """Predicts one video file.
+
+    Returns:
+        JSON-serialisable: "clip"; "expression" {name: probability}, the most probable first; "face_boxes" (T, 4) and
+        "face_landmarks" (T, 5, 2) in pixels of the source video; "timestamps", T seconds; "width" and "height" in
+        pixels; "face_coverage", the share of frames with a face according to MTCNN, None without a detector;
+        "warning", one line or None. A file that cannot be read gives "clip" and "error" alone.
+
+    Raises:
+        ModelError: the model's answer holds numbers that are none.
+    """
+    try:
+        inputs = processor(clip, return_metadata=True)
+        coverage = face_coverage(clip, processor, detector) if detector is not None else None
+    except VideoReadingError as error:
+        return {"clip": clip, "error": str(error)}
+    (metadata,) = inputs.pop("video_metadata")
+    outputs = model(inputs["pixel_values"].to(model.device))
+    (result,) = processor.post_process_multi_task(
+        outputs, metadata=[metadata], id2label=dict(model.config.id2label.items()), top_k=top_k
+    )
+    if not all(math.isfinite(probability) for probability in (result["expression"] or {}).values()):
+        raise ModelError(
+            f"the model's scores for {clip} are not numbers (NaN): its weights are damaged, or overflow in their type"
+        )
+    return {
+        "clip": clip,
+        **{name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in result.items()},
+        "width": metadata.width,
+        "height": metadata.height,
+        "face_coverage": coverage,
+        "warning": metadata.warning,
+    }
+
+
+def face_coverage(clip: str, processor: MTCAEVideoProcessor, detector: FaceDetector) -> float:
+    """Share of the sampled frames in which MTCNN finds a face, at the size that it labels training frames in."""
+    frames = read_clip(clip, processor.num_frames, size=LABELLED_SIZE).frames
+    return float(detector.detect(frames).face_found.float().mean())
+
+
+def format_clip(result: dict[str, Any]) -> str:
+    """A readable block of lines for one clip."""
+    if "error" in result:
+        return f"{result['clip']}\n  not read: {result['error']}"
+    lines = [result["clip"]]
+    for name, probability in (result["expression"] or {}).items():
+        lines.append(f"  {name:<12} {probability:6.1%}  {'█' * round(30 * probability)}")
+    if result["face_boxes"] is not None:
+        middle = len(result["face_boxes"]) // 2
+        box = ", ".join(f"{edge:.0f}" for edge in result["face_boxes"][middle])
+        lines.append(f"  face box of frame {middle + 1} of {len(result['face_boxes'])}: ({box}) pixels")
+    if result["face_coverage"] is not None:
+        lines.append(f"  frames with a face (MTCNN): {result['face_coverage']:.0%}")
+    if result["face_coverage"] == 0:
+        lines.append("  no face was found: do not trust the scores above")
+    if result["warning"]:
+        lines.append(f"  note: {result['warning']}")
+    return "\n".join(lines)
+
+
+def draw_predicted_clip(result: dict[str, Any], num_frames: int, file: Path, device: str = "cpu") -> Path:
+    """Draws a clip's frames with predicted (model) and found (MTCNN) boxes and points, and its expression scores.
+
+    Args:
+        result: of `predict_file`.
+        num_frames: T, the frames that the model sees.
+        file: the picture; written under a temporary name first.
+        device: where MTCNN runs.
+
+    Raises:
+        ValueError: the result is that of a file that could not be read.
+    """
+    if "error" in result:
+        raise ValueError(f"{result['clip']} cannot be drawn: {result['error']}")
+    clip = read_clip(result["clip"], num_frames, size=LABELLED_SIZE)
+    faces = FaceDetector(device=device).detect(clip.frames)
+    scale = torch.tensor([result["width"], result["height"]])
+    boxes, landmarks = result["face_boxes"], result["face_landmarks"]
+    return draw_clip_picture(
+        clip.frames,
+        None if boxes is None else torch.tensor(boxes) / scale.repeat(2),
+        None if landmarks is None else torch.tensor(landmarks) / scale,
+        file,
+        labelled_boxes=faces.boxes,
+        labelled_landmarks=faces.landmarks,
+        face_found=faces.face_found,
+        expression_scores=result["expression"],
+    )
+
+
+def failure_lines(results: Sequence[dict[str, Any]]) -> list[str]:
+    """What could not be read, as lines for standard error; none where everything could."""
+    failures = [result["error"] for result in results if "error" in result]
+    if not failures:
+        return []
+    return [f"{len(failures)} of {len(results)} clips could not be read:", *(f"  {failure}" for failure in failures)]

@@ -1,0 +1,56 @@
+"""Trained models by folder or Hub id, and the demonstration model that answers where none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoVideoProcessor
+
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+from mtcae_dfer.weight_files import WEIGHT_FILES, damaged_weights
+
+DEMONSTRATION_MODEL = Path(__file__).parents[1] / "demonstration_model"
+DEMONSTRATION_NOTE = "This demonstration model was trained on drawn faces: on real people its expressions mean nothing."
+
+
+class ModelError(ValueError):
+    """A model cannot be used. The message is one line for the user: what, where, what to do."""
+
+
+def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, MTCAEVideoProcessor]:
+    """Loads a model with its processor for prediction.
+
+    Args:
+        name: model folder or Hub id.
+        device: where the model runs.
+
+    Returns:
+        The model in evaluation mode, and what makes its input.
+
+    Raises:
+        ModelError: no such model, a folder without weights or with damaged ones, or a model of another kind.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in WEIGHT_FILES):
+            raise ModelError(f"{name}: the folder holds no weights ({WEIGHT_FILES[0]}); give a trained model's folder")
+        damage = damaged_weights(folder)
+        if damage is not None:
+            raise ModelError(damage)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        processor = AutoVideoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{name}: no model folder or Hub id that can be read ({reason})") from error
+    if config.model_type != "mtcae":
+        raise ModelError(f"{name}: holds a model of type {config.model_type}, not mtcae; train one on top of it first")
+    if processor.num_frames != config.num_frames:
+        raise ModelError(
+            f"{name}: the model takes {config.num_frames} frames, but its processor samples {processor.num_frames}; "
+            f"set num_frames to {config.num_frames} in video_preprocessor_config.json"
+        )
+    model: MTCAEForMultiTaskVideo = MTCAEForMultiTaskVideo.from_pretrained(name)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module's method and loses its signature
+    return model.eval(), processor

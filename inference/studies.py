@@ -1,0 +1,83 @@
+"""Many videos in one go: which files a folder or a pattern means, and a timeline of each."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from tqdm import tqdm
+
+from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
+from mtcae_dfer.inference.timeline_files import Timeline
+from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
+from mtcae_dfer.video_reading import VideoReadingError
+
+
+def find_videos(names: Iterable[str]) -> list[str]:
+    """The videos that files, folders (with all folders in them) and patterns (`*`, `?`, `[…]`, `**`) mean, each once.
+
+    A name that stands for no video stays as it is: reading it tells what is wrong with it, and the others are read.
+
+    Raises:
+        ValueError: a single folder without videos, or a single pattern that nothing matches.
+    """
+    names = list(names)
+    found: dict[str, str] = {}  # real path -> name
+    for name in names:
+        videos = [name]
+        if os.path.isdir(name):
+            videos = [os.path.join(name, each) for each in sorted(video_names(Path(name)))]
+        elif not os.path.exists(name) and glob.has_magic(name):
+            videos = [each for each in sorted(glob.glob(name, recursive=True)) if os.path.isfile(each)]
+        if not videos and len(names) == 1:
+            raise ValueError(f"{name}: stands for no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        for video in videos or [name]:
+            found.setdefault(os.path.realpath(video), video)
+    return list(found.values())
+
+
+@dataclass
+class Study:
+    """The timelines of several videos by their names, and why those that failed did."""
+
+    timelines: dict[str, Timeline] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """For JSON: {"video", …} with the timeline, or with "error"; in the order of their names."""
+        answers = self.timelines | {video: {"error": message} for video, message in self.failures.items()}
+        return [{"video": video, **answers[video]} for video in sorted(answers)]
+
+
+def predict_timelines(
+    videos: Sequence[str], pipe: FacialExpressionTimelinePipeline, options: dict[str, Any], progress: bool = True
+) -> Study:
+    """A timeline of each video; one that cannot be read does not stop the others.
+
+    Args:
+        videos: paths.
+        pipe: of the chosen model.
+        options: of the pipeline's call.
+        progress: show a bar on standard error.
+    """
+    study = Study()
+    text = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
+    with tqdm(total=float(len(videos)), desc="timeline", bar_format=text, disable=not progress) as bar:
+        for number, video in enumerate(videos):
+            try:
+                hear = partial(_show_progress, bar, number)
+                study.timelines[video] = cast(Timeline, pipe(video, progress=hear, **options))
+            except VideoReadingError as error:
+                study.failures[video] = " ".join(str(error).split())
+            bar.update(number + 1 - bar.n)
+    return study
+
+
+def _show_progress(bar: tqdm, done: int, share: float) -> None:
+    """Moves a bar over videos, of which some are done and one is done by a share of 0 to 1."""
+    bar.update(done + share - bar.n)

@@ -1,0 +1,188 @@
+"""A timeline as text, as a table (CSV or a pandas data frame) and as a chart.
+
+A timeline is what the pipeline gives for one video (see `FacialExpressionTimelinePipeline`).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mtcae_dfer.face_geometry import LANDMARK_NAMES
+from mtcae_dfer.hub_dataset.files import replacing
+
+if TYPE_CHECKING:
+    import pandas
+
+MOST_CHARTS = 12  # people in one picture
+WINDOW_COLUMNS = ("file", "track", "start", "end", "face_coverage", "expression", "probability")
+FRAME_COLUMNS = (
+    "file",
+    "track",
+    "time",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+    *(f"{landmark}_{axis}" for landmark in LANDMARK_NAMES for axis in "xy"),
+    "expression",
+    "probability",
+)
+
+Timeline = dict[str, Any]
+
+
+def format_timeline(video: str, result: Timeline) -> str:
+    """A readable block of lines: the strongest expression of each person's windows."""
+    lines = [f"{video}: {result['duration']:.1f} s, {len(result['people'])} people"]
+    windows = [window for person in result["people"] for window in person["windows"]]
+    if not any(window["scores"] for window in windows):
+        lines.append("  no face was found: there is no expression to report")
+    for person in result["people"]:
+        lines.append(f"  person {person['track']}, {person['start']:.1f}–{person['end']:.1f} s")
+        for window in person["windows"]:
+            lines.append(f"    {window['start']:7.2f}–{window['end']:.2f} s  {strongest(window)}")
+    return "\n".join(lines)
+
+
+def format_live_window(window: dict[str, Any]) -> str:
+    """One line: the time, everybody's strongest expression, and how long the answer took."""
+    people = [f"person {person['track']} {strongest(person['window'])}" for person in window["people"]]
+    found = ", ".join(people) or "no face"
+    return f"{window['start']:7.2f}–{window['end']:.2f} s  {found}  (answered after {window['latency']:.2f} s)"
+
+
+def strongest(window: Mapping[str, Any]) -> str:
+    """A window's most probable expression with its probability, or that there is no face."""
+    if not window["scores"]:
+        return "no face"
+    name, probability = max(window["scores"].items(), key=lambda entry: entry[1])
+    return f"{name} {probability:.0%}"
+
+
+def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) -> tuple[list[str], list[dict[str, Any]]]:
+    """The tables of several videos as one.
+
+    Args:
+        timelines: name of the file -> its timeline.
+        per_frame: a row for every sampled frame with a face, instead of one for every window.
+
+    Returns:
+        The columns, those of the expressions in the order of their names at the end; and the rows, column -> value. A
+        row of a window holds its times in seconds, one of a frame its time, its box and its five points in pixels;
+        both the strongest expression of the window, its probability and all scores. What is not known is None.
+    """
+    windows = [
+        (file, person["track"], window)
+        for file, timeline in timelines.items()
+        for person in timeline["people"]
+        for window in person["windows"]
+    ]
+    names = sorted({name for _, _, window in windows for name in window["scores"] or ()})
+    rows = []
+    for file, track, window in windows:
+        scores = window["scores"] or {}
+        best = max(scores, key=scores.__getitem__, default=None)
+        answer = {"expression": best, "probability": scores.get(best), **{name: scores.get(name) for name in names}}
+        who = {"file": file, "track": track}
+        if per_frame:
+            rows += [who | _place_of(frame) | answer for frame in window["frames"]]
+        else:
+            rows.append(who | {name: window[name] for name in ("start", "end", "face_coverage")} | answer)
+    return [*(FRAME_COLUMNS if per_frame else WINDOW_COLUMNS), *names], rows
+
+
+def _place_of(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Time, edges of the box, and points of a sampled frame by column."""
+    edges = frame["box"] or [None] * 4
+    points = frame["landmarks"] or [(None, None)] * len(LANDMARK_NAMES)
+    values = [frame["time"], *edges, *(value for point in points for value in point)]
+    return dict(zip(FRAME_COLUMNS[2:-2], values, strict=True))
+
+
+def write_csv(timelines: Mapping[str, Timeline], file: Path, per_frame: bool = False) -> Path:
+    """Writes the table of `timeline_rows`; probabilities have four digits, and what is not known is an empty cell.
+
+    Raises:
+        OSError: the file cannot be written; what stood there stays.
+    """
+    columns, rows = timeline_rows(timelines, per_frame)
+    scores = columns[columns.index("probability") :]
+    with replacing(Path(file)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {name: f"{row[name]:.4f}" for name in scores if row[name] is not None})
+    return file
+
+
+def timeline_to_pandas(timelines: Timeline | Mapping[str, Timeline], per_frame: bool = False) -> pandas.DataFrame:
+    """A timeline, or those of several videos by their names, as a data frame: the table of `timeline_rows`.
+
+        timeline_to_pandas(pipe("film.mp4"))
+        timeline_to_pandas({file: pipe(file) for file in files}, per_frame=True)
+
+    The column `file` is there where the videos have names.
+    """
+    import pandas
+
+    alone = "people" in timelines and "duration" in timelines
+    named: Mapping[str, Timeline] = {"": dict(timelines)} if alone else timelines
+    columns, rows = timeline_rows(named, per_frame)
+    frame = pandas.DataFrame(rows, columns=columns)
+    return frame.drop(columns="file") if alone else frame
+
+
+def draw_timeline(result: Timeline, output_png: Path) -> Path:
+    """Draws the scores of every person over time, as rows of squares; hatched where no face was seen.
+
+    Args:
+        result: of the pipeline. Of more than `MOST_CHARTS` people those longest in view are drawn.
+        output_png: the picture; written under a temporary name first.
+    """
+    from matplotlib.figure import Figure
+
+    people = sorted(result["people"], key=lambda person: person["start"] - person["end"])[:MOST_CHARTS]
+    people.sort(key=lambda person: person["track"])
+    figure = Figure(figsize=(10, 0.9 + 1.7 * max(1, len(people))), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(max(1, len(people)), 1, sharex=True))
+    for person, row in zip(people, axes, strict=False):
+        picture = _draw_person(row, person)
+        row.set_xlim(0, result["duration"])
+    if people:
+        figure.colorbar(picture, ax=list(axes), label="probability", shrink=min(1.0, 3 / len(people)))
+        axes[-1].set_xlabel("seconds")
+    else:
+        axes[0].set_axis_off()
+        axes[0].text(0.5, 0.5, "no face found in this video", ha="center", va="center", fontsize=14)
+    left_out = len(result["people"]) - len(people)
+    figure.suptitle(
+        f"Expressions over time{f' ({left_out} people seen more shortly are left out)' if left_out else ''}"
+    )
+    with replacing(Path(output_png)) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return output_png
+
+
+def _draw_person(axes: Any, person: Mapping[str, Any]) -> Any:
+    """One person's squares; returns what the colour bar explains."""
+    windows: Sequence[Mapping[str, Any]] = person["windows"]
+    names = sorted({name for window in windows for name in window["scores"] or ()}) or [""]
+    picture = None
+    for window in windows:
+        edges = [window["start"], max(window["end"], window["start"] + 1e-3)]
+        values = [[(window["scores"] or {}).get(name, math.nan)] for name in names]
+        picture = axes.pcolormesh(edges, range(len(names) + 1), values, vmin=0, vmax=1, cmap="viridis")
+        if window["scores"] is None:
+            axes.axvspan(*edges, facecolor="#eeeeee", edgecolor="#aaaaaa", hatch="//")
+    if picture is None:
+        picture = axes.pcolormesh([0, 1], [0, 1], [[math.nan]], vmin=0, vmax=1)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], [name.replace("$", r"\$") for name in names], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(f"person {person['track']}: {person['start']:.1f}–{person['end']:.1f} s", fontsize=9, loc="left")
+    return picture

@@ -1,0 +1,123 @@
+"""The door itself: quick and light until a command is known, one spelling of options, one translation of errors."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtcae_dfer.commands import command_line
+from mtcae_dfer.commands.command_line import COMMANDS, Command, main, parse_command
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "torchao", "matplotlib", "numpy", "mtcae_dfer")
+LISTEN = """
+import sys
+from mtcae_commands.command_line import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*[name for name in sys.modules if name in {heavy}], file=sys.stderr)
+"""
+
+
+def in_a_process_that_lists_heavy_modules(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """Runs the door as it is installed: as a package of its own beside `mtcae_dfer`."""
+    (folder / "mtcae_commands").symlink_to(ROOT / "commands")
+    program = LISTEN.format(heavy=HEAVY)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run([sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["predict", "--help"], ["ablate", "--help"], ["push"], ["predict", "--top-k", "many"]]
+)
+def test_help_and_wrong_options_load_nothing_heavy(tmp_path: Path, words: list[str]) -> None:
+    process = in_a_process_that_lists_heavy_modules(tmp_path, *words)
+    assert process.returncode == (0 if "--help" in words else 2)
+    assert process.stderr.splitlines()[-1] == ""
+    assert ("usage: mtcae" in process.stdout) == ("--help" in words)
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n    {name}" in listed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_hyphens_alone(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse_command(name, ["--help"])
+    assert left.value.code == 0
+    words = capsys.readouterr().out.replace(",", " ").replace("[", " ").split()
+    assert f"mtcae {name}" in " ".join(words)
+    assert [word for word in words if word.startswith("--") and "_" in word] == []
+
+
+def test_underscores_are_understood() -> None:
+    options = parse_command("predict", ["a.mp4", "--hop_seconds=0.5", "--window_seconds", "1", "--csv", "a_b.csv"])
+    assert (options.hop_seconds, options.window_seconds, options.csv) == (0.5, 1.0, "a_b.csv")
+
+
+def test_options_of_the_runs_reach_them_in_their_own_spelling() -> None:
+    words = ["--output-dir", "out", "--num-train-epochs", "3", "--learning_rate=0.1", "--tasks", "a-b"]
+    options = parse_command("cross-validate", words)
+    assert options.output_dir == "out"
+    assert options.run_words == ["--num_train_epochs", "3", "--learning_rate=0.1", "--tasks", "a-b"]
+
+
+def test_choices_of_the_door_are_those_of_the_rooms() -> None:
+    from mtcae_dfer.experiments import compare
+    from mtcae_dfer.pipeline_mtcae import PEOPLE
+    from mtcae_dfer.release import export
+
+    choices = {}
+    for name in ("predict", "compare", "export"):
+        parser = argparse.ArgumentParser()
+        __import__(f"mtcae_dfer.commands.{name}", fromlist=["add_arguments"]).add_arguments(parser)
+        choices |= {(name, action.dest): action.choices for action in parser._actions if action.choices}
+    assert choices == {
+        ("predict", "people"): PEOPLE,
+        ("compare", "size"): compare.SIZES,
+        ("export", "format"): export.FORMATS,
+        ("export", "dtype"): export.DTYPES,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("a\n  b"), "mtcae: error: a b"),
+        (ImportError("install it"), "mtcae: error: install it"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20 GiB"), "mtcae: error: out of memory: lower"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(error: Exception, told: str, monkeypatch, capsys) -> None:
+    assert run_a_command_that_raises(error, monkeypatch) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(told)
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="a fault"):
+        run_a_command_that_raises(RuntimeError("a fault"), monkeypatch)
+
+
+def test_a_stopped_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert run_a_command_that_raises(KeyboardInterrupt(), monkeypatch) == 130
+    assert capsys.readouterr().err == "\nStopped. Go on with the same command.\n"
+
+
+def run_a_command_that_raises(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+    def run(options: argparse.Namespace) -> int:
+        raise error
+
+    command = Command("push", "stands for any command", when_stopped=" Go on with the same command.")
+    monkeypatch.setitem(command_line.COMMANDS, "failing", command)
+    monkeypatch.setattr(command_line, "parse_command", lambda name, words: argparse.Namespace(run=run))
+    return main(["failing"])

@@ -1,0 +1,49 @@
+"""Why a file of weights cannot be read, in one line."""
+
+import json
+from pathlib import Path
+
+GIT_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+def damage_of(file: Path) -> str | None:
+    """What is wrong with a safetensors file, with the remedy; None where its header and its size fit together.
+
+    A safetensors file is 8 bytes with the header's length, the header (JSON: every tensor's place), and the tensors.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    size = file.stat().st_size
+    if size == 0:
+        return "is empty; copy or download it again"
+    with open(file, "rb") as stream:
+        head = stream.read(max(8, len(GIT_LFS_HEAD)))
+        if head.startswith(GIT_LFS_HEAD):
+            return "is a Git LFS pointer and not the weights; run `git lfs pull` where it was cloned"
+        header_length = int.from_bytes(head[:8], "little")
+        if 8 + header_length > size:
+            return "is cut off, or no safetensors file; copy or download it again"
+        stream.seek(8)
+        try:
+            header = json.loads(stream.read(header_length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return "is damaged: its header cannot be read; copy or download it again"
+    wanted = 8 + header_length + max(ends, default=0)
+    if size != wanted:
+        return f"is cut off or damaged: it has {size} bytes and should have {wanted}; copy or download it again"
+    return None
+
+
+def damaged_weights(folder: Path) -> str | None:
+    """The first damaged file of weights in a folder, as one line; None where there is none."""
+    for file in sorted(folder.glob("*.safetensors")):
+        damage = damage_of(file)
+        if damage is not None:
+            return f"{file} {damage}"
+    return None
+
+
+__all__ = ["WEIGHT_FILES", "damage_of", "damaged_weights"]
