@@ -46,7 +46,7 @@ def predict_file(
     (metadata,) = inputs.pop("video_metadata")
     outputs = model(inputs["pixel_values"].to(model.device))
     (result,) = processor.post_process_multi_task(
-        outputs, metadata=[metadata], id2label=dict(model.config.id2label.items()), top_k=top_k
+        outputs, metadata=[metadata], id2label=dict((model.config.id2label or {}).items()), top_k=top_k
     )
     if not all(math.isfinite(probability) for probability in (result["expression"] or {}).values()):
         raise ModelError(
