@@ -151,7 +151,8 @@ def run_camera(options: argparse.Namespace) -> int:
 def make_pipeline(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The timeline pipeline of the chosen model, and the options for its calls, which it has checked."""
     from mtcae_dfer.inference.models import load_model
-    from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, TimelineOptions
+    from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
+    from mtcae_dfer.timeline_windows import TimelineOptions
 
     given = {name: getattr(options, name) for name in PIPELINE_OPTIONS if getattr(options, name) is not None}
     TimelineOptions(**given)

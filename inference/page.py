@@ -149,7 +149,7 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
 
     Raises:
         ImportError: gradio is not installed.
-        PredictionError: no such model.
+        ModelError: no such model.
     """
     gr = import_gradio()
     demonstration = Demonstration(model or str(DEMONSTRATION_MODEL), limits or Limits(), device)

@@ -73,8 +73,8 @@ def test_options_of_the_runs_reach_them_in_their_own_spelling() -> None:
 
 def test_choices_of_the_door_are_those_of_the_rooms() -> None:
     from mtcae_dfer.experiments import compare
-    from mtcae_dfer.pipeline_mtcae import PEOPLE
     from mtcae_dfer.release import export
+    from mtcae_dfer.timeline_windows import PEOPLE
 
     choices = {}
     for name in ("predict", "compare", "export"):
