@@ -28,7 +28,7 @@ AUTO_MAP = {
 
 STRUCTURES = ("single_task", "non_fully_shared", "fully_shared", "cascaded", "mtformer", "mnc", "mtl_er")
 DECODER_TYPES = ("vit", "mlp")
-POOLINGS = ("mean", "time", "time_and_place")
+POOLINGS = ("mean", "time", "time_and_place", "attention", "heat_map")
 TASK_KINDS = ("classification", "regression", "multi_label")
 TASK_RATES = ("clip", "frame")
 LOSSES_OF_KIND = {
@@ -38,7 +38,7 @@ LOSSES_OF_KIND = {
 }
 
 # Arguments of `forward` that are no labels: a task's labels and mask cannot go by these names.
-FORWARD_ARGUMENTS = ("pixel_values", "encoded_clips", *TransformersKwargs.__annotations__)
+FORWARD_ARGUMENTS = ("pixel_values", "encoded_clips", "output_heat_maps", *TransformersKwargs.__annotations__)
 # Names beside the fields that config files and `from_pretrained` hand to a config.
 EXTRA_CONFIG_NAMES = {
     *("auto_map", "custom_pipelines", "model_type", "name_or_path", "_name_or_path", "_commit_hash"),
@@ -69,6 +69,8 @@ class TaskDescription:
     label_key: str | None = None  # name of the label in `forward`; None = the task's name
     mask_key: str | None = None  # name of a boolean input, (B, T) or (B,); where it is False nothing reaches the loss
     pooling: str | None = None  # None = the config's pooling
+    heat_map_weight: float = 0.0  # factor of the heat maps' cross-entropy with labelled points, part of the task's loss
+    heat_map_deviation: float = 0.7  # standard deviation of a labelled point in its target map, in cells of the grid
     output_names: list[str] | None = None  # names of the outputs of one frame or clip, for people
 
     def __post_init__(self) -> None:
@@ -107,7 +109,9 @@ class TaskDescription:
         self._check_choice("loss", LOSSES_OF_KIND[self.kind])
         if self.pooling is not None:
             self._check_choice("pooling", POOLINGS)
-        self._require(_is_weight(self.weight), "weight", "must be a finite number, at least 0")
+        for field_name in ("weight", "heat_map_weight", "heat_map_deviation"):
+            self._require(_is_weight(getattr(self, field_name)), field_name, "must be a finite number, at least 0")
+        self._require(self.heat_map_deviation > 0, "heat_map_deviation", "must be greater than 0")
         self._check_key("label_key")
         if self.mask_key is not None:
             self._check_key("mask_key")
@@ -177,8 +181,11 @@ class MTCAEConfig(PreTrainedConfig):
     decoder_dropout: float | int = 0.0  # dropout on what a cross-attention or MLP adds
     decoder_attention_dropout: float | int = 0.0  # dropout on the cross-attention's weights
     share_decoder_layers: bool = False  # True: one layer's weights serve the whole recursion of a decoder
-    pooling: str = "mean"  # mean (paper) | time: keeps tubelets | time_and_place: learned weights over the grid
-    pooling_maps: int = 8  # learned spatial weight maps of the pooling time_and_place
+    decoder_zero_start: bool = False  # True: what an attention or MLP of a decoder adds to its tokens starts at zero
+    # mean (paper) | time: keeps tubelets | time_and_place: learned weights over the grid | attention: learned queries |
+    # heat_map: points and boxes of every frame as expected places
+    pooling: str = "mean"
+    pooling_maps: int = 8  # learned weight maps of the pooling time_and_place, learned queries of attention
     uncertainty_weighting: bool = False  # True: a learned variance scales each task's loss (MTFormer)
     contrastive_weight: float | int = 0.0  # factor of MTFormer's cross-task contrastive loss in training; 0 = none
     layer_norm_eps: float | int = 1e-6  # epsilon of the decoders' and heads' norms
@@ -234,9 +241,9 @@ class MTCAEConfig(PreTrainedConfig):
         require(self.pooling in POOLINGS, "pooling", self.pooling, f"must be one of {', '.join(POOLINGS)}")
         self._check_sizes()
         self._check_classes()
+        self._check_token_grid()
         self._check_tasks()
         self._check_structure()
-        self._check_token_grid()
 
     def _check_sizes(self) -> None:
         positive = ("hidden_size", "num_layers", "num_attention_heads", "head_dim", "mlp_ratio")
@@ -267,6 +274,28 @@ class MTCAEConfig(PreTrainedConfig):
             require(per == "clip", "tasks.expression.per", per, "must be clip: it is the logits")
             rule = f"must equal the {self.num_labels} classes of id2label"
             require(shape == [self.num_labels], "tasks.expression.output_shape", shape, rule)
+        for task in self.task_descriptions:
+            self._check_heat_maps(task)
+
+    def _check_heat_maps(self, task: TaskDescription) -> None:
+        if task.pooling != "heat_map":
+            rule = "weighs heat maps, which need pooling 'heat_map'"
+            require(task.heat_map_weight == 0, f"tasks.{task.name}.heat_map_weight", task.heat_map_weight, rule)
+            return
+        shape = task.output_shape
+        finds_points = task.kind == "regression" and task.per == "frame"
+        finds_points = finds_points and (shape == [4] or (len(shape) == 2 and shape[1] == 2))
+        rule = (
+            "finds points of every frame: a regression per frame of output_shape [4] (a box) or [points, 2], not a "
+            f"{task.kind} per {task.per} of {shape}; take one of {', '.join(POOLINGS[:-1])}"
+        )
+        require(finds_points, f"tasks.{task.name}.pooling", task.pooling, rule)
+        _, rows, columns = self.token_grid
+        rule = (
+            f"needs places to choose from, and a token of this {self.encoder_config.model_type} encoder covers the "
+            f"whole frame (grid 1 x 1); take one of {', '.join(POOLINGS[:-1])}"
+        )
+        require(rows * columns > 1, f"tasks.{task.name}.pooling", task.pooling, rule)
 
     def _check_structure(self) -> None:
         if self.structure == "single_task":
@@ -315,10 +344,11 @@ class MTCAEConfig(PreTrainedConfig):
 
     @property
     def task_descriptions(self) -> list[TaskDescription]:
-        """The ordered tasks as objects, with the class list's size where `tasks` (plain dicts) leaves it open."""
+        """The ordered tasks as objects, with what `tasks` (plain dicts) leaves open: class list's size and pooling."""
         described = self._build_tasks(self.tasks)
         return [
-            replace(task, output_shape=task.output_shape or [self.num_labels])  # only classification may be open
+            # only classification may leave its shape open
+            replace(task, output_shape=task.output_shape or [self.num_labels], pooling=task.pooling or self.pooling)
             for task in described
         ]
 

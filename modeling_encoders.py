@@ -2,6 +2,7 @@
 
 An encoder takes pixels (B, T, C, H, W) and gives tokens (B, N, D), which stand in raster order on the (t, h, w) grid
 that its config tells. One entry in `LOCAL_ENCODERS` makes an encoder of this repository usable under every structure.
+Where its config class says `takes_fewer_frames = True`, it encodes clips of 1 to `num_frames` frames too.
 """
 
 from collections.abc import Iterator

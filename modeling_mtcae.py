@@ -20,8 +20,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mtcae import MTCAEConfig, TaskDescription, unknown_config_names
 from .modeling_encoders import build_encoder, load_encoder
-from .modeling_heads import MTCAEPooling, MTCAETaskHead
-from .modeling_structure_mnc import MNC
+from .modeling_heads import MTCAEHeatMapHead, MTCAEPooling, build_head
+from .modeling_layers import ZeroStartLinear
+from .modeling_structure_mnc import MNC, points_in_box
 from .modeling_structure_mtformer import CrossTaskContrast, MTFormer, UncertaintyWeights
 from .modeling_structure_mtl_er import MTLER
 from .modeling_structures import (
@@ -32,7 +33,14 @@ from .modeling_structures import (
     MTCAESingleTask,
     MTCAEStructure,
 )
-from .task_losses import ELEMENTWISE_LOSSES, IGNORED_CLASS, classification_loss, concordance_loss, elementwise_loss
+from .task_losses import (
+    ELEMENTWISE_LOSSES,
+    IGNORED_CLASS,
+    classification_loss,
+    concordance_loss,
+    elementwise_loss,
+    heat_map_loss,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -52,6 +60,10 @@ class MTCAEMultiTaskOutput(ModelOutput):
         hidden_states: the encoder's, (layers + 1) x (B, N, D).
         attentions: the encoder's, layers x (B, heads, N, N).
         cross_attentions: the decoders' in the order of the tasks, each (B, heads, N, N): query x memory.
+        heat_maps: with `output_heat_maps=True`, those of the tasks of pooling heat_map in their order, each float32
+            (B, T, points, h, w): the probability of every cell of the frame (structure mnc: of the predicted box, for
+            all tasks but the box). A box has two points.
+        heat_map_losses: by task name, the cross-entropy that `heat_map_weight` makes a part of the task's own loss.
     """
 
     loss: torch.Tensor | None = None
@@ -63,6 +75,8 @@ class MTCAEMultiTaskOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+    heat_maps: tuple[torch.Tensor, ...] | None = None
+    heat_map_losses: dict[str, torch.Tensor] | None = None
 
 
 STRUCTURE_CLASSES: dict[str, type[MTCAEStructure]] = {
@@ -120,6 +134,10 @@ class MTCAEPreTrainedModel(PreTrainedModel):
         if isinstance(module, MTCAEPooling) and module.pooling == "time_and_place":
             # Sums of h * w independent tokens of unit variance get unit variance.
             init.normal_(module.place_weight, mean=0.0, std=module.place_weight.shape[1] ** -0.5)
+        elif isinstance(module, MTCAEPooling) and module.pooling == "attention":
+            init.normal_(module.queries, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, ZeroStartLinear):
+            init.zeros_(module.weight)
         elif isinstance(module, UncertaintyWeights):
             init.zeros_(module.log_variances)
 
@@ -134,7 +152,7 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         self.encoder = build_encoder(config.encoder_config)
         self.structure = STRUCTURE_CLASSES[config.structure](config, [task.name for task in self.tasks])
         self.heads = nn.ModuleDict(
-            {task.name: MTCAETaskHead(config, task, self.structure.output_size) for task in self.tasks}
+            {task.name: build_head(config, task, self.structure.output_size) for task in self.tasks}
         )
         self.uncertainty = UncertaintyWeights(self.tasks) if config.uncertainty_weighting else None
         self.contrast = None
@@ -156,6 +174,7 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         face_landmarks: torch.Tensor | None = None,
         face_found: torch.Tensor | None = None,
         encoded_clips: torch.Tensor | None = None,
+        output_heat_maps: bool = False,
         **kwargs: Any,
     ) -> MTCAEMultiTaskOutput:
         """Predicts every task of the config and, given labels, the weighted sum of their losses.
@@ -167,13 +186,14 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             face_landmarks: (B, T, 5, 2) points (x, y) divided by frame width and height, NaN where unknown.
             face_found: (B, T) boolean; frames where it is False never reach the losses of the face tasks.
             encoded_clips: (B, N, D) the encoder's output in place of `pixel_values`, where it is known already.
+            output_heat_maps: returns the heat maps of the tasks that have some.
             **kwargs: labels of further tasks by their `label_key`, masks by their `mask_key`, and transformers' own
                 (`output_hidden_states`, `output_attentions`, `return_dict`).
 
         Raises:
             ValueError: there are neither clips nor encoded clips, or both; the clip has another number of frames than
-                the model, a label is outside the class list, or
-                attention weights are asked of an implementation that does not keep them.
+                the model, a label is outside the class list, heat maps are asked of a model without any, or attention
+                weights of an implementation that does not keep them.
             TypeError: an argument is no label or mask of any task.
         """
         targets = {"labels": labels, "face_boxes": face_boxes, "face_landmarks": face_landmarks}
@@ -184,6 +204,13 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         encoded = self._encode(pixel_values, encoded_clips, kwargs)
         tokens, predictions = self.structure.predict(encoded.last_hidden_state, self.heads)
         losses = self._compute_losses(predictions, targets)
+        log_maps = self._compute_log_maps(tokens) if losses or output_heat_maps else {}
+        if output_heat_maps and not log_maps:
+            raise ValueError("output_heat_maps=True: no task of this model has the pooling 'heat_map'.")
+        map_losses = self._compute_map_losses(log_maps, predictions, targets)
+        for task in self.tasks:
+            if task.name in map_losses:
+                losses[task.name] = losses[task.name] + task.heat_map_weight * map_losses[task.name]
         return MTCAEMultiTaskOutput(
             loss=self._total_loss(losses, tokens) if losses else None,
             logits=predictions.get("expression"),
@@ -193,6 +220,8 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             task_losses=losses or None,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
+            heat_maps=self._as_heat_maps(log_maps) if output_heat_maps else None,
+            heat_map_losses=map_losses or None,
         )
 
     def _take_task_arguments(self, kwargs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
@@ -212,21 +241,50 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         if (pixel_values is None) == (encoded_clips is None):
             raise ValueError("forward() takes either pixel_values or encoded_clips.")
         if encoded_clips is not None:
-            return BaseModelOutput(last_hidden_state=encoded_clips)
-        self._check_inputs(pixel_values, kwargs)
-        return self.encoder(pixel_values, **kwargs)
+            encoded = BaseModelOutput(last_hidden_state=encoded_clips)
+        else:
+            self._check_inputs(pixel_values, kwargs)
+            encoded = self.encoder(pixel_values, **kwargs)
+        self._check_tokens(encoded.last_hidden_state)
+        return encoded
 
     def _check_inputs(self, pixel_values: torch.Tensor, kwargs: dict[str, Any]) -> None:
         config = self.config
-        if pixel_values.ndim != 5 or pixel_values.shape[1] != config.num_frames:
+        takes_fewer = getattr(config.encoder_config, "takes_fewer_frames", False)
+        frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 0
+        if frames != config.num_frames and not (takes_fewer and 0 < frames < config.num_frames):
             raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, {config.num_frames} "
-                f"frames, 3, height, width). Sample {config.num_frames} frames with the processor's num_frames."
+                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, "
+                f"{'at most ' if takes_fewer else ''}{config.num_frames} frames, 3, height, width). Sample "
+                f"{config.num_frames} frames with the processor's num_frames."
+            )
+        if frames % config.tubelet_size:
+            raise ValueError(
+                f"pixel_values has {frames} frames; a shorter clip must have a multiple of {config.tubelet_size}."
             )
         if kwargs.get("output_attentions") and config._attn_implementation != "eager":
             raise ValueError(
                 f"output_attentions=True: attention '{config._attn_implementation}' keeps no weights; "
                 "call model.set_attn_implementation('eager') first."
+            )
+
+    def _check_tokens(self, encoded: torch.Tensor) -> None:
+        """Refuses tokens (B, N, D) that are no clip of this model; they may be those of a shorter clip."""
+        tubelets, rows, columns = self.config.token_grid
+        num_tokens = encoded.shape[1]
+        if num_tokens == tubelets * rows * columns:
+            return
+        if num_tokens % (rows * columns) or not 0 < num_tokens < tubelets * rows * columns:
+            raise ValueError(
+                f"the encoded clips have {num_tokens} tokens; this model takes {rows} x {columns} of each of at most "
+                f"{tubelets} tubelets."
+            )
+        fixed = [task.name for task in self.tasks if task.per == "frame" and task.pooling in ("mean", "attention")]
+        if fixed:
+            raise ValueError(
+                f"the clips have {num_tokens // (rows * columns) * self.config.tubelet_size} frames; the pooling of "
+                f"{', '.join(fixed)} gives {self.config.num_frames} at once. Sample so many, or train with a pooling "
+                "that keeps time: time, time_and_place, heat_map."
             )
 
     def _compute_losses(
@@ -240,6 +298,37 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
                 self._check_labels(task, predictions[task.name], labels)
                 self._check_mask(task, labels, mask)
                 losses[task.name] = task_loss(task, predictions[task.name], labels, mask)
+        return losses
+
+    def _compute_log_maps(self, tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Logarithms of the heat maps, (B, T, points, h * w), by the names of the tasks that have some."""
+        heads = {name: head for name, head in self.heads.items() if isinstance(head, MTCAEHeatMapHead)}
+        return {name: head.log_maps(tokens[name]) for name, head in heads.items()}
+
+    def _as_heat_maps(self, log_maps: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        # (B, T, points, h * w) -> (B, T, points, h, w)
+        return tuple(maps.exp().unflatten(-1, self.config.token_grid[1:]) for maps in log_maps.values())
+
+    def _compute_map_losses(
+        self,
+        log_maps: dict[str, torch.Tensor],
+        predictions: dict[str, torch.Tensor],
+        targets: dict[str, torch.Tensor | None],
+    ) -> dict[str, torch.Tensor]:
+        """The heat maps' cross-entropies by task name, before `heat_map_weight`."""
+        losses = {}
+        windows = self.structure.map_windows(predictions)
+        for task in self.tasks:
+            labels = targets.get(task.label_key)
+            if labels is None or not task.heat_map_weight:
+                continue
+            # (B, T, *output_shape) -> (B, T, points, 2)
+            points = labels.float().flatten(2).unflatten(2, (-1, 2))
+            if task.name in windows:
+                points = points_in_box(points, windows[task.name].detach().float())
+            mask = targets.get(task.mask_key) if task.mask_key else None
+            grid = self.config.token_grid[1:]
+            losses[task.name] = heat_map_loss(log_maps[task.name], points, grid, task.heat_map_deviation, mask)
         return losses
 
     def _check_mask(self, task: TaskDescription, labels: torch.Tensor, mask: torch.Tensor | None) -> None:

@@ -29,6 +29,12 @@ def box_origin_and_size(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return (first + second - size) / 2, size
 
 
+def points_in_box(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Points (..., K, 2) of the frame -> points (..., K, 2) in the coordinates of boxes (..., 4)."""
+    origin, size = box_origin_and_size(boxes)
+    return (points - origin.unsqueeze(-2)) / size.unsqueeze(-2)
+
+
 def points_from_box(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """Points (..., K, 2) in the coordinates of boxes (..., 4) -> points (..., K, 2) of the frame."""
     origin, size = box_origin_and_size(boxes)
@@ -93,14 +99,17 @@ class MNC(MTCAEStructure):
                                    └─ (whole box, box x landmark mask) ─── head ─── expression
 
     No prediction is detached: the losses of later stages reach the boxes and landmarks that these stages were given.
+    Heat maps of the box cover the frame, those of all later tasks the box.
     """
 
     def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
         super().__init__()
         size = config.decoder_hidden_size
         self.output_size = size
-        self.token_grid = config.token_grid
+        self.places = config.token_grid[1:]
+        self.tubelet_size = config.tubelet_size
         self.box_task, self.landmark_task, *later_tasks = task_names
+        self.heat_map_tasks = {task.name for task in config.task_descriptions if task.pooling == "heat_map"}
         self.dense = nn.Linear(config.hidden_size, size)
         self.box_convolution = nn.Conv2d(size, size, kernel_size=3, padding=1)
         self.landmark_convolution = nn.Conv2d(size, size, kernel_size=3, padding=1)
@@ -111,31 +120,41 @@ class MNC(MTCAEStructure):
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, C), and its prediction."""
         maps = self._as_maps(self.dense(encoded))
-        tokens = {self.box_task: self._as_tokens(functional.relu(self.box_convolution(maps)))}
-        differences = heads[self.box_task](tokens[self.box_task])
-        boxes = differences + torch.tensor(WHOLE_FRAME, dtype=differences.dtype, device=differences.device)
+        batch_size = encoded.shape[0]
+        tokens = {self.box_task: self._as_tokens(functional.relu(self.box_convolution(maps)), batch_size)}
+        boxes = heads[self.box_task](tokens[self.box_task])
+        if self.box_task not in self.heat_map_tasks:
+            boxes = boxes + torch.tensor(WHOLE_FRAME, dtype=boxes.dtype, device=boxes.device)
         regions = warp_regions(maps, self._mean_of_tubelets(boxes))
-        tokens[self.landmark_task] = self._as_tokens(functional.relu(self.landmark_convolution(regions)))
+        tokens[self.landmark_task] = self._as_tokens(functional.relu(self.landmark_convolution(regions)), batch_size)
         points = heads[self.landmark_task](tokens[self.landmark_task])
         predictions = {self.box_task: boxes, self.landmark_task: points_from_box(points, boxes)}
-        mask = draw_landmark_mask(self._mean_of_tubelets(points), *self.token_grid[1:]).to(regions.dtype)
+        mask = draw_landmark_mask(self._mean_of_tubelets(points), *self.places).to(regions.dtype)
         for name, recognition in self.recognition.items():
-            tokens[name] = recognition(self._as_tokens(regions), self._as_tokens(regions * mask))
+            whole, at_landmarks = self._as_tokens(regions, batch_size), self._as_tokens(regions * mask, batch_size)
+            tokens[name] = recognition(whole, at_landmarks)
             predictions[name] = heads[name](tokens[name])
+            if name in self.heat_map_tasks:
+                # (B, T, *output_shape) -> (B, T, points, 2), and back
+                points = points_from_box(predictions[name].flatten(2).unflatten(2, (-1, 2)), boxes)
+                predictions[name] = points.reshape(predictions[name].shape)
         return tokens, predictions
+
+    def map_windows(self, predictions: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The predicted boxes (B, T, 4), for every task but the box."""
+        return dict.fromkeys([self.landmark_task, *self.recognition], predictions[self.box_task])
 
     def _as_maps(self, tokens: torch.Tensor) -> torch.Tensor:
         # (B, t * h * w, C) -> (B, t, h, w, C) -> (B * t, C, h, w)
-        return tokens.unflatten(1, self.token_grid).flatten(0, 1).movedim(-1, 1)
+        return tokens.unflatten(1, (-1, *self.places)).flatten(0, 1).movedim(-1, 1)
 
-    def _as_tokens(self, maps: torch.Tensor) -> torch.Tensor:
+    def _as_tokens(self, maps: torch.Tensor, batch_size: int) -> torch.Tensor:
         # (B * t, C, h, w) -> (B * t, h, w, C) -> (B, t * h * w, C)
-        tubelets, rows, columns = self.token_grid
-        return maps.movedim(1, -1).reshape(-1, tubelets * rows * columns, maps.shape[1])
+        return maps.movedim(1, -1).reshape(batch_size, -1, maps.shape[1])
 
     def _mean_of_tubelets(self, of_frames: torch.Tensor) -> torch.Tensor:
         # (B, T, ...) -> (B, t, T / t, ...) -> (B * t, ...)
-        return of_frames.unflatten(1, (self.token_grid[0], -1)).mean(dim=2).flatten(0, 1)
+        return of_frames.unflatten(1, (-1, self.tubelet_size)).mean(dim=2).flatten(0, 1)
 
 
-__all__ = ["MNC", "box_origin_and_size", "draw_landmark_mask", "points_from_box", "warp_regions"]
+__all__ = ["MNC", "box_origin_and_size", "draw_landmark_mask", "points_from_box", "points_in_box", "warp_regions"]

@@ -5,6 +5,8 @@ valence, arousal, expression and action units; here they are whatever tasks the 
 in raster order (t, h, w), D channels.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -66,7 +68,7 @@ class MTLER(MTCAEStructure):
 
     def __init__(self, config: MTCAEConfig, task_names: list[str]) -> None:
         super().__init__()
-        self.token_grid = config.token_grid
+        self.num_places = math.prod(config.token_grid[1:])
         self.output_size = feedback_size(config)
         parts = temporal_config(config)
         # The positions that are added have deviation 0.7; an encoder's features may be far smaller.
@@ -78,15 +80,14 @@ class MTLER(MTCAEStructure):
 
     def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
         """F (B, N, D_encoder) -> every task's tokens (B, N, feedback size) by name, the same at all places."""
-        tubelets, rows, columns = self.token_grid
         # (B, t * h * w, D) -> (B, t, h * w, D) -> (B, t, D): what MTL-ER calls the features of a frame
-        features = encoded.unflatten(1, (tubelets, rows * columns)).mean(dim=2)
+        features = encoded.unflatten(1, (-1, self.num_places)).mean(dim=2)
         shared, _ = self.shared(self.norm(features), None, None)
         hidden = {name: branch(shared) for name, branch in self.branches.items() if name != self.target}
         fed_back = [states.detach() for states in hidden.values()]
         hidden[self.target] = self.branches[self.target](torch.cat([shared, *fed_back], dim=-1))
         # (B, t, D) -> (B, t * h * w, D)
-        return {name: states.repeat_interleave(rows * columns, dim=1) for name, states in hidden.items()}
+        return {name: states.repeat_interleave(self.num_places, dim=1) for name, states in hidden.items()}
 
 
 __all__ = ["MTLER", "feedback_size"]

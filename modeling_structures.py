@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mtcae import MTCAEConfig
+from .modeling_layers import residual_dense
 
 
 def eager_attention_forward(
@@ -47,7 +48,7 @@ class MTCAECrossAttention(nn.Module):
         self.query = nn.Linear(config.decoder_hidden_size, inner_size)
         self.key = nn.Linear(config.decoder_hidden_size, inner_size)
         self.value = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.output = nn.Linear(inner_size, config.decoder_hidden_size)
+        self.output = residual_dense(inner_size, config.decoder_hidden_size, config.decoder_zero_start)
 
     def _split_heads(self, tokens: torch.Tensor) -> torch.Tensor:
         # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
@@ -85,7 +86,7 @@ class MTCAEMLP(nn.Module):
         hidden_size = int(config.decoder_hidden_size * config.decoder_mlp_ratio)
         self.dense_in = nn.Linear(config.decoder_hidden_size, hidden_size)
         self.activation = ACT2FN[config.decoder_hidden_act]
-        self.dense_out = nn.Linear(hidden_size, config.decoder_hidden_size)
+        self.dense_out = residual_dense(hidden_size, config.decoder_hidden_size, config.decoder_zero_start)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)."""
@@ -162,6 +163,10 @@ class MTCAEStructure(nn.Module):
         """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, D), and its prediction."""
         tokens = self(encoded)
         return tokens, {name: head(tokens[name]) for name, head in heads.items()}
+
+    def map_windows(self, predictions: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Boxes (B, T, 4) by task name: what part of a frame the task's tokens cover, where it is not the whole."""
+        return {}
 
 
 class MTCAESingleTask(MTCAEStructure):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from .modeling_layers import cell_centres
+
 IGNORED_CLASS = -100
 
 
@@ -82,6 +84,36 @@ def concordance_loss(
     distance = (predicted_mean - true_mean).square()
     concordance = 2.0 * covariance / (spread + distance + smallest_spread)
     return masked_mean(1.0 - concordance, valid.sum(dim=0) >= 2)
+
+
+def heat_map_loss(
+    log_maps: torch.Tensor,
+    points: torch.Tensor,
+    grid: tuple[int, int],
+    deviation: float,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of heat maps with a Gaussian around each labelled point, averaged over the known points.
+
+    The Gaussian is normalised over the grid's cells, so that a point outside them still has a target: the cells nearest
+    to it.
+
+    Args:
+        log_maps: (B, T, points, rows * columns), logarithms of probabilities.
+        points: (B, T, points, 2) labels (x, y) from 0 to 1 across what the grid covers; NaN where unknown.
+        grid: (rows, columns).
+        deviation: the Gaussian's standard deviation, in cells.
+        mask: boolean (B, T), False where nothing counts.
+    """
+    rows, columns = grid
+    valid = ~torch.isnan(points).any(dim=-1)
+    if mask is not None:
+        valid = valid & expand_mask(mask, valid)
+    cells = points.float().masked_fill(~valid.unsqueeze(-1), 0.0) * points.new_tensor([columns, rows]).float()
+    # (B, T, points, 1, 2) against (rows * columns, 2) -> (B, T, points, rows * columns)
+    distances = (cells.unsqueeze(-2) - cell_centres(rows, columns, points.device)).square().sum(dim=-1)
+    targets = (-distances / (2 * deviation**2)).softmax(dim=-1)
+    return masked_mean(-(targets * log_maps).sum(dim=-1), valid)
 
 
 def _known_pairs(

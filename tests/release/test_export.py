@@ -15,7 +15,7 @@ from mtcae_dfer.inference.clips import predict_file
 from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.release import export
 from mtcae_dfer.release.export import ExportError, export_model, open_onnx, open_torch_export
-from tests.support.tiny_models import CLASSES, FRAMES, SIDE, random_clips, tiny_model
+from tests.support.tiny_models import CLASSES, EXPRESSION_TASK, FRAMES, SIDE, random_clips, tiny_model
 from tests.support.video_files import rotate_track, write_video
 
 OPENERS = {"onnx": (open_onnx, "model.onnx"), "torch-export": (open_torch_export, "model.pt2")}
@@ -75,6 +75,22 @@ def test_fewer_bits_change_the_outputs_by_a_small_share(
     assert outputs["expression"].dtype == np.float32
     error = np.abs(outputs["expression"] - expected).mean()
     assert 0 < error < share * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_heat_maps_and_attention_pooling_are_exported(tmp_path: Path, dtype: str) -> None:
+    tasks = [task | {"pooling": "heat_map"} for task in tiny_model().config.tasks[:2]]
+    tasks.append(EXPRESSION_TASK | {"pooling": "attention"})
+    model = tiny_model(tasks=tasks)
+    model.save_pretrained(tmp_path / "model")
+    MTCAEVideoProcessor(num_frames=FRAMES, size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path / "model")
+    export_model(str(tmp_path / "model"), tmp_path / "graph", "onnx", dtype)
+    with torch.no_grad():
+        expected = model(random_clips())
+    outputs = run_graph(tmp_path / "graph", "onnx", random_clips())
+    tolerance = 1e-4 if dtype == "fp32" else 0.1
+    np.testing.assert_allclose(outputs["face_box"], expected.face_boxes, atol=tolerance)
+    np.testing.assert_allclose(outputs["face_landmarks"], expected.face_landmarks, atol=tolerance)
 
 
 def test_weights_really_take_fewer_bits(exports: dict) -> None:

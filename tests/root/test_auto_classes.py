@@ -31,6 +31,7 @@ MODULES = {
     "face_geometry.py",
     "modeling_encoders.py",
     "modeling_heads.py",
+    "modeling_layers.py",
     "modeling_lgi_former.py",
     "modeling_mtcae.py",
     "modeling_mtl_er.py",
