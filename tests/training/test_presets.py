@@ -1,0 +1,34 @@
+"""Presets: every one resolves to the options that are stored here."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtcae_dfer.training.arguments import parse_run_arguments
+from mtcae_dfer.training.pretrain import parse_pretraining_arguments
+from mtcae_dfer.training.run_mtl_er import parse_arguments
+
+STORED: dict[str, dict[str, dict[str, Any]]] = json.loads(
+    (Path(__file__).parent / "resolved_presets.json").read_text(encoding="utf-8")
+)
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "run": parse_run_arguments,
+    "pretrain": parse_pretraining_arguments,
+    "run_mtl_er": parse_arguments,
+}
+FOLDERS = {"run": CONFIGS, "pretrain": CONFIGS / "pretraining", "run_mtl_er": CONFIGS / "mtl_er"}
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_every_preset_is_stored_and_no_other(script: str) -> None:
+    assert sorted(STORED[script]) == sorted(file.stem for file in FOLDERS[script].glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("script", "preset"), [(script, preset) for script in PARSERS for preset in STORED[script]])
+def test_a_preset_resolves_to_the_stored_options(script: str, preset: str) -> None:
+    resolved = PARSERS[script](["--model", preset]).to_dict()
+    assert json.loads(json.dumps(resolved)) == STORED[script][preset]
