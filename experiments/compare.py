@@ -45,7 +45,7 @@ from mtcae_dfer.experiments.tables import (
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.hub_dataset.loading.protocols import load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.arguments import PRESETS_FOLDER, read_options_file
+from mtcae_dfer.training.arguments import read_preset
 
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "comparison.md"
 SIZES = ("tiny", "paper")
@@ -154,7 +154,7 @@ def read_encoders(text: str, size: str) -> dict[str, str]:
 
 def recipe_words(size: str) -> tuple[str, ...]:
     """The recipe of the preset `size` as options, so that every system is trained alike, whatever its own preset."""
-    recipe = read_options_file(PRESETS_FOLDER / f"{size}.yaml")
+    recipe = read_preset(size)
     left_out = (*SYSTEM_OPTIONS, *OWN_OPTIONS)
     return tuple(word for name, value in recipe.items() if name not in left_out for word in (f"--{name}", str(value)))
 
@@ -178,7 +178,7 @@ def refuse_missing_faces(plan: Plan, systems: Sequence[VariantPlan], protocol: s
 
 
 def _learns_expression_alone(system: VariantPlan) -> bool:
-    options = read_options_file(PRESETS_FOLDER / f"{system.arguments[1]}.yaml")
+    options = read_preset(system.arguments[1])
     chosen = dict(zip(system.arguments[::2], system.arguments[1::2], strict=True))
     return "single_task" in (chosen.get("--structure"), options["model_config"].get("structure"))
 

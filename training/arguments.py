@@ -6,9 +6,11 @@ given by `--config`, the command line. A run writes the options that it resolved
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -19,10 +21,23 @@ FEATURE_TYPES = ("float32", "float16")
 BLENDS = ("mixup_alpha", "cutmix_alpha")
 
 PRESETS_FOLDER = Path(__file__).parent / "configs"
+PRETRAINING_PRESETS, MTL_ER_PRESETS = PRESETS_FOLDER / "pretraining", PRESETS_FOLDER / "mtl_er"
 
 
 @dataclass
-class DataArguments:
+class SyntheticArguments:
+    """The synthetic corpus that a run draws where it is given no data."""
+
+    synthetic_dir: str = field(
+        default="runs/synthetic", metadata={"help": "Where the synthetic corpus and its labels are kept and reused."}
+    )
+    synthetic_subjects: int = field(default=72, metadata={"help": "Drawn subjects of the synthetic corpus."})
+    synthetic_takes: int = field(default=2, metadata={"help": "Clips per drawn subject and expression."})
+    synthetic_seed: int = field(default=0, metadata={"help": "Seed of the drawing; other seeds draw other people."})
+
+
+@dataclass
+class DataArguments(SyntheticArguments):
     """Which clips a run trains and tests on."""
 
     dataset: str | None = field(
@@ -42,12 +57,6 @@ class DataArguments:
     videos: str | None = field(
         default=None, metadata={"help": "Folder of the corpus's videos, for a data set of labels without videos."}
     )
-    synthetic_dir: str = field(
-        default="runs/synthetic", metadata={"help": "Where the synthetic corpus and its labels are kept and reused."}
-    )
-    synthetic_subjects: int = field(default=72, metadata={"help": "Drawn subjects of the synthetic corpus."})
-    synthetic_takes: int = field(default=2, metadata={"help": "Clips per drawn subject and expression."})
-    synthetic_seed: int = field(default=0, metadata={"help": "Seed of the drawing; other seeds draw other people."})
     train_on_all: bool = field(
         default=False,
         metadata={
@@ -161,6 +170,7 @@ class StepArguments:
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Training clips per step and process."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
     min_learning_rate: float = field(default=0.0, metadata={"help": "Learning rate at the end of a cosine."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "Memory of AdamW's mean gradients."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Memory of AdamW's mean squares of gradients."})
     weight_decay: float = field(default=1e-3, metadata={"help": "Weight decay, on matrices only."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up from zero."})
@@ -260,6 +270,17 @@ class RunArguments:
         return flatten_options(self.data, self.model, self.optimisation)
 
 
+class ScriptArguments(Protocol):
+    """The options of any of the three scripts."""
+
+    @property
+    def optimisation(self) -> StepArguments:
+        """How it trains, and where its results go."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as one flat dictionary, as `--config` reads it back."""
+
+
 ARGUMENT_GROUPS = (DataArguments, ModelArguments, OptimisationArguments)
 
 
@@ -268,16 +289,28 @@ def flatten_options(*groups: Any) -> dict[str, Any]:
     return {option.name: getattr(group, option.name) for group in groups for option in fields(group)}
 
 
+def default_options(arguments: Any) -> dict[str, Any]:
+    """What `to_dict` of these arguments would give if nobody had chosen anything."""
+    return flatten_options(*(type(getattr(arguments, group.name))() for group in fields(arguments)))
+
+
 def available_presets(folder: Path = PRESETS_FOLDER) -> list[str]:
     """Names that `--model` takes besides folders and Hub ids."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def read_options_file(path: Path, groups: Sequence[type] = ARGUMENT_GROUPS) -> dict[str, Any]:
-    """Reads a YAML file of options, which are the fields of the groups.
+def read_preset(name: str, folder: Path = PRESETS_FOLDER, groups: Sequence[type] = ARGUMENT_GROUPS) -> dict[str, Any]:
+    """The options of a preset, with those of the preset that it extends. Errors as `read_options_file`."""
+    return read_options_file(folder / f"{name}.yaml", groups, folder)
+
+
+def read_options_file(
+    path: Path, groups: Sequence[type] = ARGUMENT_GROUPS, presets_folder: Path = PRESETS_FOLDER
+) -> dict[str, Any]:
+    """Reads a YAML file of options, which are the fields of the groups, on top of the preset that it `extends`.
 
     Raises:
-        ValueError: the file is missing, is no mapping, or names an unknown option.
+        ValueError: the file is missing, is no mapping, names an unknown option, or extends what is no preset.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such options file")
@@ -287,11 +320,49 @@ def read_options_file(path: Path, groups: Sequence[type] = ARGUMENT_GROUPS) -> d
         raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path}: must map option names to values")
-    known = {option.name for group in groups for option in fields(group)}
-    unknown = sorted(set(options) - known)
+    extended = options.pop("extends", None)
+    known = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
+    unknown = sorted(str(name) for name in options if name not in known)
     if unknown:
         raise ValueError(f"{path}: unknown options {', '.join(unknown)}; the options are {', '.join(sorted(known))}")
-    return options
+    options = {name: _read_value(name, value, known[name], extended is not None) for name, value in options.items()}
+    if extended is None:
+        return options
+    presets = available_presets(presets_folder)
+    if extended not in presets:
+        raise ValueError(f"{path}: extends: {extended}: no preset; there are {', '.join(presets)}")
+    return merge_options(read_preset(extended, presets_folder, groups), options)
+
+
+def _read_value(name: str, value: Any, kind: Any, may_be_null: bool) -> Any:
+    """The value of an option in a file; a file knows types that a command line does not."""
+    if isinstance(value, str) and not is_of_kind(value, kind) and is_of_kind(0.0, kind):
+        with suppress(ValueError):  # YAML takes 1e-3 for text
+            value = float(value)
+    _require(is_of_kind(value, kind) or (may_be_null and value is None), name, value, f"must be {in_words(kind)}")
+    return value
+
+
+def merge_options(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Own options over inherited ones; mappings field by field.
+
+    An own null takes the inherited option away, so that its default holds. A mapping that names another `model_type`
+    takes the place of the inherited one: fields of one encoder mean nothing to another.
+    """
+    merged = dict(inherited)
+    for name, value in own.items():
+        before = merged.get(name)
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict) and isinstance(before, dict) and _of_one_type(value, before):
+            merged[name] = merge_options(before, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _of_one_type(own: dict[str, Any], inherited: dict[str, Any]) -> bool:
+    return own.get("model_type", inherited.get("model_type")) == inherited.get("model_type")
 
 
 def parse_run_arguments(arguments: Sequence[str] | None = None) -> RunArguments:
@@ -320,16 +391,40 @@ def parse_groups(
     Raises:
         ValueError: an options file is wrong.
     """
-    parser = HfArgumentParser(groups, description=description)
+    described: Any = groups
+    parser = HfArgumentParser(described, description=description)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options.")
     words = list(sys.argv[1:] if arguments is None else arguments)
     named = parser.parse_known_args(words)[0]
-    file_options = read_options_file(named.config, groups) if named.config else {}
+    file_options = read_options_file(named.config, groups, presets_folder) if named.config else {}
     preset = file_options.get("model", named.model) if "--model" not in words else named.model
-    preset_file = presets_folder / f"{preset}.yaml"
-    preset_options = read_options_file(preset_file, groups) if preset in available_presets(presets_folder) else {}
+    preset_options = read_preset(preset, presets_folder, groups) if preset in available_presets(presets_folder) else {}
     parser.set_defaults(**(preset_options | file_options | {"model": preset}))
     return list(parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[: len(groups)])
+
+
+# The types of options in words.
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}
+
+
+def is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value suits an option's type; a whole number is a number, and true is neither."""
+    inner = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(is_of_kind(value, part) for part in inner)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(is_of_kind(entry, inner[0]) for entry in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else get_origin(kind) or kind)
+
+
+def in_words(kind: Any) -> str:
+    """The type of an option as a message names it."""
+    inner = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join("empty" if part is type(None) else in_words(part) for part in inner)
+    return f"a list, each {in_words(inner[0])}" if get_origin(kind) is list else KINDS[get_origin(kind) or kind]
 
 
 def check_arguments(arguments: RunArguments) -> None:
@@ -388,7 +483,8 @@ def check_step_arguments(options: dict[str, Any]) -> None:
     _require(options["save_total_limit"] >= 1, "save_total_limit", options["save_total_limit"], "must be at least 1")
     optimisers = ("adamw_torch", "adamw_torch_fused")
     _require(options["optim"] in optimisers, "optim", options["optim"], f"must be {' or '.join(optimisers)}")
-    _require(0 <= options["adam_beta2"] < 1, "adam_beta2", options["adam_beta2"], "must be in [0, 1)")
+    for name in ("adam_beta1", "adam_beta2"):
+        _require(0 <= options[name] < 1, name, options[name], "must be in [0, 1)")
     schedules = ("constant", "cosine")
     _require(
         options["lr_scheduler_type"] in schedules,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mtcae_dfer.training.affect.arguments import parse_affect_arguments
 from mtcae_dfer.training.arguments import parse_run_arguments
-from mtcae_dfer.training.pretrain import parse_pretraining_arguments
-from mtcae_dfer.training.run_mtl_er import parse_arguments
+from mtcae_dfer.training.pretraining.arguments import parse_pretraining_arguments
 
 STORED: dict[str, dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "resolved_presets.json").read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "run": parse_run_arguments,
     "pretrain": parse_pretraining_arguments,
-    "run_mtl_er": parse_arguments,
+    "run_mtl_er": parse_affect_arguments,
 }
 FOLDERS = {"run": CONFIGS, "pretrain": CONFIGS / "pretraining", "run_mtl_er": CONFIGS / "mtl_er"}
 
