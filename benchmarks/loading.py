@@ -20,7 +20,7 @@ from mtcae_dfer.training.data.augmentation import AugmentationConfig
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
 from mtcae_dfer.training.initialisation import build_model
 from mtcae_dfer.training.loop import TrainingState, prepare_training, take_step
-from mtcae_dfer.training.run import make_processor
+from mtcae_dfer.training.running import make_processor
 
 
 def measure(words: list[str], rows, keep_frames: bool, batches: int) -> tuple[float, float, float]:
@@ -29,7 +29,7 @@ def measure(words: list[str], rows, keep_frames: bool, batches: int) -> tuple[fl
     set_seed(0)
     model = build_model(arguments.model, class_names(rows))
     clips = ClipDataset(rows, model.config.image_size, AugmentationConfig(), keep_frames=keep_frames)
-    training = prepare_training(Accelerator(), model, make_processor(model), clips, arguments)
+    training = prepare_training(Accelerator(), model, make_processor(model.config), clips, arguments)
     training.sampler.begin(TrainingState().epoch)
     training.model.train()
     waited, iterator, start = 0.0, iter(training.loader), 0.0

@@ -101,7 +101,7 @@ def make_rehearsal_dataset(options: DataArguments) -> str:
     """The embedded synthetic corpus as a data set, drawn and labelled unless it is there; returns its folder."""
     from accelerate import Accelerator
 
-    from mtcae_dfer.training.run import Stopwatch, make_synthetic_dataset
+    from mtcae_dfer.training.running import Stopwatch, make_synthetic_dataset
 
     return make_synthetic_dataset(options, Accelerator(cpu=True), Stopwatch())
 

@@ -24,8 +24,8 @@ from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.training.arguments import DataArguments
 from mtcae_dfer.training.evaluation.report import FIGURES
-from mtcae_dfer.training.pretrain import VideoArguments, draw_synthetic_videos
-from mtcae_dfer.training.run import SYNTHETIC_DATA, Stopwatch, make_synthetic_dataset
+from mtcae_dfer.training.pretraining.arguments import VideoArguments
+from mtcae_dfer.training.running import SYNTHETIC_DATA, Stopwatch, draw_synthetic_videos, make_synthetic_dataset
 
 ARMS = ("from scratch", "pre-trained")
 PRETRAIN_MODULE = "mtcae_dfer.training.pretrain"

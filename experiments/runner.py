@@ -22,10 +22,10 @@ from typing import Any
 
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.training.evaluation.report import REPORT_FILE, Report, load_report
+from mtcae_dfer.training.threads import THREADS_VARIABLE
 
 RUN_MODULE = "mtcae_dfer.training.run"
 EXPERIMENT_FILE, LOG_FILE, LOCK_FILE = "experiment.json", "log.txt", ".lock"
-THREADS_VARIABLE = "MTCAE_THREADS"  # threads of one run, where several share the machine
 POLLING_SECONDS = 0.2
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from mtcae_dfer.experiments.plots import draw_results
 from mtcae_dfer.experiments.results import RESULTS_FILE, CrossValidation, load_results, summarise_folds, write_results
@@ -15,9 +13,8 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.release.model_card import hub_name, render_card
 from mtcae_dfer.training.evaluation.report import REPORT_FILE, load_report
+from mtcae_dfer.training.model_folder import add_modules
 
-ROOT = Path(__file__).resolve().parents[1]
-ENDPOINT_MODULES = ("handler",)  # not named by any config: inference endpoints look for this file
 PATH_OPTIONS = (
     *("dataset", "model", "encoder", "videos", "protocol"),
     *("output_dir", "synthetic_dir", "resume_from_checkpoint"),
@@ -91,33 +88,6 @@ def _claim_folder(folder: Path) -> None:
             raise ValueError(f"{folder} holds something else than a model folder: choose another --output")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def add_modules(folder: Path) -> None:
-    """Adds what save_pretrained leaves out: custom pipelines in config.json, their modules, and what these import."""
-    pipelines = _add_custom_pipelines(folder / "config.json")
-    wanted = {entry["impl"].split(".")[0] for entry in pipelines.values()}
-    wanted |= {name for name in ENDPOINT_MODULES if (ROOT / f"{name}.py").is_file()}
-    while wanted:
-        module = f"{wanted.pop()}.py"
-        if not (folder / module).exists():
-            shutil.copyfile(ROOT / module, folder / module)
-            wanted |= set(relative_imports(folder / module))
-
-
-def _add_custom_pipelines(config_file: Path) -> dict[str, Any]:
-    """Names the repository's own pipelines in a config that does not; returns all that the config names."""
-    config, of_root = (json.loads(file.read_text(encoding="utf-8")) for file in (config_file, ROOT / "config.json"))
-    pipelines = of_root.get("custom_pipelines", {}) | config.get("custom_pipelines", {})
-    if pipelines != config.get("custom_pipelines", {}):
-        config["custom_pipelines"] = pipelines
-        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return pipelines
-
-
-def relative_imports(file: Path) -> list[str]:
-    """Names of the neighbouring modules that a module of the root imports."""
-    return re.findall(r"^\s*from \.(\w+) import", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def upload(folder: Path, repo_id: str, private: bool = False) -> str:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from safetensors import safe_open
 PROGRESS_FILE, MANIFEST_FILE, WEIGHTS_FILE = "progress.json", "manifest.json", "model.safetensors"
 CHUNK_BYTES = 1 << 24
 LISTED_MISMATCHES = 5
+
+
+@dataclass
+class Progress:
+    """What any training knows between epochs; stored in every checkpoint."""
+
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    processes: int | None = None  # that train; None: a checkpoint of old does not tell
 
 
 class CheckpointError(ValueError):

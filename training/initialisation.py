@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.modeling_lgi_former import cut_tubelets
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.arguments import ModelArguments, available_presets
+from mtcae_dfer.training.arguments import PRESETS_FOLDER, ModelArguments, available_presets
 from mtcae_dfer.training.drop_path import set_drop_path
 
 logger = logging.get_logger(__name__)
@@ -23,6 +24,17 @@ NAMED_CONFIG_FIELDS = (
     *("decoder_num_layers", "decoder_head_dim", "share_decoder_layers"),
     *("uncertainty_weighting", "contrastive_weight"),
 )
+WHITENING_CLIPS = 128
+
+
+class Clips(Protocol):
+    """Clips by number, each with its "frames" uint8 (T, 3, H, W)."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One of them."""
 
 
 def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiTaskVideo:
@@ -71,7 +83,7 @@ def choose_tasks(arguments: ModelArguments) -> list[dict[str, Any]] | None:
     """
     if arguments.tasks is None and arguments.task_weights is None:
         return None
-    described = MTCAEConfig(**arguments.model_config).tasks
+    described = MTCAEConfig(**arguments.model_config).tasks or []
     by_name = {task["name"]: task for task in described}
     wanted = _split_words(arguments.tasks) if arguments.tasks is not None else list(by_name)
     weights = dict(_read_weight(word) for word in _split_words(arguments.task_weights or ""))
@@ -99,22 +111,37 @@ def _refuse_unknown_tasks(option: str, names: list[str], known: Iterable[str]) -
         raise ValueError(f"--{option} {','.join(names)}: must name each task at most once, out of {there}")
 
 
-def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskVideo:
+def read_checkpoint_config(name: str, presets_folder: Path = PRESETS_FOLDER) -> PreTrainedConfig:
+    """The config of the checkpoint that `--model` names.
+
+    Raises:
+        ValueError: there is none, and no preset of that name either.
+    """
     try:
-        config = AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        presets = ", ".join(available_presets())
+        presets = ", ".join(available_presets(presets_folder))
         raise ValueError(
             f"--model {name}: neither a preset ({presets}) nor a readable checkpoint folder or Hub id"
         ) from error
+
+
+def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskVideo:
+    config = read_checkpoint_config(name)
     if config.model_type != "mtcae":
         return MTCAEForMultiTaskVideo.from_encoder_pretrained(name, **overrides)
     fixed = sorted(set(overrides) - {"id2label"})
     if fixed:
         raise ValueError(f"--model {name}: a trained model's {', '.join(fixed)} cannot be changed; leave them out")
-    if list(config.id2label.values()) != list(overrides["id2label"].values()):
+    if list((config.id2label or {}).values()) != list(overrides["id2label"].values()):
         logger.warning(f"{name} knows other expressions than the data set: its expression head starts afresh.")
     return MTCAEForMultiTaskVideo.from_pretrained(name, id2label=overrides["id2label"], ignore_mismatched_sizes=True)
+
+
+def whitening_frames(clips: Clips) -> torch.Tensor:
+    """Frames (B, T, 3, H, W) of clips spread evenly over the training split."""
+    positions = torch.linspace(0, len(clips) - 1, min(len(clips), WHITENING_CLIPS)).round().long().unique()
+    return torch.stack([clips[int(position)]["frames"] for position in positions])
 
 
 @torch.no_grad()
@@ -137,9 +164,9 @@ def whiten_patch_embedding(
         ValueError: the encoder has no such embedding.
     """
     projection = _tubelet_projection(model)
-    tubelet_size, *patch_size = projection.kernel_size
+    tubelet_size, *patch = projection.kernel_size
     # (B, N, time, patch pixels, 3) -> (B * N, 3, time, patch pixels)
-    pixels = cut_tubelets(pixel_values, tubelet_size, patch_size).flatten(0, 1).movedim(-1, 1)
+    pixels = cut_tubelets(pixel_values, tubelet_size, (patch[0], patch[1])).flatten(0, 1).movedim(-1, 1)
     orders = min(temporal_orders, pixels.shape[2] - 1)
     filters = [
         _whitening_filters(pixels, order, channels, floor)
@@ -149,6 +176,7 @@ def whiten_patch_embedding(
     rotation = torch.linalg.qr(torch.randn(projection.out_channels, projection.out_channels)).Q
     weight = rotation @ torch.cat(filters).flatten(1)
     projection.weight.copy_(weight.view_as(projection.weight))
+    assert projection.bias is not None  # of nn.Conv3d's default
     projection.bias.copy_(-(weight @ pixels.flatten(1).mean(dim=0)))
 
 

@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,29 +15,18 @@ from torch.utils.data import DataLoader
 from transformers.dynamic_module_utils import custom_object_save
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.checkpoints import save_checkpoint
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
+from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
 from mtcae_dfer.training.data.blending import Blend, blend_clips
+from mtcae_dfer.training.data.clip_dataset import ClipDataset
+from mtcae_dfer.training.data.feature_cache import EncodedClips
 from mtcae_dfer.training.data.sampling import EpochSampler
 from mtcae_dfer.training.evaluation.predictions import clip_arguments, label_arguments
 from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
 from mtcae_dfer.training.optimisation import WeightAverage, make_optimiser, make_schedule, peak_learning_rate
 
-if TYPE_CHECKING:
-    from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
-    from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
-    from mtcae_dfer.training.data.clip_dataset import ClipDataset
-    from mtcae_dfer.training.data.feature_cache import EncodedClips
-
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
-@dataclass
-class Progress:
-    """What any training knows between epochs; stored in every checkpoint."""
-
-    epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,6 +37,7 @@ class TrainingState(Progress):
     selected_uar: float = -1.0
     selected_loss: float = float("inf")
     step: int = 0  # batches of the present epoch that every process has done
+    clips: int | None = None  # training clips in these, of all processes; None: a checkpoint of old does not tell
     sums: dict[str, float] = field(default_factory=dict)  # over these batches: losses, means over processes
     seconds: float = 0.0  # that these batches took
 
@@ -62,13 +52,13 @@ class Training:
 
     accelerator: Accelerator
     model: torch.nn.Module  # wrapped for several processes or half precision
-    stepped: torch.nn.Module  # the same, compiled where that is asked for
+    stepped: Any  # the same, compiled where that is asked for
     loss: TrainingLoss
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     average: WeightAverage | None
     sampler: EpochSampler
-    loader: DataLoader
+    loader: Any  # Accelerate's, which knows epochs
     clips: ClipDataset | EncodedClips
     processor: MTCAEVideoProcessor
     options: OptimisationArguments
@@ -111,9 +101,21 @@ def prepare_training(
     if options.task_weighting == "uncertainty":
         accelerator.register_for_checkpointing(loss)
     stepped = torch.compile(model) if options.torch_compile else model
-    output_dir = Path(options.output_dir)
-    parts = (accelerator, model, stepped, loss, optimiser, schedule, average, sampler, loader, clips, processor)
-    return Training(*parts, options, output_dir)
+    return Training(
+        accelerator=accelerator,
+        model=model,
+        stepped=stepped,
+        loss=loss,
+        optimiser=optimiser,
+        schedule=schedule,
+        average=average,
+        sampler=sampler,
+        loader=loader,
+        clips=clips,
+        processor=processor,
+        options=options,
+        output_dir=Path(options.output_dir),
+    )
 
 
 def _refuse_sharded(accelerator: Accelerator, options: OptimisationArguments) -> None:
@@ -133,7 +135,7 @@ def make_loss(
     """
     weights = None
     if options.class_weights == "balanced":
-        weights = balanced_class_weights(clips.labels["labels"], model.config.num_labels)
+        weights = balanced_class_weights(clips.labels["labels"], len(model.config.id2label or {}))
     uncertainty = options.task_weighting == "uncertainty"
     if uncertainty and model.uncertainty is not None:
         raise ValueError("--task_weighting uncertainty: the model learns its weights already; leave one of both")
@@ -167,13 +169,15 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
     training.clips.set_epoch(state.epoch)
     training.loader.set_epoch(state.epoch)
     clips_a_step = options.per_device_train_batch_size * training.accelerator.num_processes
-    training.sampler.begin(state.epoch, done=state.step * clips_a_step)
+    # Counted in clips: a run that is resumed on purpose with other batches goes on behind the last clip.
+    state.clips = state.step * clips_a_step if state.clips is None else state.clips
+    training.sampler.begin(state.epoch, done=state.clips)
     training.model.train()
     for batch in training.loader:
         seed_step(options.seed, state, training.accelerator.process_index)
         for name, value in take_step(training, batch).items():
             sums[name] = sums.get(name, 0.0) + value
-        state.step += 1
+        state.step, state.clips = state.step + 1, state.clips + clips_a_step
         if _is_time_to_save(training, state):
             state.sums, state.seconds = means_over_processes(training, sums), before + time.perf_counter() - start
             sums = dict(state.sums)
@@ -181,7 +185,7 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
     steps, means = state.step, means_over_processes(training, sums)
     losses = {name: value / steps for name, value in means.items()}
     seconds = before + time.perf_counter() - start
-    state.step, state.sums, state.seconds = 0, {}, 0.0
+    state.step, state.clips, state.sums, state.seconds = 0, 0, {}, 0.0
     return {
         "train_loss": losses.pop("train_loss"),
         "task_losses": losses,

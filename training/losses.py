@@ -7,17 +7,15 @@ task losses (a contrast between the tasks' features) is trained as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.task_losses import IGNORED_CLASS
-
-if TYPE_CHECKING:
-    from mtcae_dfer.configuration_mtcae import TaskDescription
-    from mtcae_dfer.training.data.blending import Blend
+from mtcae_dfer.training.data.blending import Blend
 
 
 def balanced_class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -59,6 +57,7 @@ class TrainingLoss(nn.Module):
         # In a tuple, since the weights in it are the model's: they must not be registered a second time.
         self.model_combination = (model_combination,)
         self.register_buffer("class_weights", class_weights)
+        self.class_weights: torch.Tensor | None
         learned = [task.name for task in tasks if task.weight > 0] if uncertainty else []
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import get_scheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-if TYPE_CHECKING:
-    from mtcae_dfer.training.arguments import OptimisationArguments, StepArguments
+from mtcae_dfer.training.arguments import OptimisationArguments, StepArguments
 
 REFERENCE_BATCH = 256  # clips a step that a learning rate is meant for, where it is scaled
 TOKENS = ("mask_token", "representative_tokens")  # learned vectors of a model, not matrices of a layer
@@ -46,7 +45,7 @@ def make_optimiser(
     # Matrices stand first, so that without layer decay the order of the groups is always the same two.
     ordered = sorted((item for item in groups.items() if item[1]), key=lambda item: (-item[0][0], -item[0][1]))
     described = [{"params": members, "weight_decay": decay, "lr": peak * scale} for (scale, decay), members in ordered]
-    betas = (0.9, options.adam_beta2)
+    betas = (options.adam_beta1, options.adam_beta2)
     return torch.optim.AdamW(described, lr=peak, betas=betas, fused=options.optim == "adamw_torch_fused")
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from accelerate import Accelerator
 
-    from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
+from mtcae_dfer.training.arguments import ScriptArguments, StepArguments
 
 PROJECT = "mtcae-dfer"
 # What `--report_to` takes -> the packages of which one must be installed.
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
-def chosen_trackers(options: OptimisationArguments) -> list[str] | None:
+def chosen_trackers(options: StepArguments) -> list[str] | None:
     """The trackers of `--report_to`, as Accelerate's `log_with` takes them.
 
     Raises:
@@ -32,10 +31,14 @@ def chosen_trackers(options: OptimisationArguments) -> list[str] | None:
     return names or None
 
 
-def start_trackers(accelerator: Accelerator, arguments: RunArguments) -> None:
+def start_trackers(accelerator: Accelerator, arguments: ScriptArguments) -> None:
     """Opens the trackers with the run's options. tensorboard writes to output_dir, below the project's name."""
     if accelerator.log_with:
-        options = {name: _plain_option(value) for name, value in arguments.to_dict().items()}
+        # tensorboard's table of hyper-parameters holds nothing else than plain values.
+        options = {
+            name: value if isinstance(value, int | float | str | bool) else json.dumps(value, default=str)
+            for name, value in arguments.to_dict().items()
+        }
         run_name = Path(arguments.optimisation.output_dir).name
         names = {"wandb": {"name": run_name}, "trackio": {"name": run_name}}
         accelerator.init_trackers(PROJECT, config=options, init_kwargs=names)
@@ -46,8 +49,3 @@ def log_epoch(accelerator: Accelerator, record: dict[str, Any]) -> None:
     figures = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "epoch"}
     figures |= {f"train_loss/{task}": loss for task, loss in record["task_losses"].items()}
     accelerator.log(figures, step=record["epoch"])
-
-
-def _plain_option(value: Any) -> int | float | str | bool:
-    # tensorboard's table of hyper-parameters holds nothing else.
-    return value if isinstance(value, int | float | str | bool) else json.dumps(value, default=str)

@@ -12,9 +12,9 @@ from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.experiments import ablate, cross_validate
 from mtcae_dfer.experiments.results import load_results
 from mtcae_dfer.training.arguments import parse_run_arguments
+from mtcae_dfer.training.data.splits import refuse_missing_classes
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.initialisation import build_model
-from mtcae_dfer.training.run import refuse_missing_classes
 from tests.support.made_up_runs import write_run
 
 

@@ -8,7 +8,7 @@ import pytest
 from mtcae_dfer.commands.command_line import main as mtcae
 from mtcae_dfer.experiments import pretraining_gain
 from mtcae_dfer.experiments.pretraining_gain import ARMS, GainOptions, format_gain, measure_gain
-from mtcae_dfer.training.pretrain import parse_pretraining_arguments
+from mtcae_dfer.training.pretraining.arguments import parse_pretraining_arguments
 
 
 class Report:

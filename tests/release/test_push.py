@@ -15,7 +15,9 @@ from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.experiments.results import load_results, summarise_folds
 from mtcae_dfer.release import push
 from mtcae_dfer.release.model_card import LicenseLink, license_chain, render_card, resulting_license
+from mtcae_dfer.training import model_folder
 from mtcae_dfer.training.evaluation.report import load_report
+from mtcae_dfer.training.model_folder import add_modules, relative_imports
 from tests.support.made_up_runs import SUBJECTS, write_run
 from tests.support.video_files import noisy_frames, write_video
 
@@ -72,7 +74,7 @@ def test_the_folder_holds_every_module_that_its_modules_and_its_config_name(push
     names = {path.name for path in pushed.iterdir()}
     assert {"model.safetensors", "config.json", "video_preprocessor_config.json", "README.md", "results.json"} <= names
     for module in pushed.glob("*.py"):
-        assert {f"{name}.py" for name in push.relative_imports(module)} <= names
+        assert {f"{name}.py" for name in relative_imports(module)} <= names
     config = json.loads((pushed / "config.json").read_text())
     assert set(config["auto_map"]) >= {"AutoConfig", "AutoModel", "AutoModelForVideoClassification"}
     for pipeline in config.get("custom_pipelines", {}).values():
@@ -91,8 +93,8 @@ def test_custom_pipelines_come_with_their_modules(tmp_path: Path, monkeypatch: p
         (root / name).write_text("")
     (folder / "there.py").write_text("as it was saved")
     (folder / "config.json").write_text('{"model_type": "mtcae"}')
-    monkeypatch.setattr(push, "ROOT", root)
-    push.add_modules(folder)
+    monkeypatch.setattr(model_folder, "ROOT", root)
+    add_modules(folder)
     modules = {path.name for path in folder.glob("*.py")}
     assert modules == {"pipeline_mtcae.py", "drawing.py", "there.py", "colours.py", "handler.py"}
     assert (folder / "there.py").read_text() == "as it was saved"

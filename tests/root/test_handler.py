@@ -13,7 +13,7 @@ import pytest
 
 from mtcae_dfer import MTCAEVideoProcessor
 from mtcae_dfer.handler import EndpointHandler
-from mtcae_dfer.training.run import save_model_folder
+from mtcae_dfer.training.model_folder import save_model_folder
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
 from tests.support.video_files import write_numbered_video, write_text_as_video
 

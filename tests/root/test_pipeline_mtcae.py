@@ -16,7 +16,7 @@ from mtcae_dfer.face_detection import FaceDetections
 from mtcae_dfer.face_geometry import box_intersection_over_union
 from mtcae_dfer.people_tracking import CutFinder, FaceSearch, Tracker, thumbnail_of
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, TimelineOptions
-from mtcae_dfer.training.run import save_model_folder
+from mtcae_dfer.training.model_folder import save_model_folder
 from mtcae_dfer.video_reading import FrameStream, VideoReadingError, read_clip
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
 from tests.support.video_files import noisy_frames, write_audio_only, write_numbered_video, write_text_as_video

@@ -14,18 +14,12 @@ from safetensors.torch import load_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from mtcae_dfer.modeling_lgi_former import frames_from_targets, reconstruction_targets, restore_colours
-from mtcae_dfer.training.arguments import ModelArguments, parse_run_arguments
-from mtcae_dfer.training.evaluation.reconstruction import reconstruct_frames
+from mtcae_dfer.training.arguments import PRETRAINING_PRESETS, ModelArguments, parse_run_arguments
 from mtcae_dfer.training.initialisation import build_model
-from mtcae_dfer.training.pretrain import (
-    PRETRAINING_PRESETS,
-    ObjectiveArguments,
-    build_pretraining_model,
-    main,
-    mask_region,
-    parse_pretraining_arguments,
-    predict_masked,
-)
+from mtcae_dfer.training.pretrain import main
+from mtcae_dfer.training.pretraining.arguments import ObjectiveArguments, parse_pretraining_arguments
+from mtcae_dfer.training.pretraining.objective import build_pretraining_model, mask_region, predict_masked
+from mtcae_dfer.training.pretraining.pictures import reconstruct_frames
 
 EPOCHS = 2
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtcae_dfer.training import loop, run
+from mtcae_dfer.training import loop, run, running
 from mtcae_dfer.training.arguments import OptimisationArguments
 from mtcae_dfer.training.evaluation.report import load_report
 from tests.support.runs import words_of
@@ -212,9 +212,9 @@ def test_what_needs_an_accelerator_is_refused_without_one(monkeypatch) -> None:
     class Processor:
         device, distributed_type = torch.device("cpu"), "NO"
 
-    monkeypatch.setattr(run, "Accelerator", lambda **options: Processor())
+    monkeypatch.setattr(running, "Accelerator", lambda **options: Processor())
     with pytest.raises(ValueError, match="--fp16 true: needs an accelerator"):
-        run.make_accelerator(OptimisationArguments(fp16=True))
+        running.make_accelerator(OptimisationArguments(fp16=True))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP: Accelerate shards over several accelerators only"):
-        run.make_accelerator(OptimisationArguments())
+        running.make_accelerator(OptimisationArguments())

@@ -11,21 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS
-from mtcae_dfer.experiments.runner import THREADS_VARIABLE
 from mtcae_dfer.modeling_mtl_er import MTLERPrediction
-from mtcae_dfer.training import run_mtl_er
+from mtcae_dfer.training.affect import members
 from mtcae_dfer.training.affect import sequences as affect_data
+from mtcae_dfer.training.affect.arguments import parse_dependencies
 from mtcae_dfer.training.affect.frame_features import FrameFeatures, write_features
+from mtcae_dfer.training.affect.members import selection_score
 from mtcae_dfer.training.affect.sequences import AffectSequence
+from mtcae_dfer.training.affect.testing import as_table, join_tasks, search_smoothing
 from mtcae_dfer.training.evaluation.metrics import concordance_correlation
-from mtcae_dfer.training.run_mtl_er import (
-    as_table,
-    join_tasks,
-    main,
-    parse_dependencies,
-    search_smoothing,
-    selection_score,
-)
+from mtcae_dfer.training.run_mtl_er import main
+from mtcae_dfer.training.threads import THREADS_VARIABLE
 from tests.support.affect_labels import some_labels
 
 FRAMES_A_VIDEO = 20
@@ -110,9 +106,9 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(
             raise KeyboardInterrupt
         return train_epoch(*arguments)
 
-    train_epoch = run_mtl_er.train_epoch
+    train_epoch = members.train_epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_mtl_er, "train_epoch", stop_in_the_fourth_epoch)
+        patch.setattr(members, "train_epoch", stop_in_the_fourth_epoch)
         assert main(words) == 130
     assert "--resume_from_checkpoint latest" in capsys.readouterr().err
     assert main(words) == 2  # not without being asked

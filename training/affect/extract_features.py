@@ -79,7 +79,7 @@ class FrameEncoder:
         if batch_size < 1:
             raise FeatureError(f"--batch_size {batch_size}: must be greater than 0.")
         self.source, self.batch_size, self.device = source, batch_size, torch.device(device)
-        self.model = _load_encoder(source, as_backbone).eval().to(self.device)
+        self.model: Any = _load_encoder(source, as_backbone).eval().to(self.device)
         config = self.model.config
         self.is_video_model = hasattr(config, "tubelet_size")
         self.size = as_height_and_width(image_size or getattr(config, "image_size", None) or DEFAULT_SIZE)
@@ -138,7 +138,7 @@ def pool_image_output(output: Any) -> torch.Tensor:
     return hidden.mean(dim=1) if hidden.ndim == 3 else hidden.flatten(2).mean(dim=2)
 
 
-def _load_encoder(source: str, as_backbone: bool) -> nn.Module:
+def _load_encoder(source: str, as_backbone: bool) -> Any:
     config = _read_config(source)
     if as_backbone:
         # AutoBackbone.from_pretrained would ask the Hub for the folder before it looked into it.
@@ -147,7 +147,7 @@ def _load_encoder(source: str, as_backbone: bool) -> nn.Module:
         return _read_model(MODEL_FOR_BACKBONE_MAPPING[type(config)], source)
     # A masked autoencoder of images hides most patches even in evaluation unless its config says otherwise.
     unmasked = {"mask_ratio": 0.0} if config.model_type == "vit_mae" else {}
-    model = _read_model(AutoModel, source, **unmasked)
+    model: Any = _read_model(AutoModel, source, **unmasked)
     # A model with heads has the encoder inside.
     return model.encoder if model.config.model_type == "mtcae" else model
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from tqdm import tqdm
 
 from mtcae_dfer.hub_dataset.affect_labels import AffectLabels, labels_from_truth
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import read_s_aff_wild2
-from mtcae_dfer.hub_dataset.folds import make_protocol
-from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
+from mtcae_dfer.hub_dataset.folds import SPLITS, make_protocol
 from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth, make_synthetic_corpus
 from mtcae_dfer.modeling_mtl_er import MISSING_LABEL, MISSING_VALENCE_AROUSAL
+from mtcae_dfer.training.affect.arguments import AffectDataArguments
 from mtcae_dfer.training.affect.extract_features import FrameEncoder, read_frames
 from mtcae_dfer.training.affect.frame_encoder import FRAME_SIDE, train_frame_encoder
 from mtcae_dfer.training.affect.frame_features import (
@@ -30,11 +29,9 @@ from mtcae_dfer.training.affect.frame_features import (
     write_features,
 )
 from mtcae_dfer.training.data.clip_dataset import READING_THREADS
+from mtcae_dfer.training.running import SYNTHETIC_DATA, synthetic_corpus
 
-if TYPE_CHECKING:
-    from mtcae_dfer.training.run_mtl_er import AffectDataArguments
-
-SPLITS = ("train", "validation", "test")
+FEATURES_FILE, FRAME_ENCODER_FOLDER = "features.parquet", "frame_encoder"
 PADDING = {"valence": MISSING_VALENCE_AROUSAL, "arousal": MISSING_VALENCE_AROUSAL}
 LABEL_COLUMNS = ("valence", "arousal", "expression", "action_units")
 
@@ -138,7 +135,7 @@ def read_splits(options: AffectDataArguments) -> AffectSplits:
     missing = [f"--{split}_labels" for split, file in files.items() if not file]
     if missing:
         raise ValueError(f"--features needs {' and '.join(missing)} too")
-    names = [name.strip() for name in options.features.split(",")]
+    names = [name.strip() for name in (options.features or "").split(",")]
     features = join_features([read_features(Path(name)) for name in names], names)
     splits = {
         split: attach_labels(features, read_s_aff_wild2(file), options.normalise_per_video)
@@ -159,15 +156,12 @@ def _refuse_shared_videos(splits: Mapping[str, list[AffectSequence]]) -> None:
 
 def draw_splits(options: AffectDataArguments, output_dir: Path) -> AffectSplits:
     """The drawn corpus with features of an encoder that is trained here; what is there is taken up."""
-    config = SyntheticCorpusConfig(
-        subjects=options.synthetic_subjects, takes=options.synthetic_takes, seed=options.synthetic_seed
-    )
-    corpus = make_synthetic_corpus(Path(options.synthetic_dir) / "corpus", config)
+    corpus = make_synthetic_corpus(Path(options.synthetic_dir) / "corpus", synthetic_corpus(options))
     truths = load_ground_truth(corpus)
     labels = {name: labels_from_truth(truth) for name, truth in truths.items()}
     protocol = make_protocol(truth.subject for truth in truths.values())
     roles = {name: protocol.folds[0].split_of(truth.subject) for name, truth in truths.items()}
-    file = output_dir / "features.parquet"
+    file = output_dir / FEATURES_FILE
     if not file.exists():
         _extract_from_corpus(corpus, labels, roles, options, output_dir, file)
     features = read_features(file)
@@ -178,7 +172,7 @@ def draw_splits(options: AffectDataArguments, output_dir: Path) -> AffectSplits:
         for split in SPLITS
     }
     name = f"ResNet of {options.frame_encoder_steps} steps on the training subjects' frames"
-    data = "synthetic faces (drawn, no real people); labels: what was drawn"
+    data = f"{SYNTHETIC_DATA}; labels: what was drawn"
     return AffectSplits(**splits, protocol=protocol.name, data=data, feature_names=[name])
 
 
@@ -198,7 +192,7 @@ def _extract_from_corpus(
         [labels[name] for name in training],
         options.frame_encoder_steps,
         options.synthetic_seed,
-        output_dir / "frame_encoder",
+        output_dir / FRAME_ENCODER_FOLDER,
     )
     encoder = FrameEncoder(str(folder), FRAME_SIDE, batch_size=256)
     vectors = (

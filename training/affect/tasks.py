@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
 
+from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.hub_dataset.schema import ACTION_UNIT_PREFIX
 from mtcae_dfer.modeling_mtl_er import MISSING_LABEL
 from mtcae_dfer.training.evaluation.metrics import action_unit_f1, concordance_correlation
-
-if TYPE_CHECKING:
-    from mtcae_dfer.configuration_mtcae import TaskDescription
 
 CLIP_PREFIX = "clip_"
 VALENCE_AROUSAL = {"valence": ("valence",), "arousal": ("arousal",), "valence_arousal": ("valence", "arousal")}

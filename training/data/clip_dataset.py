@@ -87,7 +87,7 @@ class ClipDataset(Dataset):
         frames = self.frames[index] if self.frames is not None else self._read(index)
         frames = frames if positions is None else frames[positions]
         clip = LabelledFrames(frames, labels["face_boxes"], labels["face_landmarks"])
-        if draws is not None:
+        if draws is not None and self.augmentation is not None:
             clip = augment(clip, self.augmentation, draws)
         return {
             "frames": clip.frames,

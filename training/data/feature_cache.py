@@ -138,7 +138,8 @@ def _encode_all(
             file = folder / f"{name}.npy"
             np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(len(clips), views, *shape)).flush()
     accelerator.wait_for_everyone()
-    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+") for name in shapes}
+    files = {name: folder / f"{name}.npy" for name in shapes}
+    arrays = {name: np.lib.format.open_memmap(file, mode="r+") for name, file in files.items()}
     model = model.to(accelerator.device).eval()
     jobs = [(index, view) for index in range(len(clips)) for view in range(views)]
     share = jobs[accelerator.process_index :: accelerator.num_processes]
@@ -160,7 +161,7 @@ def _encode_batch(
     processor: Any,
     clips: ClipDataset,
     batch: list[tuple[int, int]],
-    arrays: dict[str, np.ndarray],
+    arrays: dict[str, np.memmap],
     accelerator: Accelerator,
 ) -> None:
     loaded = [clips.view(index, view) for index, view in batch]

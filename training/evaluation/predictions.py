@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.face_geometry import flip_horizontally
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.affect.tasks import affect_figures, affect_tasks, constant_affect
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.evaluation.metrics import (
@@ -81,7 +80,7 @@ class ClipViews:
 
 @torch.inference_mode()
 def predict_split(
-    model: MTCAEForMultiTaskVideo,
+    model: torch.nn.Module,
     processor: Any,
     loader: DataLoader,
     accelerator: Accelerator,
@@ -305,4 +304,4 @@ def _clip(predictions: Predictions, position: int) -> Predictions:
     """The predictions of one clip."""
     part = slice(position, position + 1)
     arrays = {name: value[part] for name, value in vars(predictions).items() if isinstance(value, np.ndarray)}
-    return Predictions(**arrays)
+    return Predictions(**arrays)  # type: ignore[arg-type]  # arrays are all fields but the list

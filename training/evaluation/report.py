@@ -165,8 +165,9 @@ def _selection(results: Report) -> str:
 
 def _rows(results: Report) -> list[tuple[str, str, str, str]]:
     """(figure, model, constant predictor, target) of everything that the model predicts."""
+    model, constant = results["test"], results["constant_predictor"]
     return [
-        (FIGURES[key][0], *(_figure_text(results[part], key) for part in ("test", "constant_predictor")), target)
+        (FIGURES[key][0], _figure_text(model, key), _figure_text(constant, key), target)
         for key, target in _targets(results).items()
     ]
 
@@ -187,8 +188,9 @@ def _is_predicted(figures: Figures, key: str) -> bool:
 
 
 def _figure_text(figures: Figures, key: str) -> str:
-    if math.isfinite(_number(figures.get(key))):
-        return _percent(figures[key])
+    value = _number(figures.get(key))
+    if math.isfinite(value):
+        return _percent(value)
     return "no frame with a face" if figures["frames_with_face"] == 0 else "not a number"
 
 
@@ -196,7 +198,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
-def _number(value: float | None) -> float:
+def _number(value: Any) -> float:
     """What is null in the file is NaN again."""
     return math.nan if value is None else float(value)
 
@@ -220,7 +222,7 @@ def make_report_figure(results: Report) -> Any:
     # Figures of their own, not pyplot's: no display, no state shared with the caller.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 10), layout="constrained")
+    figure: Any = Figure(figsize=(13, 10), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     figure.suptitle(_title(results), fontsize=13)
     # Two rows with layouts of their own: long class names below do not squeeze the curves above.
@@ -269,7 +271,7 @@ def _draw_validation(axes: Any, results: Report) -> None:
     _draw_curve(axes, history, recalls, label="validation UAR", color=MODEL_COLOUR)
     for record, recall in zip(history, recalls, strict=True):
         if record["epoch"] == selected:
-            reached = f", {_percent(recall)}" if math.isfinite(_number(recall)) else ""
+            reached = f", {_percent(_number(recall))}" if math.isfinite(_number(recall)) else ""
             axes.axvline(selected, color=SELECTED_COLOUR, label=f"selected: epoch {selected}{reached}")
             axes.plot(selected, _number(recall), "*", color=SELECTED_COLOUR, markersize=15, clip_on=False)
     chance = 1 / len(results["classes"])
@@ -334,11 +336,13 @@ def _draw_recalls(axes: Any, results: Report, size: float) -> None:
 def _draw_figures(axes: Any, results: Report) -> None:
     keys = list(_targets(results))
     positions = np.arange(len(keys))
-    parts = (("test", "model", MODEL_COLOUR), ("constant_predictor", "constant predictor", CONSTANT_COLOUR))
-    for shift, (part, name, colour) in zip((-0.19, 0.19), parts, strict=True):
-        values = [_number(results[part].get(key)) for key in keys]
+    for shift, figures, name, colour in (
+        (-0.19, results["test"], "model", MODEL_COLOUR),
+        (0.19, results["constant_predictor"], "constant predictor", CONSTANT_COLOUR),
+    ):
+        values = [_number(figures.get(key)) for key in keys]
         bars = axes.barh(positions + shift, 100 * np.nan_to_num(values), 0.36, label=name, color=colour)
-        axes.bar_label(bars, [_figure_text(results[part], key) for key in keys], padding=4, fontsize=10)
+        axes.bar_label(bars, [_figure_text(figures, key) for key in keys], padding=4, fontsize=10)
     with_chance = [position for position, key in enumerate(keys) if FIGURES[key][2]]
     chance, ends = 100 / len(results["classes"]), np.array(with_chance)
     axes.vlines([chance] * len(ends), ends - 0.42, ends + 0.42, color=CHANCE_COLOUR, linestyle=":", label="chance")

@@ -8,7 +8,7 @@ import torch
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.modeling_lgi_former import partition_regions
-from mtcae_dfer.training.data.pretraining_data import (
+from mtcae_dfer.training.pretraining.clips import (
     UnlabelledClips,
     VideoEntry,
     ViewConfig,

@@ -237,7 +237,8 @@ class UnlabelledClips(Dataset):
         return {"frames": frames, "bool_masked_pos": mask[0], "index": torch.tensor(index)}
 
     def _vary(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        top, left, height, width = draw_multi_scale_crop(*frames.shape[-2:], self.view.crop_scales, generator)
+        rows, columns = frames.shape[-2:]
+        top, left, height, width = draw_multi_scale_crop(rows, columns, self.view.crop_scales, generator)
         frames = transforms.resized_crop(frames, top, left, height, width, list(self.view.size), antialias=True)
         flipped = torch.rand((), generator=generator) < self.view.flip_probability
         return frames.flip(-1) if flipped else frames
