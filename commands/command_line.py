@@ -103,7 +103,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, (ValueError, OSError, ImportError, StrictDataclassError)):
         return line
     if isinstance(error, RuntimeError):
-        from mtcae_dfer.training.run import is_out_of_memory
+        from mtcae_dfer.training.running import is_out_of_memory
 
         if is_out_of_memory(error):
             return f"out of memory: lower --batch-size, or take a smaller model or --device cpu ({line[:200]})"

@@ -30,8 +30,13 @@ def affect_tasks(tasks: Sequence[TaskDescription]) -> list[TaskDescription]:
     return [task for task in tasks if _kind_of_labels(task) in (*VALENCE_AROUSAL, ACTION_UNITS)]
 
 
+def label_key(task: TaskDescription) -> str:
+    """Under which name a batch holds the task's labels."""
+    return task.label_key or task.name
+
+
 def _kind_of_labels(task: TaskDescription) -> str:
-    return task.label_key.removeprefix(CLIP_PREFIX)
+    return label_key(task).removeprefix(CLIP_PREFIX)
 
 
 def read_affect_labels(rows: datasets.Dataset, tasks: Sequence[TaskDescription]) -> dict[str, torch.Tensor]:
@@ -49,7 +54,7 @@ def read_affect_labels(rows: datasets.Dataset, tasks: Sequence[TaskDescription])
         if task.per == "clip":
             values = _over_frames(values, any_frame=_kind_of_labels(task) == ACTION_UNITS)
         wanted = torch.from_numpy(values)
-        before = labels.setdefault(task.label_key, wanted)
+        before = labels.setdefault(label_key(task), wanted)
         if before.shape != wanted.shape:
             raise ValueError(
                 f"tasks.{task.name}.label_key={task.label_key!r}: another task takes other labels by this name; "

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes
-from mtcae_dfer.training.affect.tasks import affect_tasks, read_affect_labels
+from mtcae_dfer.training.affect.tasks import affect_tasks, label_key, read_affect_labels
 from mtcae_dfer.training.data.augmentation import AugmentationConfig, LabelledFrames, augment
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.video_reading import read_clip
@@ -57,7 +57,7 @@ class ClipDataset(Dataset):
         self.labels = read_labels(rows) | affect
         self.affect_names = list(affect)
         self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}
-        self.frame_labels |= {task.label_key for task in affect_tasks(tasks) if task.per == "frame"}
+        self.frame_labels |= {label_key(task) for task in affect_tasks(tasks) if task.per == "frame"}
         self.frames = self._read_all() if keep_frames else None
 
     @property

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.face_geometry import flip_horizontally
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.training.affect.tasks import affect_figures, affect_tasks, constant_affect
+from mtcae_dfer.training.affect.tasks import affect_figures, affect_tasks, constant_affect, label_key
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.evaluation.metrics import (
     confusion_matrix,
@@ -241,7 +241,7 @@ def constant_predictions(train: ClipDataset, test: Predictions, num_classes: int
         face_landmarks=_repeat_mean(labels["face_landmarks"], labels["face_found"], test.true_landmarks),
         rows=test.rows,
         affect=[
-            replace(part, predicted=constant_affect(part.task, labels[part.task.label_key], part.true))
+            replace(part, predicted=constant_affect(part.task, labels[label_key(part.task)], part.true))
             for part in test.affect
         ],
     )
