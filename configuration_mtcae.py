@@ -188,6 +188,8 @@ class MTCAEConfig(PreTrainedConfig):
     pooling_maps: int = 8  # learned weight maps of the pooling time_and_place, learned queries of attention
     uncertainty_weighting: bool = False  # True: a learned variance scales each task's loss (MTFormer)
     contrastive_weight: float | int = 0.0  # factor of MTFormer's cross-task contrastive loss in training; 0 = none
+    # divides the scores of the expression; fitted on validation clips, it makes their softmax calibrated probabilities
+    temperature: float | int = 1.0
     layer_norm_eps: float | int = 1e-6  # epsilon of the decoders' and heads' norms
     initializer_range: float | int = 0.02  # standard deviation of fresh weights
 
@@ -247,7 +249,7 @@ class MTCAEConfig(PreTrainedConfig):
 
     def _check_sizes(self) -> None:
         positive = ("hidden_size", "num_layers", "num_attention_heads", "head_dim", "mlp_ratio")
-        for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps", "layer_norm_eps"]:
+        for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps", "temperature", "layer_norm_eps"]:
             value = getattr(self, field_name)
             require(0 < value < math.inf, field_name, value, "must be greater than 0")
         for field_name in ("decoder_dropout", "decoder_attention_dropout", "initializer_range"):

@@ -203,6 +203,8 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             kwargs.setdefault(name, getattr(self.config, name))
         encoded = self._encode(pixel_values, encoded_clips, kwargs)
         tokens, predictions = self.structure.predict(encoded.last_hidden_state, self.heads)
+        if self.config.temperature != 1 and "expression" in predictions:
+            predictions["expression"] = predictions["expression"] / self.config.temperature
         losses = self._compute_losses(predictions, targets)
         log_maps = self._compute_log_maps(tokens) if losses or output_heat_maps else {}
         if output_heat_maps and not log_maps:

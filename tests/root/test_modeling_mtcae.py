@@ -331,7 +331,8 @@ def test_regression_losses_are_torchs_own(loss: str, expected: torch.nn.Module) 
 
 def test_the_documented_example_of_a_users_task_runs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "model.md").read_text(encoding="utf-8")
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "TaskDescription" in block]
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (example,) = [block for block in blocks if "import MTCAEConfig" in block]
     names: dict[str, object] = {}
     with torch.device("meta"):
         exec(example, names)
@@ -638,3 +639,15 @@ def test_every_clip_of_a_batch_is_predicted_by_itself() -> None:
     for index in range(3):
         alone = model(clips[index : index + 1])
         assert all(torch.allclose(alone[name][0], together[name][index], atol=1e-5) for name in OUTPUTS)
+
+
+def test_the_temperature_divides_the_scores_of_the_expression_alone() -> None:
+    warm = tiny_model().eval()
+    clips = random_clips(2)
+    before = warm(clips)
+    warm.config.temperature = 2.5
+    after = warm(clips)
+    torch.testing.assert_close(after.logits, before.logits / 2.5)
+    torch.testing.assert_close(after.face_boxes, before.face_boxes)
+    with pytest.raises(ValueError, match="temperature=0"):
+        tiny_config(temperature=0)
