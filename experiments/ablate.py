@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.experiments.cross_validate import Plan, collect_folds, make_plan
-from mtcae_dfer.experiments.paper_results import PAPER_RIVALS, PAPER_STRUCTURES
+from mtcae_dfer.experiments.paper_results import PAPER_RIVALS, PAPER_STRUCTURES, PaperFigures
 from mtcae_dfer.experiments.results import (
     Ablation,
     CrossValidation,
@@ -53,10 +53,9 @@ class VariantPlan:
     arguments: tuple[str, ...]  # what sets it apart from the reference
 
     @property
-    def paper(self) -> dict[str, dict[str, float | None]]:
-        """The paper's figures for it, by corpus."""
-        figures = PAPER_STRUCTURES.get(self.name) or PAPER_RIVALS.get(self.title, {})
-        return {corpus: vars(pair) for corpus, pair in figures.items()}
+    def paper(self) -> dict[str, PaperFigures]:
+        """The paper's figures for it, by corpus; empty where the paper has none."""
+        return PAPER_STRUCTURES.get(self.name) or PAPER_RIVALS.get(self.title, {})
 
 
 def structure_variants(config: MTCAEConfig | None = None) -> list[VariantPlan]:
@@ -119,11 +118,11 @@ def pooling_variants(config: MTCAEConfig) -> list[VariantPlan]:
 
 def loss_weight_variants(config: MTCAEConfig) -> list[VariantPlan]:
     """Other weights of the task losses: the paper's, equal ones, and face labels that hardly count."""
-    names, own = _task_names(config), {task["name"]: task["weight"] for task in config.tasks}
+    own = {task.name: task.weight for task in config.task_descriptions}
     ratios = {"paper": (0.5, 1.5), "equal": (1.0, 1.0), "face_tenth": (0.1, 1.0)}
     variants = []
     for name, (face, expression) in ratios.items():
-        weights = {task: expression if task == "expression" else face for task in names}
+        weights = {task: expression if task == "expression" else face for task in own}
         if weights != own:
             words = ",".join(f"{task}={weight:g}" for task, weight in weights.items())
             title = f"loss weights {' / '.join(f'{weight:g}' for weight in weights.values())}"
@@ -218,13 +217,14 @@ def collect_ablation(
     plan: Plan, variants: Sequence[VariantPlan], output_dir: Path, reports: dict[str, Report]
 ) -> Ablation:
     """The finished runs of all variants, with the differences from the reference."""
-    collected: dict[str, tuple[CrossValidation, SubjectSums]] = {}
+    results: dict[str, CrossValidation] = {}
+    sums: dict[str, SubjectSums] = {}
     for entry in variants:
         experiments = plan.experiments(entry.arguments, f"{entry.name}/")
         result = collect_folds(plan, entry.title, experiments, output_dir, reports)
         tables = [read_clip_table(output_dir / run.name, result["classes"]) for run in experiments.values()]
-        collected[entry.name] = result, sums_of(join_tables(tables), result["classes"])
-    reference, reference_sums = collected[REFERENCE]
+        results[entry.name], sums[entry.name] = result, sums_of(join_tables(tables), result["classes"])
+    reference = results[REFERENCE]
     return Ablation(
         kind="ablation",
         reference=REFERENCE,
@@ -237,10 +237,10 @@ def collect_ablation(
                 title=entry.title,
                 axis=entry.axis,
                 arguments=list(entry.arguments),
-                result=collected[entry.name][0],
+                result=results[entry.name],
                 differences={}
                 if entry.name == REFERENCE
-                else compare(collected[entry.name][0], reference, collected[entry.name][1], reference_sums),
+                else compare(results[entry.name], reference, sums[entry.name], sums[REFERENCE]),
                 paper=entry.paper,
             )
             for entry in variants

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -29,7 +29,7 @@ from mtcae_dfer.experiments.ablate import (
     structure_variants,
 )
 from mtcae_dfer.experiments.cross_validate import REHEARSAL_PROTOCOL, Plan, make_plan
-from mtcae_dfer.experiments.paper_results import PAPER_CORPORA
+from mtcae_dfer.experiments.paper_results import PAPER_CORPORA, PaperFigures
 from mtcae_dfer.experiments.results import Ablation, Variant, write_results
 from mtcae_dfer.experiments.runner import run_experiments
 from mtcae_dfer.experiments.tables import (
@@ -39,13 +39,13 @@ from mtcae_dfer.experiments.tables import (
     find_variant,
     format_markdown,
     format_text,
-    paper_cell,
-    with_deviation,
+    paper_cells,
 )
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.hub_dataset.loading.protocols import load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import read_preset
+from mtcae_dfer.training.evaluation.percents import with_deviation
 
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "comparison.md"
 SIZES = ("tiny", "paper")
@@ -77,7 +77,7 @@ class ComparedSystem(TypedDict):
     uar: dict[str, float | None]  # mean and std over folds and seeds
     war: dict[str, float | None]
     cost: Cost
-    paper: dict[str, dict[str, float | None]]  # corpus -> uar and war
+    paper: dict[str, PaperFigures]  # by corpus
 
 
 class Comparison(TypedDict):
@@ -110,15 +110,11 @@ def plan_systems(size: str, encoders: dict[str, str] | None = None) -> list[Vari
         ("mtformer", "MTFormer", size, ("--structure", "mtformer", *MTFORMER_DEPTH[size])),
     )
     structures = [(entry.name, entry.title, size, entry.arguments) for entry in structure_variants()]
-    started = encoders or {}
+    start = {preset: ("--encoder", checkpoint) for preset, checkpoint in (encoders or {}).items()}
     return [
-        VariantPlan(name, title, "systems", ("--model", preset, *words, *_encoder_words(started.get(preset))))
+        VariantPlan(name, title, "systems", ("--model", preset, *words, *start.get(preset, ())))
         for name, title, preset, words in (*rivals, *structures)
     ]
-
-
-def _encoder_words(checkpoint: str | None) -> tuple[str, ...]:
-    return () if checkpoint is None else ("--encoder", checkpoint)
 
 
 def choose_systems(text: str | None, known: Sequence[VariantPlan]) -> list[VariantPlan]:
@@ -223,11 +219,11 @@ def summarise(results: Ablation, plan: Plan, output_dir: Path, size: str) -> Com
 def _summarise_system(variant: Variant, plan: Plan, output_dir: Path) -> ComparedSystem:
     first_run = next(iter(plan.experiments(prefix=f"{variant['name']}/").values()))
     summary = variant["result"]["summary"]
-    figures = {key: {name: summary[key][name] for name in ("mean", "std")} for key in ("uar", "war")}
     return ComparedSystem(
         name=variant["name"],
         title=variant["title"],
-        **figures,
+        uar={"mean": summary["uar"]["mean"], "std": summary["uar"]["std"]},
+        war={"mean": summary["war"]["mean"], "std": summary["war"]["std"]},
         cost=measure_cost(MTCAEForMultiTaskVideo.from_pretrained(output_dir / first_run.name)),
         paper=variant["paper"],
     )
@@ -296,17 +292,11 @@ def comparison_rows(comparison: Comparison) -> Rows:
     costs = ["parameters", "multiply-adds", "clips/s"]
     rows = [["system", "UAR here", "WAR here", *costs, *(f"paper: {corpus}" for corpus in PAPER_CORPORA)]]
     for system in comparison["systems"]:
-        figures = [with_deviation(system[key]["mean"], system[key]["std"]) for key in ("uar", "war")]
-        rows.append([system["title"], *figures, *_cost_cells(system["cost"]), *_paper_cells(system["paper"])])
+        figures = [with_deviation(figure["mean"], figure["std"]) for figure in (system["uar"], system["war"])]
+        cost = system["cost"]
+        cells = [f"{cost['parameters']:,}", f"{cost['multiply_adds'] / 1e6:,.0f} M", f"{cost['clips_per_second']:.1f}"]
+        rows.append([system["title"], *figures, *cells, *paper_cells(system["paper"])])
     return rows
-
-
-def _cost_cells(cost: Cost) -> list[str]:
-    return [f"{cost['parameters']:,}", f"{cost['multiply_adds'] / 1e6:,.0f} M", f"{cost['clips_per_second']:.1f}"]
-
-
-def _paper_cells(paper: dict[str, dict[str, Any]]) -> list[str]:
-    return [paper_cell(paper.get(corpus)) for corpus in PAPER_CORPORA]
 
 
 def write_comparison(comparison: Comparison, results: Ablation, output_dir: Path) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtcae_dfer.experiments.results import CrossValidation, summarise_folds, write_results
+from mtcae_dfer.experiments.results import CrossValidation, FinishedRun, summarise_folds, write_results
 from mtcae_dfer.experiments.runner import Experiment, is_done, run_experiments
 from mtcae_dfer.hub_dataset.folds import Protocol
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
@@ -111,7 +111,7 @@ def collect_folds(
 ) -> CrossValidation:
     """The finished runs of one model as one result. Errors as `summarise_folds`."""
     runs = [
-        (fold, seed, output_dir / experiment.name, reports[experiment.name])
+        FinishedRun(fold, seed, output_dir / experiment.name, reports[experiment.name])
         for (fold, seed), experiment in experiments.items()
     ]
     arguments = next(iter(experiments.values())).arguments[: -len(("--fold", "fold", "--seed", "seed"))]

@@ -5,13 +5,12 @@ These are the only figures in this repository that no run of it has made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypedDict
 
 PAPER_CORPORA = ("RAVDESS", "CREMA-D", "MEAD")  # with 7, 6 and 8 classes
 
 
-@dataclass(frozen=True)
-class PaperFigures:
+class PaperFigures(TypedDict):
     """UAR and WAR in percent on one corpus; None where the paper gives none."""
 
     uar: float | None
@@ -19,7 +18,7 @@ class PaperFigures:
 
 
 def _row(*pairs: tuple[float | None, float]) -> dict[str, PaperFigures]:
-    return {corpus: PaperFigures(*pair) for corpus, pair in zip(PAPER_CORPORA, pairs, strict=True)}
+    return {corpus: PaperFigures(uar=uar, war=war) for corpus, (uar, war) in zip(PAPER_CORPORA, pairs, strict=True)}
 
 
 # Table I: structure and decoder -> corpus -> figures, in the paper's order.

@@ -11,6 +11,7 @@ a stop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import numpy as np
 from accelerate import Accelerator
 
 from mtcae_dfer.experiments.runner import Experiment, run_experiments
-from mtcae_dfer.experiments.statistics import format_mean_and_std, mean_and_std
+from mtcae_dfer.experiments.statistics import mean_and_std
 from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.training.arguments import DataArguments
-from mtcae_dfer.training.evaluation.report import FIGURES
+from mtcae_dfer.training.evaluation.percents import percent, with_deviation
+from mtcae_dfer.training.evaluation.report import FIGURES, Figures
 from mtcae_dfer.training.pretraining.arguments import VideoArguments
 from mtcae_dfer.training.running import SYNTHETIC_DATA, Stopwatch, draw_synthetic_videos, make_synthetic_dataset
 
@@ -131,7 +133,7 @@ def fine_tuning_experiment(
     return Experiment(f"{arm.replace(' ', '-')}-{seed}", (*words, *data, *start))
 
 
-def write_result(options: GainOptions, figures: dict[str, list[dict[str, Any]]], output_dir: Path) -> str:
+def write_result(options: GainOptions, figures: Mapping[str, Sequence[Figures]], output_dir: Path) -> str:
     """Writes every seed's figures and the table; returns the table."""
     table = format_gain(options, figures)
     stored = {"data": SYNTHETIC_DATA, "options": asdict(options), "figures": figures}
@@ -141,9 +143,11 @@ def write_result(options: GainOptions, figures: dict[str, list[dict[str, Any]]],
     return table
 
 
-def format_gain(options: GainOptions, figures: dict[str, list[dict[str, Any]]]) -> str:
+def format_gain(options: GainOptions, figures: Mapping[str, Sequence[Figures]]) -> str:
     """The table: mean ± standard deviation over the seeds of both arms, and of the difference within each seed."""
-    keys = [key for key in FIGURES if all(run.get(key) is not None for runs in figures.values() for run in runs)]
+    # Plain dictionaries: the figures are looked up by any of their names.
+    runs_of: Mapping[str, Sequence[Mapping[str, Any]]] = figures
+    keys = [key for key in FIGURES if all(run.get(key) is not None for runs in runs_of.values() for run in runs)]
     lines = [
         f"{SYNTHETIC_DATA}: {options.unlabelled_subjects} people watched without labels, {options.labelled_subjects} "
         f"labelled, {options.validation_subjects} to choose the epoch, {options.test_subjects} unseen people to test; "
@@ -153,10 +157,10 @@ def format_gain(options: GainOptions, figures: dict[str, list[dict[str, Any]]]) 
         "|---|" + "---:|" * (len(ARMS) + 2),
     ]
     for key in keys:
-        values = {arm: [run[key] for run in figures[arm]] for arm in ARMS}
-        gains = [after - before for before, after in zip(*(values[arm] for arm in ARMS), strict=True)]
-        cells = [format_mean_and_std(values[arm]) for arm in ARMS]
-        by_seed = ", ".join(f"{100 * gain:+.1f}" for gain in gains)
+        before, after = ([run[key] for run in runs_of[arm]] for arm in ARMS)
+        gains = [pretrained - fresh for fresh, pretrained in zip(before, after, strict=True)]
+        cells = [with_deviation(*mean_and_std(values)) for values in (before, after, gains)]
         sign = "+" if mean_and_std(gains)[0] >= 0 else ""
-        lines.append(f"| {FIGURES[key][0]} | {' | '.join(cells)} | {sign}{format_mean_and_std(gains)} | {by_seed} |")
+        by_seed = ", ".join(percent(gain, sign=True) for gain in gains)
+        lines.append(f"| {FIGURES[key][0]} | {cells[0]} | {cells[1]} | {sign}{cells[2]} | {by_seed} |")
     return "\n".join(lines)

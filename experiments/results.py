@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
 import pyarrow.parquet as parquet
 
+from mtcae_dfer.experiments.paper_results import PaperFigures
 from mtcae_dfer.experiments.statistics import (
     LEVEL,
     RESAMPLES,
@@ -34,7 +35,8 @@ from mtcae_dfer.training.evaluation.predictions import FACE_FIGURES, PREDICTIONS
 from mtcae_dfer.training.evaluation.report import EpochRecord, Report
 
 RESULTS_FILE = "results.json"
-FIGURE_KEYS = ("uar", "war", *FACE_FIGURES)
+FigureKey = Literal["uar", "war", "face_box_iou", "landmark_nme"]
+FIGURE_KEYS: tuple[FigureKey, ...] = ("uar", "war", "face_box_iou", "landmark_nme")
 
 
 class FoldFigures(TypedDict):
@@ -97,7 +99,7 @@ class Bootstrap(TypedDict):
 class CrossValidation(TypedDict):
     """Everything that is known of a model trained and tested on every fold."""
 
-    kind: str  # "cross_validation"
+    kind: Literal["cross_validation"]
     name: str
     protocol: str
     data: str
@@ -137,13 +139,13 @@ class Variant(TypedDict):
     arguments: list[str]  # what sets it apart from the reference
     result: CrossValidation
     differences: dict[str, Difference]  # of FIGURE_KEYS, from the reference; empty for the reference itself
-    paper: dict[str, dict[str, float | None]]  # corpus -> uar and war in the paper, in percent; empty where not there
+    paper: dict[str, PaperFigures]  # by corpus; empty where the paper has none
 
 
 class Ablation(TypedDict):
     """Several models with the same seeds and folds."""
 
-    kind: str  # "ablation"
+    kind: Literal["ablation"]
     reference: str  # name of the variant that the others are compared with
     protocol: str
     data: str
@@ -152,6 +154,16 @@ class Ablation(TypedDict):
 
 
 # Reading runs
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run of a cross-validation: where it stands and what it reports."""
+
+    fold: str
+    seed: int
+    folder: Path
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,7 @@ def join_tables(tables: Sequence[ClipTable]) -> ClipTable:
 
 
 def sums_of(table: ClipTable, classes: Sequence[str]) -> SubjectSums:
-    """The clips added up by subject."""
+    """The clips added up by subject, or each for itself where nobody knows who is seen."""
     return sum_by_subject(
         table.units, table.labels, table.predicted, table.frames, table.face_figures, num_classes=len(classes)
     )
@@ -223,27 +235,26 @@ def count_parameters(run_dir: Path) -> int:
 # From runs to results
 
 
-def summarise_folds(
-    name: str, protocol: str, arguments: Sequence[str], runs: Sequence[tuple[str, int, Path, Report]]
-) -> CrossValidation:
+def summarise_folds(name: str, protocol: str, arguments: Sequence[str], runs: Sequence[FinishedRun]) -> CrossValidation:
     """Puts the runs of all folds together.
 
     Args:
         name: of the model, for tables and plots.
         protocol: its name.
         arguments: of every run, without its fold and seed.
-        runs: (fold, seed, folder, report) of each.
+        runs: of all folds and seeds.
 
     Raises:
         ValueError: the runs know different classes, a subject was tested in two folds or stands in two splits of one,
             or a file is missing.
     """
-    first = runs[0][3]
+    first = runs[0].report
     classes = first["classes"]
     _check_runs(runs)
-    tables = [read_clip_table(folder, classes) for _, _, folder, _ in runs]
-    table, sums = join_tables(tables), sums_of(join_tables(tables), classes)
-    folds = [_fold_figures(fold, seed, report) for fold, seed, _, report in runs]
+    table = join_tables([read_clip_table(run.folder, classes) for run in runs])
+    sums = sums_of(table, classes)
+    folds = [_fold_figures(run) for run in runs]
+    sex_of = dict(zip(table.units, table.sexes, strict=True))
     results = CrossValidation(
         kind="cross_validation",
         name=name,
@@ -251,16 +262,16 @@ def summarise_folds(
         data=first["data"],
         dataset=first.get("dataset", {}),
         classes=classes,
-        seeds=sorted({seed for _, seed, _, _ in runs}),
+        seeds=sorted({run.seed for run in runs}),
         arguments=list(arguments),
         options=first["options"],
-        parameters=count_parameters(runs[0][2]),
+        parameters=count_parameters(runs[0].folder),
         folds=folds,
         summary=_summaries(folds, sums),
         confusion_matrix=sums.confusion.sum(axis=0).tolist(),
-        per_class=_per_class(classes, [report for _, _, _, report in runs], sums),
-        per_subject=_per_subject(sums) if table.knows_subjects else {},
-        per_sex=_per_sex(table, sums),
+        per_class=_per_class(classes, [run.report for run in runs], sums),
+        per_subject=_by_group(sums, {name: name for name in sums.subjects}) if table.knows_subjects else {},
+        per_sex=_by_group(sums, sex_of),
         bootstrap=Bootstrap(
             unit="subject" if table.knows_subjects else "clip",
             units=len(sums.subjects),
@@ -268,33 +279,38 @@ def summarise_folds(
             level=LEVEL,
         ),
         versions=first["versions"],
-        seconds=sum(sum(report["seconds"].values()) for _, _, _, report in runs),
+        seconds=sum(sum(run.report["seconds"].values()) for run in runs),
     )
     return plain_values(results)
 
 
-def _check_runs(runs: Sequence[tuple[str, int, Path, Report]]) -> None:
+def _check_runs(runs: Sequence[FinishedRun]) -> None:
     """Makes sure, by what the runs say of themselves, that nobody was learnt from and tested, or tested twice."""
     tested: dict[tuple[int, str], str] = {}
-    for fold, seed, folder, report in runs:
-        if report["classes"] != runs[0][3]["classes"]:
-            raise ValueError(f"{folder} knows other classes than {runs[0][2]}: they are not folds of the same data")
-        seen = [set(report["subjects"][split]) - {UNKNOWN_SUBJECT} for split in ("train", "validation", "test")]
-        leaked = sorted(seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2])
+    for run in runs:
+        if run.report["classes"] != runs[0].report["classes"]:
+            other_run = runs[0].folder
+            raise ValueError(f"{run.folder} knows other classes than {other_run}: they are not folds of the same data")
+        subjects = run.report["subjects"]
+        train, validation, test = (set(subjects[name]) - {UNKNOWN_SUBJECT} for name in ("train", "validation", "test"))
+        leaked = sorted(train & validation | train & test | validation & test)
         if leaked:
-            raise ValueError(f"{folder} leaks: subject {leaked[0]!r} stands in two of its splits")
-        for subject in seen[2]:
-            other = tested.setdefault((seed, subject), fold)
-            if other != fold:
-                raise ValueError(f"subject {subject!r} is tested in {other} and in {fold}, and would count twice")
+            raise ValueError(f"{run.folder} leaks: subject {leaked[0]!r} stands in two of its splits")
+        for subject in test:
+            other = tested.setdefault((run.seed, subject), run.fold)
+            if other != run.fold:
+                raise ValueError(f"subject {subject!r} is tested in {other} and in {run.fold}, and would count twice")
 
 
-def _fold_figures(fold: str, seed: int, report: Report) -> FoldFigures:
-    test, constant = report["test"], report["constant_predictor"]
+def _fold_figures(run: FinishedRun) -> FoldFigures:
+    report, test, constant = run.report, run.report["test"], run.report["constant_predictor"]
     return FoldFigures(
-        fold=fold,
-        seed=seed,
-        **{key: test.get(key) for key in FIGURE_KEYS},
+        fold=run.fold,
+        seed=run.seed,
+        uar=test["uar"],
+        war=test["war"],
+        face_box_iou=test.get("face_box_iou"),
+        landmark_nme=test.get("landmark_nme"),
         clips=test["clips"],
         constant_predictor={key: constant.get(key) for key in FIGURE_KEYS},
         selected_epoch=report["selected_epoch"],
@@ -335,26 +351,21 @@ def _per_class(classes: Sequence[str], reports: Sequence[Report], sums: SubjectS
     return figures
 
 
-def _per_subject(sums: SubjectSums) -> dict[str, GroupFigures]:
-    return {name: _group(sums.select([other == name for other in sums.subjects])) for name in sums.subjects}
-
-
-def _per_sex(table: ClipTable, sums: SubjectSums) -> dict[str, GroupFigures]:
-    sex_of = dict(zip(table.units, table.sexes, strict=True))
-    sexes = sorted({sex for sex in sex_of.values() if sex})
-    return {sex: _group(sums.select([sex_of[unit] == sex for unit in sums.subjects])) for sex in sexes}
-
-
-def _group(sums: SubjectSums) -> GroupFigures:
-    figures, (low, high) = figures_of(sums), bootstrap_intervals(sums)["uar"].tolist()
-    return GroupFigures(
-        subjects=len(sums.subjects),
-        clips=int(sums.confusion.sum()),
-        uar=float(figures["uar"]),
-        war=float(figures["war"]),
-        low=low,
-        high=high,
-    )
+def _by_group(sums: SubjectSums, group_of: Mapping[str, str | None]) -> dict[str, GroupFigures]:
+    """The figures of the subjects of each group, in the order of the groups' names; subjects of none are left out."""
+    groups = {}
+    for group in sorted({name for name in group_of.values() if name}):
+        chosen = sums.select([group_of[subject] == group for subject in sums.subjects])
+        figures, (low, high) = figures_of(chosen), bootstrap_intervals(chosen)["uar"].tolist()
+        groups[group] = GroupFigures(
+            subjects=len(chosen.subjects),
+            clips=int(chosen.confusion.sum()),
+            uar=float(figures["uar"]),
+            war=float(figures["war"]),
+            low=low,
+            high=high,
+        )
+    return groups
 
 
 def compare(
@@ -371,7 +382,7 @@ def compare(
     differences = {}
     for key in FIGURE_KEYS:
         pairs = [(fold[key], other[key]) for fold, other in zip(model["folds"], reference["folds"], strict=True)]
-        known = [pair for pair in pairs if None not in pair]
+        known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         paired = paired_difference(model_sums, reference_sums, key, known)
         mean, std = _mean_and_std(paired.fold_differences)
         differences[key] = Difference(
@@ -412,8 +423,8 @@ def load_results(file: Path) -> CrossValidation | Ablation:
 
 def check_results(results: Any, where: str) -> None:
     """Raises a ValueError that begins with `where` and names the first place that breaks the schema."""
-    schemas = {"cross_validation": CrossValidation, "ablation": Ablation}
-    schema = schemas.get(results.get("kind")) if isinstance(results, dict) else None
+    schemas: dict[Any, Any] = {"cross_validation": CrossValidation, "ablation": Ablation}
+    schema = schemas.get(str(results.get("kind"))) if isinstance(results, dict) else None
     if schema is None:
         raise ValueError(f"{where}: are no results of a cross-validation or an ablation")
     fault = find_fault(results, schema)
@@ -422,26 +433,25 @@ def check_results(results: Any, where: str) -> None:
 
 
 def find_fault(value: Any, wanted: Any, place: str = "") -> str | None:
-    """The first place where a value breaks a type made of TypedDict, dict, list, unions and plain types; None: fits."""
+    """The first place where a value breaks a type of TypedDict, dict, list, Literal, unions and plain types; None: fits."""
     if wanted is Any:
         return None
     if is_typeddict(wanted):
         return _find_fault_in_fields(value, wanted, place)
     origin, inner = get_origin(wanted), get_args(wanted)
-    if origin in (Union, UnionType):
-        return None if any(find_fault(value, part, place) is None for part in inner) else _fault(value, wanted, place)
-    if not isinstance(value, _plain_type(wanted, origin)) or (isinstance(value, bool) and wanted is not bool):
+    # 1.0 is written as 1 by some writers of JSON.
+    plain = NoneType if wanted is None else (int, float) if wanted is float else origin or wanted
+    if origin is Literal:
+        fits = value in inner
+    elif origin in (Union, UnionType):
+        fits = any(find_fault(value, part, place) is None for part in inner)
+    else:
+        fits = isinstance(value, plain) and not (isinstance(value, bool) and wanted is not bool)
+    if not fits:
         return _fault(value, wanted, place)
     entries = enumerate(value) if origin is list else value.items() if origin is dict else ()
     faults = (find_fault(entry, inner[-1], f"{place}[{key!r}]") for key, entry in entries)
     return next((fault for fault in faults if fault), None)
-
-
-def _plain_type(wanted: Any, origin: Any) -> Any:
-    if wanted in (None, NoneType):
-        return NoneType
-    # 1.0 is written as 1 by some writers of JSON.
-    return (int, float) if wanted is float else origin or wanted
 
 
 def _find_fault_in_fields(value: Any, wanted: Any, place: str) -> str | None:

@@ -29,13 +29,6 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), deviation
 
 
-def format_mean_and_std(values: Sequence[float], digits: int = 1) -> str:
-    """Fractions as percent, "82.7 ± 1.2"; without a deviation where there is one value only."""
-    mean, deviation = mean_and_std(values)
-    text = f"{100 * mean:.{digits}f}"
-    return text if math.isnan(deviation) else f"{text} ± {100 * deviation:.{digits}f}"
-
-
 @dataclass(frozen=True)
 class SubjectSums:
     """All that the figures of S tested subjects need, as sums over their clips, so that resampling is adding."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mtcae_dfer.experiments.paper_results import PAPER_CORPORA
-from mtcae_dfer.experiments.results import FIGURE_KEYS, Ablation, CrossValidation, Difference, GroupFigures, Variant
+from mtcae_dfer.experiments.paper_results import PAPER_CORPORA, PaperFigures
+from mtcae_dfer.experiments.results import FIGURE_KEYS, Ablation, CrossValidation, GroupFigures, Variant
 from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.training.evaluation.percents import UNKNOWN, interval, percent, with_deviation
 from mtcae_dfer.training.evaluation.report import FIGURES
 
 TABLE_FILE = "results.md"
-UNKNOWN = "–"
 Rows = list[list[str]]  # a header and rows of cells
 
 
@@ -25,17 +24,11 @@ def write_tables(results: CrossValidation | Ablation, output_dir: Path) -> str:
 
 def format_results(results: CrossValidation | Ablation, markdown: bool) -> str:
     """All tables of the results, each below a line that says what it shows."""
-    parts = ablation_tables(results) if results["kind"] == "ablation" else cross_validation_tables(results)
-    mark = "**{}**" if markdown else "{}"
+    parts = cross_validation_tables(results) if results["kind"] == "cross_validation" else ablation_tables(results)
+    mark, layout = ("**{}**", format_markdown) if markdown else ("{}", format_text)
     return "\n\n".join(
-        text
-        for title, rows in parts
-        for text in (mark.format(title) if rows else title, *([_format(rows, markdown)] if rows else []))
+        text for title, rows in parts for text in ([mark.format(title), layout(rows)] if rows else [title])
     )
-
-
-def _format(rows: Rows, markdown: bool) -> str:
-    return format_markdown(rows) if markdown else format_text(rows)
 
 
 def format_markdown(rows: Rows) -> str:
@@ -53,23 +46,6 @@ def format_text(rows: Rows) -> str:
         for row in rows
     )
     return "\n".join("   ".join(line).rstrip() for line in lines)
-
-
-def percent(value: float | None, sign: bool = False) -> str:
-    """A fraction in percent with one digit; a dash where it is unknown."""
-    if value is None or math.isnan(value):
-        return UNKNOWN
-    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
-
-
-def interval(low: float | None, high: float | None, sign: bool = False) -> str:
-    """An interval in percent."""
-    return UNKNOWN if low is None or high is None else f"{percent(low, sign)} to {percent(high, sign)}"
-
-
-def with_deviation(mean: float | None, deviation: float | None) -> str:
-    """Mean ± standard deviation in percent; the mean alone where there is no deviation."""
-    return percent(mean) if deviation is None else f"{percent(mean)} ± {percent(deviation)}"
 
 
 # Cross-validation
@@ -219,15 +195,17 @@ def paper_rows(variants: Sequence[Variant]) -> Rows:
     for variant in variants:
         summary = variant["result"]["summary"]
         here = f"{percent(summary['uar']['mean'])} / {percent(summary['war']['mean'])}"
-        rows.append([variant["title"], here, *(paper_cell(variant["paper"].get(corpus)) for corpus in PAPER_CORPORA)])
+        rows.append([variant["title"], here, *paper_cells(variant["paper"])])
     return rows
 
 
-def paper_cell(figures: dict[str, float | None] | None) -> str:
-    """The paper's UAR / WAR in percent; a dash for what it does not give."""
-    if not figures:
-        return UNKNOWN
-    return " / ".join(UNKNOWN if figures[key] is None else f"{figures[key]:.2f}" for key in ("uar", "war"))
+def paper_cells(paper: Mapping[str, PaperFigures]) -> list[str]:
+    """The paper's UAR / WAR in percent on each of its corpora; a dash for what it does not give."""
+    cells = []
+    for corpus in PAPER_CORPORA:
+        figures = [paper[corpus]["uar"], paper[corpus]["war"]] if corpus in paper else []
+        cells.append(" / ".join(UNKNOWN if value is None else f"{value:.2f}" for value in figures) or UNKNOWN)
+    return cells
 
 
 def difference_rows(variants: Sequence[Variant]) -> Rows:
@@ -235,12 +213,9 @@ def difference_rows(variants: Sequence[Variant]) -> Rows:
     rows = [["", "UAR", "95 % interval", "folds", "WAR", "95 % interval", "folds"]]
     for variant in variants:
         if variant["differences"]:
-            cells = [cell for key in ("uar", "war") for cell in _difference_cells(variant["differences"][key])]
-            rows.append([variant["title"], *cells])
+            rows.append([variant["title"]])
+            for difference in (variant["differences"]["uar"], variant["differences"]["war"]):
+                span = interval(difference["low"], difference["high"], sign=True)
+                folds = with_deviation(difference["fold_mean"], difference["fold_std"])
+                rows[-1] += [percent(difference["difference"], sign=True), span, folds]
     return rows
-
-
-def _difference_cells(difference: Difference) -> tuple[str, str, str]:
-    span = interval(difference["low"], difference["high"], sign=True)
-    folds = with_deviation(difference["fold_mean"], difference["fold_std"])
-    return percent(difference["difference"], sign=True), span, folds

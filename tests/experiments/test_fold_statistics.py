@@ -9,7 +9,6 @@ import pytest
 from mtcae_dfer.experiments.statistics import (
     bootstrap_intervals,
     figures_of,
-    format_mean_and_std,
     mean_and_std,
     paired_difference,
     percentile_interval,
@@ -17,6 +16,7 @@ from mtcae_dfer.experiments.statistics import (
     sum_by_subject,
 )
 from mtcae_dfer.training.evaluation.metrics import per_class_recall, unweighted_average_recall, weighted_average_recall
+from mtcae_dfer.training.evaluation.percents import with_deviation
 
 SUBJECTS = ["a"] * 5 + ["b"] * 3 + ["c"] * 8
 RANDOM = np.random.default_rng(0)
@@ -39,8 +39,8 @@ def test_mean_and_sample_deviation_by_hand():
 
 def test_one_value_has_no_deviation():
     assert math.isnan(mean_and_std([0.5])[1])
-    assert format_mean_and_std([0.5]) == "50.0"
-    assert format_mean_and_std([0.4, 0.5, 0.6]) == "50.0 ± 10.0"
+    assert with_deviation(*mean_and_std([0.5])) == "50.0"
+    assert with_deviation(*mean_and_std([0.4, 0.5, 0.6])) == "50.0 ± 10.0"
     with pytest.raises(ValueError, match="no value"):
         mean_and_std([])
 

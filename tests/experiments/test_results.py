@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,11 @@ from mtcae_dfer.experiments.results import (
     write_results,
 )
 from mtcae_dfer.training.evaluation.metrics import confusion_matrix, unweighted_average_recall
-from tests.support.made_up_runs import CLASSES, PARAMETERS, SUBJECTS, draw_predictions, write_run
+from tests.support.made_up_runs import CLASSES, PARAMETERS, SUBJECTS, draw_predictions, finished_run
 
 
 def runs_in(folder: Path, skill: float = 0.7, seeds: tuple[int, ...] = (0,)) -> list:
-    return [
-        (fold, seed, folder / f"{fold}-{seed}", write_run(folder / f"{fold}-{seed}", fold, seed, skill))
-        for seed in seeds
-        for fold in SUBJECTS
-    ]
+    return [finished_run(folder / f"{fold}-{seed}", fold, seed, skill) for seed in seeds for fold in SUBJECTS]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,7 @@ def test_pooled_figures_are_those_of_all_clips_together(results: dict) -> None:
 
 
 def test_mean_and_deviation_are_over_the_folds(results: dict, runs: list) -> None:
-    recalls = [report["test"]["uar"] for *_, report in runs]
+    recalls = [run.report["test"]["uar"] for run in runs]
     assert results["summary"]["uar"]["mean"] == pytest.approx(np.mean(recalls))
     assert results["summary"]["uar"]["std"] == pytest.approx(np.std(recalls, ddof=1))
     assert [fold["uar"] for fold in results["folds"]] == pytest.approx(recalls)
@@ -81,9 +78,9 @@ def test_several_seeds_are_all_counted(tmp_path: Path) -> None:
 
 def test_clips_of_unknown_people_are_resampled_one_by_one(tmp_path: Path) -> None:
     runs = runs_in(tmp_path)
-    for _, _, folder, report in runs:
-        report["subjects"] = {split: ["unknown"] for split in ("train", "validation", "test")}
-        _replace_subjects(folder, "unknown")
+    for run in runs:
+        run.report["subjects"] = {split: ["unknown"] for split in ("train", "validation", "test")}
+        _replace_subjects(run.folder, "unknown")
     results = summarise_folds("made up", "official", [], runs)
     assert results["bootstrap"] == {"unit": "clip", "units": 72, "resamples": 2000, "level": 0.95}
     assert results["per_subject"] == {}
@@ -98,29 +95,26 @@ def _replace_subjects(folder: Path, subject: str) -> None:
 
 
 def test_a_subject_tested_twice_is_refused(runs: list) -> None:
-    fold, seed, folder, report = runs[1]
-    stranger = copy.deepcopy(report)
+    stranger = copy.deepcopy(runs[1].report)
     stranger["subjects"]["test"] = ["S1", "S3"]
     stranger["subjects"]["train"] = ["S9"]
     with pytest.raises(ValueError, match="'S1' is tested in fold_1 and in fold_2"):
-        summarise_folds("x", "p", [], [runs[0], (fold, seed, folder, stranger)])
+        summarise_folds("x", "p", [], [runs[0], replace(runs[1], report=stranger)])
 
 
 def test_a_run_that_leaks_is_refused(runs: list) -> None:
-    fold, seed, folder, report = runs[0]
-    leaking = copy.deepcopy(report)
+    leaking = copy.deepcopy(runs[0].report)
     leaking["subjects"]["train"].append("S1")
     with pytest.raises(ValueError, match="leaks: subject 'S1' stands in two of its splits"):
-        summarise_folds("x", "p", [], [(fold, seed, folder, leaking)])
+        summarise_folds("x", "p", [], [replace(runs[0], report=leaking)])
 
 
 def test_missing_predictions_and_other_classes_are_refused(runs: list, tmp_path: Path) -> None:
-    fold, seed, folder, report = runs[0]
     with pytest.raises(ValueError, match="predictions.parquet: no readable predictions"):
-        summarise_folds("x", "p", [], [(fold, seed, tmp_path, report)])
-    other = copy.deepcopy(report) | {"classes": ["x", "y", "z"]}
+        summarise_folds("x", "p", [], [replace(runs[0], folder=tmp_path)])
+    other = copy.deepcopy(runs[0].report) | {"classes": ["x", "y", "z"]}
     with pytest.raises(ValueError, match="knows other classes"):
-        summarise_folds("x", "p", [], [runs[1], (fold, seed, folder, other)])
+        summarise_folds("x", "p", [], [runs[1], replace(runs[0], report=other)])
 
 
 def test_results_come_back_from_their_file(results: dict, tmp_path: Path) -> None:
@@ -153,7 +147,7 @@ def test_results_that_break_the_schema_are_refused(results: dict, tmp_path: Path
 def test_models_are_compared_on_the_same_folds(runs: list, results: dict, tmp_path: Path) -> None:
     better = runs_in(tmp_path, skill=0.95)
     collected = summarise_folds("better", "p", [], better)
-    tables = [[read_clip_table(folder, CLASSES) for _, _, folder, _ in group] for group in (better, runs)]
+    tables = [[read_clip_table(run.folder, CLASSES) for run in group] for group in (better, runs)]
     sums = [sums_of(join_tables(group), CLASSES) for group in tables]
     uar = compare(collected, results, *sums)["uar"]
     assert uar["difference"] == pytest.approx(

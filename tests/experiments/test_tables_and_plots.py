@@ -16,7 +16,7 @@ from mtcae_dfer.experiments.plots import draw_results
 from mtcae_dfer.experiments.results import check_results, summarise_folds
 from mtcae_dfer.experiments.tables import format_markdown, format_results, format_text, percent, write_tables
 from mtcae_dfer.training.evaluation.report import load_report
-from tests.support.made_up_runs import SUBJECTS, write_run
+from tests.support.made_up_runs import SUBJECTS, finished_run, write_run
 
 SKILLS = {"single_task": 0.2, "cascaded": 0.9}
 
@@ -31,7 +31,7 @@ def made_up_plan() -> Plan:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("runs")
-    runs = [(fold, 0, folder / fold, write_run(folder / fold, fold)) for fold in SUBJECTS]
+    runs = [finished_run(folder / fold, fold) for fold in SUBJECTS]
     return summarise_folds("made up", "made-up 3 folds", ["--model", "tiny"], runs)
 
 

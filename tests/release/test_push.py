@@ -18,7 +18,7 @@ from mtcae_dfer.release.model_card import LicenseLink, license_chain, render_car
 from mtcae_dfer.training import model_folder
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.model_folder import add_modules, relative_imports
-from tests.support.made_up_runs import SUBJECTS, write_run
+from tests.support.made_up_runs import SUBJECTS, finished_run
 from tests.support.video_files import noisy_frames, write_video
 
 LOAD = """
@@ -121,8 +121,8 @@ def test_nothing_of_this_machine_is_published(pushed: Path, small_run: Path) -> 
 
 
 def made_up_results(folder: Path, **options) -> dict:
-    runs = [(fold, 0, folder / fold, write_run(folder / fold, fold)) for fold in SUBJECTS]
-    runs[0][3]["options"].update(options)
+    runs = [finished_run(folder / fold, fold) for fold in SUBJECTS]
+    runs[0].report["options"].update(options)
     return summarise_folds("tiny", "made-up 3 folds", [], runs)
 
 

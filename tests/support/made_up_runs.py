@@ -9,6 +9,7 @@ import pyarrow.parquet as parquet
 import torch
 from safetensors.torch import save_file
 
+from mtcae_dfer.experiments.results import FinishedRun
 from mtcae_dfer.training.evaluation.metrics import confusion_matrix, per_class_recall
 
 CLASSES = ["neutral", "happiness", "sadness"]
@@ -49,6 +50,11 @@ def write_run(folder: Path, fold: str, seed: int = 0, skill: float = 0.7, **chan
     write_predictions(folder, drawn, fold)
     save_file({"weight": torch.zeros(2, 3), "bias": torch.zeros(4)}, folder / "model.safetensors")
     return report
+
+
+def finished_run(folder: Path, fold: str, seed: int = 0, skill: float = 0.7) -> FinishedRun:
+    """The same run as `write_run`, as a cross-validation takes it."""
+    return FinishedRun(fold, seed, folder, write_run(folder, fold, seed, skill))
 
 
 def write_predictions(folder: Path, drawn: dict[str, np.ndarray], fold: str) -> None:

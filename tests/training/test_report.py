@@ -278,7 +278,7 @@ def test_a_report_that_cannot_be_replaced_stays_whole(tmp_path: Path, monkeypatc
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(made_up_results(7), tmp_path)
     assert (tmp_path / "report.json").read_bytes() == before

@@ -8,11 +8,21 @@ import json
 import math
 import textwrap
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from mtcae_dfer.hub_dataset.files import replacing, write_json
+from mtcae_dfer.training.evaluation.drawing import (
+    CHANCE_COLOUR,
+    CONSTANT_COLOUR,
+    MODEL_COLOUR,
+    SELECTED_COLOUR,
+    draw_confusion_matrix,
+    plain_text,
+    short_name,
+)
+from mtcae_dfer.training.evaluation.percents import number, percent
 
 REPORT_FILE, PICTURE_FILE = "report.json", "report.png"
 
@@ -29,8 +39,7 @@ FIGURES = {
     "clip_ccc_arousal": ("CCC of arousal (clips)", True, False),
     "clip_action_unit_f1": ("F1 of action units (clips)", True, False),
 }
-MODEL_COLOUR, CONSTANT_COLOUR, CHANCE_COLOUR, SELECTED_COLOUR = "#1f6fb4", "#b9bec4", "#c0392b", "#2a9d4b"
-LONGEST_NAME, LONGEST_LINE = 24, 120
+LONGEST_LINE = 120
 
 
 class Figures(TypedDict, total=False):
@@ -177,7 +186,7 @@ def _targets(results: Report) -> dict[str, str]:
     targets = {}
     for key, (_, more_is_better, has_chance) in FIGURES.items():
         if _is_predicted(results["test"], key):
-            chance = f"; chance {_percent(1 / len(results['classes']))}" if has_chance else ""
+            chance = f"; chance {percent(1 / len(results['classes']))} %" if has_chance else ""
             targets[key] = f"{'higher' if more_is_better else 'lower'} is better{chance}"
     return targets
 
@@ -188,19 +197,10 @@ def _is_predicted(figures: Figures, key: str) -> bool:
 
 
 def _figure_text(figures: Figures, key: str) -> str:
-    value = _number(figures.get(key))
-    if math.isfinite(value):
-        return _percent(value)
+    value: Any = figures.get(key)
+    if math.isfinite(number(value)):
+        return f"{percent(value)} %"
     return "no frame with a face" if figures["frames_with_face"] == 0 else "not a number"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _number(value: Any) -> float:
-    """What is null in the file is NaN again."""
-    return math.nan if value is None else float(value)
 
 
 # The picture
@@ -241,15 +241,6 @@ def _title(results: Report) -> str:
     return "\n".join(plain_text(part) for line in lines for part in textwrap.wrap(str(line), LONGEST_LINE))
 
 
-def plain_text(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
-
-
-def short_name(name: str) -> str:
-    return plain_text(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
-
-
 def _draw_losses(axes: Any, history: list[EpochRecord]) -> None:
     # Not every epoch knows every task: without a face there is no loss of boxes.
     tasks = list(dict.fromkeys(task for record in history for task in record["task_losses"]))
@@ -271,13 +262,13 @@ def _draw_validation(axes: Any, results: Report) -> None:
     _draw_curve(axes, history, recalls, label="validation UAR", color=MODEL_COLOUR)
     for record, recall in zip(history, recalls, strict=True):
         if record["epoch"] == selected:
-            reached = f", {_percent(_number(recall))}" if math.isfinite(_number(recall)) else ""
+            reached = f", {percent(recall)} %" if math.isfinite(number(recall)) else ""
             axes.axvline(selected, color=SELECTED_COLOUR, label=f"selected: epoch {selected}{reached}")
-            axes.plot(selected, _number(recall), "*", color=SELECTED_COLOUR, markersize=15, clip_on=False)
+            axes.plot(selected, number(recall), "*", color=SELECTED_COLOUR, markersize=15, clip_on=False)
     chance = 1 / len(results["classes"])
-    axes.axhline(chance, color=CHANCE_COLOUR, linestyle=":", label=f"chance, {_percent(chance)}")
+    axes.axhline(chance, color=CHANCE_COLOUR, linestyle=":", label=f"chance, {percent(chance)} %")
     axes.set(title="UAR on the validation clips", ylim=(0, 1))
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{percent(share, digits=0)} %")
     _finish_curves(axes, history)
 
 
@@ -285,7 +276,7 @@ def _draw_curve(axes: Any, history: list[EpochRecord], values: list[float | None
     epochs = [record["epoch"] for record in history]
     # A curve of one epoch is a point; hundreds of points would hide the curve.
     marker = "o" if len(epochs) <= 30 else None
-    axes.plot(epochs, [_number(value) for value in values], marker=marker, markersize=4, **style)
+    axes.plot(epochs, [number(value) for value in values], marker=marker, markersize=4, **style)
 
 
 def _finish_curves(axes: Any, history: list[EpochRecord]) -> None:
@@ -308,29 +299,11 @@ def _finish_curves(axes: Any, history: list[EpochRecord]) -> None:
 
 
 def _draw_confusion(axes: Any, results: Report) -> None:
-    counts, classes = np.array(results["test"]["confusion_matrix"]), results["classes"]
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    size = 10 if len(classes) <= 8 else max(4.0, 80 / len(classes))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    count_size = size * min(1.0, 3 / len(str(counts.max())))  # four digits are as wide as three
-    for row, column in np.ndindex(*counts.shape):
-        colour = "white" if shares[row, column] > 0.5 else "black" if counts[row, column] else "#a0a0a0"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=count_size)
-    names = [short_name(name) for name in classes]
-    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
-    axes.set_yticks(range(len(classes)), names, fontsize=size)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{results['test']['clips']} test clips")
-    _draw_recalls(axes, results, size)
-
-
-def _draw_recalls(axes: Any, results: Report, size: float) -> None:
-    """The recall of each class at the right end of its row."""
-    right = axes.secondary_yaxis("right")
-    recalls = [_number(results["test"]["per_class_recall"].get(name)) for name in results["classes"]]
-    texts = [f"{100 * recall:.0f} %" if math.isfinite(recall) else "no clip" for recall in recalls]
-    right.set_yticks(range(len(texts)), texts, fontsize=size)
-    right.tick_params(length=0)
-    right.set_ylabel("recall")
+    test, classes = results["test"], results["classes"]
+    recalls = [test["per_class_recall"].get(name) for name in classes]
+    font_size = 10 if len(classes) <= 8 else max(4.0, 80 / len(classes))
+    draw_confusion_matrix(axes, test["confusion_matrix"], classes, recalls, font_size)
+    axes.set_title(f"{test['clips']} test clips")
 
 
 def _draw_figures(axes: Any, results: Report) -> None:
@@ -340,7 +313,7 @@ def _draw_figures(axes: Any, results: Report) -> None:
         (-0.19, results["test"], "model", MODEL_COLOUR),
         (0.19, results["constant_predictor"], "constant predictor", CONSTANT_COLOUR),
     ):
-        values = [_number(figures.get(key)) for key in keys]
+        values = [number(cast(Any, figures.get(key))) for key in keys]
         bars = axes.barh(positions + shift, 100 * np.nan_to_num(values), 0.36, label=name, color=colour)
         axes.bar_label(bars, [_figure_text(figures, key) for key in keys], padding=4, fontsize=10)
     with_chance = [position for position, key in enumerate(keys) if FIGURES[key][2]]

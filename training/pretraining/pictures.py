@@ -11,7 +11,7 @@ import torch
 
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.modeling_lgi_former import cut_tubelets, frames_from_targets, join_tubelets, restore_colours
-from mtcae_dfer.training.evaluation.report import plain_text
+from mtcae_dfer.training.evaluation.drawing import plain_text
 
 ROWS = ("original", "masked", "reconstructed", "difference × 2")
 MASK_COLOUR = 0.5
