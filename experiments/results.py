@@ -433,7 +433,7 @@ def check_results(results: Any, where: str) -> None:
 
 
 def find_fault(value: Any, wanted: Any, place: str = "") -> str | None:
-    """The first place where a value breaks a type of TypedDict, dict, list, Literal, unions and plain types; None: fits."""
+    """First place where a value breaks a type of TypedDict, dict, list, Literal, unions and plain types; None: none."""
     if wanted is Any:
         return None
     if is_typeddict(wanted):
