@@ -7,7 +7,14 @@ import shutil
 from pathlib import Path
 
 from mtcae_dfer.experiments.plots import draw_results
-from mtcae_dfer.experiments.results import RESULTS_FILE, CrossValidation, load_results, summarise_folds, write_results
+from mtcae_dfer.experiments.results import (
+    RESULTS_FILE,
+    CrossValidation,
+    FinishedRun,
+    load_results,
+    summarise_folds,
+    write_results,
+)
 from mtcae_dfer.hub_dataset.loading.publishing import check_repo_id
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
@@ -63,11 +70,12 @@ def results_of(run_dir: Path) -> CrossValidation:
     fold = report["options"].get("fold") or "test"
     if around.exists():
         results = load_results(around)
-        runs = [(entry["fold"], entry["seed"]) for entry in results.get("folds", [])]
-        if results["kind"] == "cross_validation" and (fold, report["seed"]) in runs:
-            return results
+        if results["kind"] == "cross_validation":
+            runs = [(entry["fold"], entry["seed"]) for entry in results["folds"]]
+            if (fold, report["seed"]) in runs:
+                return results
     name = hub_name(str(report["options"]["model"]))
-    return summarise_folds(name, report["protocol"], (), [(fold, report["seed"], run_dir, report)])
+    return summarise_folds(name, report["protocol"], (), [FinishedRun(fold, report["seed"], run_dir, report)])
 
 
 def without_paths(results: CrossValidation) -> CrossValidation:
@@ -78,7 +86,9 @@ def without_paths(results: CrossValidation) -> CrossValidation:
     }
     dataset = {name: value for name, value in results["dataset"].items() if name != "path"}
     arguments = [hub_name(word) if word.count("/") else word for word in results["arguments"]]
-    return CrossValidation(**(results | {"options": options, "dataset": dataset, "arguments": arguments}))
+    cleaned = results.copy()
+    cleaned.update({"options": options, "dataset": dataset, "arguments": arguments})
+    return cleaned
 
 
 def _claim_folder(folder: Path) -> None:
