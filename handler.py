@@ -72,7 +72,7 @@ class EndpointHandler:
     def __call__(self, data: Any) -> dict[str, Any]:
         """The timeline of the request's video, or {"error": {"code", "message"}}; raises nothing.
 
-        Codes: bad_request, bad_parameters, too_large, too_long, unreadable_video, internal.
+        Codes: bad_request, bad_parameters, too_large, too_long, unreadable_video, bad_scores, internal.
         """
         try:
             parameters = self._parameters(data)
@@ -84,6 +84,8 @@ class EndpointHandler:
             return _error(error.code, error)
         except ValueError as error:  # the parameters have been checked: it is the video
             return _error("unreadable_video", error)
+        except FloatingPointError as error:
+            return _error("bad_scores", error)
         except Exception:
             # The one place that catches all: a client gets an answer, and the log keeps what went wrong.
             logger.exception("a request failed")

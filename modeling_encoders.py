@@ -19,6 +19,7 @@ from .modeling_lgi_former import LGIFormerModel
 from .modeling_resnext3d import ResNeXt3DModel
 from .modeling_tpsbt import TPSBTModel
 from .modeling_vo_lstm import VOLSTMModel
+from .weight_files import damaged_weights
 
 # Encoders of this repository: transformers does not know them where they are loaded as remote code, and a checkpoint of
 # theirs loads without trusting the code in its folder. All others are found by the Auto* classes.
@@ -107,7 +108,7 @@ def explain_unreadable(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
+        reason = damaged_weights(source) or " ".join(str(error).split())
         raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -33,6 +32,7 @@ from .configuration_lgi_former import (
     count_masked_places,
     require,
 )
+from .weight_files import CheckedPreTrainedModel
 
 Grid = tuple[int, int, int] | list[int]
 
@@ -519,7 +519,7 @@ class LGIFormerPlainLayer(GradientCheckpointingLayer):
         return tokens + self.residual(self.mlp(self.norm_mlp(tokens)))
 
 
-class LGIFormerPreTrainedModel(PreTrainedModel):
+class LGIFormerPreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
     config_class = LGIFormerConfig

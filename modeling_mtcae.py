@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, TransformersKwargs, logging
@@ -41,6 +40,7 @@ from .task_losses import (
     elementwise_loss,
     heat_map_loss,
 )
+from .weight_files import CheckedPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
@@ -113,7 +113,7 @@ def _sum_losses(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-class MTCAEPreTrainedModel(PreTrainedModel):
+class MTCAEPreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
     config_class = MTCAEConfig

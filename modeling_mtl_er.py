@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_mtl_er import MTLERConfig
 from .task_losses import ELEMENTWISE_LOSSES, IGNORED_CLASS, classification_loss, concordance_loss, elementwise_loss
+from .weight_files import CheckedPreTrainedModel
 
 MISSING_VALENCE_AROUSAL = -5.0  # label of a frame whose valence or arousal nobody knows
 MISSING_LABEL = -1  # likewise of an expression or an action unit
@@ -221,7 +221,7 @@ class MTLERLabelEmbedding(nn.Module):
         return scaled[..., None].to(like.dtype)
 
 
-class MTLERPreTrainedModel(PreTrainedModel):
+class MTLERPreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and what transformers asks of a model class."""
 
     config_class = MTLERConfig

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import merge_with_config_defaults
@@ -18,6 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_lgi_former import as_height_and_width
 from .configuration_resnext3d import ResNeXt3DConfig
 from .modeling_lgi_former import check_clip_size
+from .weight_files import CheckedPreTrainedModel
 
 
 class ResNeXt3DBottleneck(nn.Module):
@@ -57,7 +57,7 @@ class ResNeXt3DStage(nn.Sequential):
         super().__init__(*blocks)
 
 
-class ResNeXt3DPreTrainedModel(PreTrainedModel):
+class ResNeXt3DPreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
     config_class = ResNeXt3DConfig

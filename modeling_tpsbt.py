@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -28,6 +27,7 @@ from .modeling_lgi_former import (
     LGIFormerResidual,
     sinusoid_positions,
 )
+from .weight_files import CheckedPreTrainedModel
 
 
 class TPSBTCrossLayer(GradientCheckpointingLayer):
@@ -118,7 +118,7 @@ class TPSBTStage(nn.Module):
         return tokens
 
 
-class TPSBTPreTrainedModel(PreTrainedModel):
+class TPSBTPreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
     config_class = TPSBTConfig

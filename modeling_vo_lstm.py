@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -17,9 +17,10 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_lgi_former import as_height_and_width
 from .configuration_vo_lstm import VOLSTMConfig
 from .modeling_lgi_former import check_clip_size
+from .weight_files import CheckedPreTrainedModel
 
 
-class VOLSTMPreTrainedModel(PreTrainedModel):
+class VOLSTMPreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
     config_class = VOLSTMConfig

@@ -44,6 +44,7 @@ from .video_reading import (
 LONGEST_SIDE = 1920  # pixels; larger frames are kept and cropped at this size, so that memory stays bounded
 WAITING_FRAMES = 24  # kept frames after which some are searched
 CONFIRMING_FACES = 3  # a track with fewer faces is taken for a false alarm
+NO_NUMBERS = "the model's scores are not numbers (NaN): its weights are damaged, or overflow in their type; take others"
 
 
 class FacialExpressionTimelinePipeline(Pipeline):
@@ -65,6 +66,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
 
     Raises:
         VideoReadingError: a single video cannot be read.
+        FloatingPointError: the model's scores are no numbers.
         ValueError: an option or an array does not fit. TypeError: no such option, or no kind of video.
     """
 
@@ -166,8 +168,9 @@ class FacialExpressionTimelinePipeline(Pipeline):
         for video in videos:
             try:
                 yield self.timeline(video, options, progress)
-            except (VideoReadingError, ValueError, TypeError) as error:
+            except (ValueError, TypeError, FloatingPointError) as error:
                 code = "unreadable_video" if isinstance(error, VideoReadingError) else "bad_input"
+                code = "bad_scores" if isinstance(error, FloatingPointError) else code
                 message = " ".join(str(error).split())
                 yield {"video": _name_of(video), "error": {"code": code, "message": message}}
 
@@ -243,11 +246,18 @@ class FacialExpressionTimelinePipeline(Pipeline):
 
     @torch.inference_mode()
     def score_clips(self, pixel_values: torch.Tensor, options: TimelineOptions) -> dict[str, Any]:
-        """Clips (B, T, 3, H, W) -> the model's output, float32 on the CPU; None where it predicts no such thing."""
+        """Clips (B, T, 3, H, W) -> the model's output, float32 on the CPU; None where it predicts no such thing.
+
+        Raises:
+            FloatingPointError: the scores are no numbers.
+        """
         model = self._variant(options.int8, options.compile)
         output = model(pixel_values.to(device=self.model.device, dtype=self.model.dtype))
         names = ("logits", "face_boxes", "face_landmarks")
-        return {name: None if output.get(name) is None else output[name].float().cpu() for name in names}
+        answer = {name: None if output.get(name) is None else output[name].float().cpu() for name in names}
+        if not answer["logits"].isfinite().all():
+            raise FloatingPointError(NO_NUMBERS)
+        return answer
 
 
 def quantise_linear_layers(model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -38,24 +39,33 @@ class TimelineOptions:
     int8: bool = False  # quantise a copy of the model to 8 bits; needs torchao
 
     def __post_init__(self) -> None:
-        if self.people not in PEOPLE:
+        if not (isinstance(self.people, str) and self.people in PEOPLE):
             raise ValueError(f"people={self.people!r}: must be one of {', '.join(PEOPLE)}")
-        for name in ("window_seconds", "hop_seconds", "min_face", "fps", "batch_size", "top_k"):
+        for name in ("average_windows", "compile", "int8"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be true or false")
+        for name in ("window_seconds", "batch_size", "hop_seconds", "min_face", "fps", "top_k"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            if value is None and name not in ("window_seconds", "batch_size"):
+                continue
+            if not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name}={value!r}: must be a number above 0")
-        for name in ("batch_size", "top_k"):
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a whole number")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing={self.smoothing}: must be at least 0 and below 1")
-        if not 0 <= self.margin < math.inf:
-            raise ValueError(f"margin={self.margin}: must not be negative")
+            if name in ("batch_size", "top_k") and not isinstance(value, Integral):
+                raise ValueError(f"{name}={value!r}: must be a whole number")
+        if not (_is_number(self.smoothing) and 0 <= self.smoothing < 1):
+            raise ValueError(f"smoothing={self.smoothing!r}: must be at least 0 and below 1")
+        if not (_is_number(self.margin) and 0 <= self.margin < math.inf):
+            raise ValueError(f"margin={self.margin!r}: must be a number that is not negative")
 
     @property
     def hop(self) -> float:
         """Seconds from one window's begin to the next one's."""
         return self.hop_seconds or self.window_seconds / 2
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one, which true and false are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class WindowPlan:

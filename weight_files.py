@@ -1,10 +1,17 @@
-"""Why a file of weights cannot be read, in one line."""
+"""Files of weights that cannot be read: what is wrong with them, in one line, whichever way a model is loaded."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 GIT_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+Model = TypeVar("Model", bound="CheckedPreTrainedModel")
 
 
 def damage_of(file: Path) -> str | None:
@@ -37,13 +44,31 @@ def damage_of(file: Path) -> str | None:
     return None
 
 
-def damaged_weights(folder: Path) -> str | None:
-    """The first damaged file of weights in a folder, as one line; None where there is none."""
-    for file in sorted(folder.glob("*.safetensors")):
+def damaged_weights(source: str | os.PathLike) -> str | None:
+    """The first damaged file of weights in a folder, as one line; None where there is none, or no folder."""
+    for file in sorted(Path(source).glob("*.safetensors")):
         damage = damage_of(file)
         if damage is not None:
             return f"{file} {damage}"
     return None
 
 
-__all__ = ["WEIGHT_FILES", "damage_of", "damaged_weights"]
+class CheckedPreTrainedModel(PreTrainedModel):
+    """A model that names a damaged file of weights, where safetensors has words for its header alone."""
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | os.PathLike | None = None, *rest: Any, **options: Any) -> Model:
+        """As transformers does it.
+
+        Raises:
+            OSError: there is no such model.
+            safetensors.SafetensorError: a file of its weights is a Git LFS pointer, cut off, empty or damaged. It is
+                the type that safetensors raises; transformers' pipelines wrap others into their tracebacks.
+        """
+        damage = None if source is None else damaged_weights(source)
+        if damage is not None:
+            raise SafetensorError(damage)
+        return super().from_pretrained(source, *rest, **options)
+
+
+__all__ = ["WEIGHT_FILES", "CheckedPreTrainedModel", "damage_of", "damaged_weights"]

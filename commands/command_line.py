@@ -98,9 +98,10 @@ def spell(word: str, old: str, new: str) -> str:
 def explain(error: Exception) -> str | None:
     """One line for what the user can mend, memory that ran out included; None where it is a fault of the program."""
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
     line = " ".join(str(error).split())
-    if isinstance(error, (ValueError, OSError, ImportError, StrictDataclassError)):
+    if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, SafetensorError, StrictDataclassError)):
         return line
     if isinstance(error, RuntimeError):
         from mtcae_dfer.training.running import is_out_of_memory

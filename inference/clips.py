@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from mtcae_dfer.face_detection import FaceDetector
-from mtcae_dfer.inference.models import ModelError
 from mtcae_dfer.inference.pictures import draw_clip_picture
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.pipeline_mtcae import NO_NUMBERS
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.video_reading import VideoReadingError, read_clip
 
@@ -36,7 +36,7 @@ def predict_file(
         "warning", one line or None. A file that cannot be read gives "clip" and "error" alone.
 
     Raises:
-        ModelError: the model's answer holds numbers that are none.
+        FloatingPointError: the model's scores are no numbers.
     """
     try:
         inputs = processor(clip, return_metadata=True)
@@ -49,9 +49,7 @@ def predict_file(
         outputs, metadata=[metadata], id2label=dict((model.config.id2label or {}).items()), top_k=top_k
     )
     if not all(math.isfinite(probability) for probability in (result["expression"] or {}).values()):
-        raise ModelError(
-            f"the model's scores for {clip} are not numbers (NaN): its weights are damaged, or overflow in their type"
-        )
+        raise FloatingPointError(NO_NUMBERS)
     return {
         "clip": clip,
         **{name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in result.items()},

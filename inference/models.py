@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoVideoProcessor
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
@@ -31,13 +32,15 @@ def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, 
     Raises:
         ModelError: no such model, a folder without weights or with damaged ones, or a model of another kind.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; an accelerator that is not there
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"--device {device}: cannot be used here ({reason}); cpu is always there") from error
     folder = Path(name)
     if folder.is_dir():
         if not any((folder / file).is_file() for file in WEIGHT_FILES):
             raise ModelError(f"{name}: the folder holds no weights ({WEIGHT_FILES[0]}); give a trained model's folder")
-        damage = damaged_weights(folder)
-        if damage is not None:
-            raise ModelError(damage)
     try:
         config = AutoConfig.from_pretrained(name)
         processor = AutoVideoProcessor.from_pretrained(name)
@@ -51,6 +54,9 @@ def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, 
             f"{name}: the model takes {config.num_frames} frames, but its processor samples {processor.num_frames}; "
             f"set num_frames to {config.num_frames} in video_preprocessor_config.json"
         )
+    damage = damaged_weights(name)
+    if damage is not None:
+        raise ModelError(damage)
     model: MTCAEForMultiTaskVideo = MTCAEForMultiTaskVideo.from_pretrained(name)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module's method and loses its signature
     return model.eval(), processor

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModel, AutoVideoProcessor
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.inference.clips import predict_file
@@ -136,6 +138,69 @@ def test_without_a_model_the_demonstration_model_answers_and_says_what_it_is(
     assert len(result["expression"]) == 7
     assert main(["explain", str(clip), "--output", str(tmp_path / "why.png")]) == 0
     assert DEMONSTRATION_NOTE in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--csv", "out.csv"], ["--people", "single"]])
+def test_scores_that_are_no_numbers_are_one_line(
+    small_run: Path, clip: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    model = AutoModel.from_pretrained(small_run)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "heads.expression" in name:
+                weights.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "model")
+    AutoVideoProcessor.from_pretrained(small_run).save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(clip), "--model", "model", "--json", "out.json", *more]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mtcae:")]
+    assert len(errors) == 1 and "the model's scores are not numbers" in errors[0]
+    assert not list(tmp_path.glob("out.*"))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(clip: Path, capsys: pytest.CaptureFixture, device: str) -> None:
+    assert main(["predict", str(clip), "--device", device]) == 2
+    assert f"--device {device}: cannot be used here" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--json", "A.mp4", "B.mp4"], "--json A.mp4: give a name that ends in .json"),
+        (["A.mp4", "--csv", "A.mp4"], "--csv A.mp4: is the input A.mp4 itself"),
+        (["A.mp4", "--overlay", "link.mp4"], "--overlay link.mp4: is the input A.mp4 itself"),
+        (["A.mp4", "--overlay", "hard.mp4"], "--overlay hard.mp4: is the input A.mp4 itself"),
+        (["A.mp4", "--timeline", "x.png", "--picture", "./x.png"], "--timeline x.png: --picture writes the same file"),
+        (["A.mp4", "--json", "x.csv"], "--json x.csv: give a name that ends in .json"),
+        (["A.mp4", "--json", "nowhere/x.json"], "there is no folder"),
+        (["A.mp4", "--csv", "folder.csv"], "it is a folder"),
+        (["A.mp4", "B.mp4", "--overlay", "x.mp4"], "--overlay: not for several videos (2)"),
+        (["A.mp4", "--per-frame"], "--per-frame: is for the rows of --csv"),
+        (["*.avi"], "*.avi: stands for no video"),
+        (["folder.csv"], "folder.csv: stands for no video"),
+    ],
+)
+def test_outputs_are_looked_at_before_the_work_begins(
+    words: list[str], told: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("A.mp4", "B.mp4"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "link.mp4").symlink_to("A.mp4")
+    (tmp_path / "hard.mp4").hardlink_to("A.mp4")
+    (tmp_path / "folder.csv").mkdir()
+    assert main(["predict", *words, "--model", "a model that is never looked for"]) == 2
+    assert told in capsys.readouterr().err
+    assert all((tmp_path / name).read_bytes() == name.encode() for name in ("A.mp4", "B.mp4"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["A.mp4", "B.mp4", "folder.csv", "hard.mp4", "link.mp4"]
+
+
+def test_the_picture_of_an_explanation_is_not_the_video(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    video = tmp_path / "A.mp4"
+    video.write_bytes(b"a film")
+    assert main(["explain", str(video), "--output", str(video)]) == 2
+    assert "is the input" in capsys.readouterr().err and video.read_bytes() == b"a film"
 
 
 def test_without_a_clip_one_line_says_what_to_give(capsys: pytest.CaptureFixture) -> None:

@@ -45,6 +45,7 @@ MODULES = {
     "processing_mtcae.py",
     "task_losses.py",
     "video_packets.py",
+    "weight_files.py",
     "video_reading.py",
 }
 DATA_FILES = {"config.json", "model.safetensors", "video_preprocessor_config.json"}

@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
 
 from mtcae_dfer import MTCAEVideoProcessor
 from mtcae_dfer.handler import EndpointHandler
+from mtcae_dfer.timeline_windows import TimelineOptions
 from mtcae_dfer.training.model_folder import save_model_folder
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
 from tests.support.video_files import write_numbered_video, write_text_as_video
@@ -74,6 +76,12 @@ def test_path_bytes_and_base64_give_the_pipelines_result(handler: EndpointHandle
         ({"inputs": "long.mp4", "parameters": {"device": "cuda"}}, "bad_parameters"),
         ({"inputs": "long.mp4", "parameters": {"top_k": 0}}, "bad_parameters"),
         ({"inputs": "long.mp4", "parameters": {"hop_seconds": 1e-9}}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": {"window_seconds": None}}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": {"margin": "wide"}}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": {"smoothing": [0.5]}}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": {"top_k": True}}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": {"people": None}}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": {"average_windows": "no"}}, "bad_parameters"),
     ],
 )
 def test_a_bad_request_has_a_code_and_one_line(handler: EndpointHandler, data: object, code: str) -> None:
@@ -99,6 +107,16 @@ def test_a_fault_of_the_server_is_no_traceback(handler: EndpointHandler, monkeyp
     monkeypatch.setattr(handler.pipeline, "timeline", lambda *arguments: 1 / 0)
     answer = handler({"inputs": "short 'one'.mp4"})
     assert answer["error"]["code"] == "internal" and "division" not in answer["error"]["message"]
+
+
+def test_scores_that_are_no_numbers_are_an_error_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = EndpointHandler(str(folder), device="cpu")
+    torch.nn.init.constant_(handler.pipeline.model.heads["expression"].output.weight, float("nan"))
+    clips = torch.zeros(1, FRAMES, 3, SIDE, SIDE)
+    monkeypatch.setattr(handler.pipeline, "timeline", lambda *_: handler.pipeline.score_clips(clips, TimelineOptions()))
+    monkeypatch.setattr(handler, "_check_limits", lambda video: None)
+    answer = handler({"inputs": b"a video"})
+    assert answer["error"]["code"] == "bad_scores" and "not numbers" in answer["error"]["message"]
 
 
 def test_the_file_loads_by_its_path_as_endpoints_load_it(folder: Path) -> None:
