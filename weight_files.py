@@ -57,7 +57,9 @@ class CheckedPreTrainedModel(PreTrainedModel):
     """A model that names a damaged file of weights, where safetensors has words for its header alone."""
 
     @classmethod
-    def from_pretrained(cls: type[Model], source: str | os.PathLike | None = None, *rest: Any, **options: Any) -> Model:
+    def from_pretrained(  # type: ignore[override]  # its many options are handed on as they come
+        cls: type[Model], pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **options: Any
+    ) -> Model:
         """As transformers does it.
 
         Raises:
@@ -65,10 +67,11 @@ class CheckedPreTrainedModel(PreTrainedModel):
             safetensors.SafetensorError: a file of its weights is a Git LFS pointer, cut off, empty or damaged. It is
                 the type that safetensors raises; transformers' pipelines wrap others into their tracebacks.
         """
+        source = pretrained_model_name_or_path
         damage = None if source is None else damaged_weights(source)
         if damage is not None:
             raise SafetensorError(damage)
-        return super().from_pretrained(source, *rest, **options)
+        return super().from_pretrained(source, *model_args, **options)
 
 
 __all__ = ["WEIGHT_FILES", "CheckedPreTrainedModel", "damage_of", "damaged_weights"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 DESCRIPTION = "Multi-task facial expression recognition in video."
+MEMORY_ADVICE = "lower --batch-size, or take a smaller model or --device cpu"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nStopped.{command.when_stopped}", file=sys.stderr)
         return 130
     except Exception as error:
-        told = explain(error)
+        from mtcae_dfer.training.errors import line_for_the_user
+
+        told = line_for_the_user(error, MEMORY_ADVICE)
         if told is None:
             raise
         print(f"mtcae: error: {told}", file=sys.stderr)
@@ -93,22 +96,6 @@ def spell(word: str, old: str, new: str) -> str:
         return word
     name, equals, value = word[2:].partition("=")
     return f"--{name.replace(old, new)}{equals}{value}"
-
-
-def explain(error: Exception) -> str | None:
-    """One line for what the user can mend, memory that ran out included; None where it is a fault of the program."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    line = " ".join(str(error).split())
-    if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, SafetensorError, StrictDataclassError)):
-        return line
-    if isinstance(error, RuntimeError):
-        from mtcae_dfer.training.running import is_out_of_memory
-
-        if is_out_of_memory(error):
-            return f"out of memory: lower --batch-size, or take a smaller model or --device cpu ({line[:200]})"
-    return None
 
 
 if __name__ == "__main__":

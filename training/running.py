@@ -21,7 +21,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -42,6 +41,7 @@ from mtcae_dfer.training.checkpoints import (
     load_progress,
     refuse_other_architecture,
 )
+from mtcae_dfer.training.errors import line_for_the_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.threads import share_threads
 from mtcae_dfer.training.trackers import chosen_trackers
@@ -50,7 +50,7 @@ SYNTHETIC_NAME = "mtcae-synthetic"
 SYNTHETIC_DATA = "synthetic faces (drawn, no real people)"
 CHECKPOINTS_FOLDER, OPTIONS_FILE, LOCK_FILE = "checkpoints", "options.yaml", ".running"
 MEMORY_ADVICE = (
-    "out of memory: lower --per_device_train_batch_size (and raise --gradient_accumulation_steps as much, for the same "
+    "lower --per_device_train_batch_size (and raise --gradient_accumulation_steps as much, for the same "
     "step), or add --gradient_checkpointing true, --bf16 true, --decoder_head_dim 64, --freeze_encoder true"
 )
 # Options that a resumed run may have otherwise than the one that was interrupted.
@@ -107,20 +107,12 @@ def run_script(
         where = arguments.optimisation.output_dir if arguments else "the run"
         print(f"\nStopped. Go on with the same command and --resume_from_checkpoint latest ({where}).", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        told = line_for_the_user(error, MEMORY_ADVICE)
+        if told is None:
             raise
-        print(f"{name}: error: {MEMORY_ADVICE} ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+        print(f"{name}: error: {told}", file=sys.stderr)
         return 2
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an accelerator or the machine had no memory left for a tensor."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
 @contextmanager
