@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtcae_dfer.hub_dataset.clips import Clip
+from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.reading import LINES_PER_FINDING
 from mtcae_dfer.hub_dataset.corpora.registry import CORPORA, crema_d, mead, ravdess
-from mtcae_dfer.hub_dataset.folds import OFFICIAL, OFFICIAL_CORPORA, fold_table, split_kinds
+from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL_CORPORA, fold_table, split_kinds
 from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LONGEST_GAP
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_mead_command(corpora)
     _add_listed_corpus_commands(corpora)
     _add_folder_command(corpora)
+    _add_stills_command(corpora)
     _add_synthetic_command(corpora)
     _add_pack_frames_command(actions)
     _add_check_command(actions)
@@ -152,6 +154,29 @@ def _add_folder_command(corpora: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_build_from_folder)
 
 
+def _add_stills_command(corpora: argparse._SubParsersAction) -> None:
+    parser = corpora.add_parser(
+        "stills", help="pictures: class folders, CSV or Parquet files, FER2013, RAF-DB, AffectNet"
+    )
+    parser.add_argument("source", help="folder, .csv or .parquet file of labelled pictures")
+    parser.add_argument("output", help="folder of the data set")
+    parser.add_argument("--stills-dir", help="folder of the prepared pictures (default: OUTPUT-stills)")
+    parser.add_argument(
+        "--camera-path",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="make of every still a clip of so many frames, with a drawn camera path over it (default: 0, the still)",
+    )
+    parser.add_argument("--subject-pattern", help="regular expression whose group finds the subject in a file name")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="all classes in the order of their ids")
+    parser.add_argument(
+        "--rename", nargs="+", default=[], metavar="FROM=TO", help="classes that the source spells otherwise"
+    )
+    _add_build_options(parser, dataset_name=None, license_name="unknown", kinds=(GIVEN, *split_kinds()), num_frames=1)
+    parser.set_defaults(run=_build_from_stills)
+
+
 def _add_synthetic_command(corpora: argparse._SubParsersAction) -> None:
     parser = corpora.add_parser("synthetic", help="drawn faces, made on the spot")
     parser.add_argument("output", help="folder of the data set")
@@ -164,18 +189,24 @@ def _add_synthetic_command(corpora: argparse._SubParsersAction) -> None:
 
 
 def _add_build_options(
-    parser: argparse.ArgumentParser, dataset_name: str | None, license_name: str, corpus: str | None = None
+    parser: argparse.ArgumentParser,
+    dataset_name: str | None,
+    license_name: str,
+    corpus: str | None = None,
+    kinds: Sequence[str] | None = None,
+    num_frames: int = 16,
 ) -> None:
     told = dataset_name or "the output folder's name"
     parser.add_argument("--name", default=dataset_name, help=f"name of the data set in its card (default: {told})")
     parser.add_argument("--license", default=license_name, help=f"licence of the videos (default: {license_name})")
-    kinds = split_kinds(corpus)
+    kinds = kinds or split_kinds(corpus)
     parser.add_argument(
         "--splits", default=kinds[0], choices=kinds, help=f"how the clips are divided (default: {kinds[0]})"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the division (default: 0)")
     parser.add_argument("--num-folds", type=int, default=5, help="number of folds, for --splits folds (default: 5)")
-    parser.add_argument("--num-frames", type=int, default=16, help="labelled frames per clip (default: 16)")
+    told = f"labelled frames per clip; a shorter clip repeats some (default: {num_frames})"
+    parser.add_argument("--num-frames", type=int, default=num_frames, help=told)
     parser.add_argument("--size", type=int, default=224, help="side of the labelled frames in pixels (default: 224)")
     parser.add_argument("--min-face", type=float, default=56.0, help="smallest face to look for first (default: 56)")
     parser.add_argument(
@@ -230,6 +261,30 @@ def _build_from_folder(arguments: argparse.Namespace) -> int:
     return _build(clips, arguments, _build_options(arguments, arguments.classes))
 
 
+def _build_from_stills(arguments: argparse.Namespace) -> int:
+    from mtcae_dfer.hub_dataset.corpora.folder import subject_finder
+    from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions, prepare_stills
+    from mtcae_dfer.hub_dataset.stills.sources import StillsReading, read_stills
+
+    spellings = dict(_renaming(text) for text in arguments.rename)
+    classes = None if arguments.classes is None else tuple(arguments.classes)
+    reading = StillsReading(classes, spellings, subject_finder(None, arguments.subject_pattern))
+    stills = StillsOptions(camera_frames=arguments.camera_path, seed=arguments.seed)
+    source = read_stills(arguments.source, reading)
+    folder = Path(arguments.stills_dir or f"{os.path.abspath(arguments.output)}-stills")
+    prepared = prepare_stills(source, folder, stills)
+    arguments.num_frames = arguments.camera_path or arguments.num_frames
+    options = replace(_build_options(arguments, classes), stills=stills, label_source=source.label_source)
+    return _build(prepared.clips, arguments, options, prepared.left_out, prepared.remarks)
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise DatasetError(f"--rename {text}: must be FROM=TO, such as angry=anger.")
+    return old, new
+
+
 def _build_synthetic(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
     from mtcae_dfer.hub_dataset.corpora.folder import read_folder
@@ -270,7 +325,13 @@ def _build_options(arguments: argparse.Namespace, class_names: Sequence[str] | N
     )
 
 
-def _build(clips: Sequence[Clip], arguments: argparse.Namespace, options: BuildOptions) -> int:
+def _build(
+    clips: Sequence[Clip],
+    arguments: argparse.Namespace,
+    options: BuildOptions,
+    left_out: Mapping[str, str] | None = None,
+    remarks: Mapping[str, str] | None = None,
+) -> int:
     from mtcae_dfer.hub_dataset.building.build import build_dataset
 
     report = build_dataset(
@@ -280,14 +341,16 @@ def _build(clips: Sequence[Clip], arguments: argparse.Namespace, options: BuildO
         workers=arguments.workers,
         engine=arguments.engine,
         ray_address=arguments.ray_address,
+        left_out=left_out,
+        remarks=remarks,
     )
     _print_report(report)
-    return 1 if report.failures else 0
+    return 1 if {failure["name"] for failure in report.failures} - set(left_out or ()) else 0
 
 
 def _fold_lines(report: BuildReport) -> list[str]:
     """The class balance of every split, as a table in text: words to the left, numbers to the right."""
-    units = "parts" if report.protocol["kind"] == OFFICIAL else "subjects"
+    units = "parts" if report.protocol["kind"] in KINDS_OF_PARTS else "subjects"
     table = fold_table(report.protocol["folds"], report.fold_counts, units)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = [

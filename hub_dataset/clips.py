@@ -30,6 +30,14 @@ class FrameLabels:
     action_unit_numbers: tuple[int, ...]  # FACS numbers of the U units
 
 
+@dataclass(frozen=True, eq=False)
+class CameraPath:
+    """How a still moves through the F frames of a clip that was filmed of it."""
+
+    matrices: np.ndarray  # (F, 2, 3) from points of the still to those of the frame, both divided by width and height
+    gains: np.ndarray  # (F,) what its light is multiplied by
+
+
 @dataclass(frozen=True)
 class Clip:
     """One video of a corpus."""
@@ -41,6 +49,7 @@ class Clip:
     attributes: dict[str, str] = field(default_factory=dict, hash=False)  # everything else that the corpus tells
     part: str = ""  # part of the corpus's official division, where its owners divide clips and not subjects
     frame_labels: FrameLabels | None = field(default=None, compare=False)  # for corpora that label affect per frame
+    camera_path: CameraPath | None = field(default=None, compare=False)  # for clips that were filmed of a still
 
 
 @dataclass(eq=False)

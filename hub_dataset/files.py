@@ -14,6 +14,10 @@ from typing import Any
 
 import numpy as np
 
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+POINTER_BEGIN = b"version https://git-lfs.github.com/spec/"
+LONGEST_POINTER = 1024  # bytes
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
@@ -62,6 +66,37 @@ def write_json(file: Path, values: Any) -> None:
     text = json.dumps(plain_values(values), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(file) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def walk_folder(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder below a folder, itself first, with the sorted names of its files; hidden ones are left out.
+
+    Symbolic links to folders are followed once all real folders are told, and no folder is told twice: links that lead
+    back up end there.
+    """
+    told: set[str] = set()
+    starts = [folder]
+    while starts:
+        links: list[Path] = []
+        for start in starts:
+            for parent, folders, files in os.walk(start):
+                place = os.path.realpath(parent)
+                if place in told:
+                    folders.clear()
+                    continue
+                told.add(place)
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                links += [Path(parent, name) for name in folders if os.path.islink(os.path.join(parent, name))]
+                yield Path(parent), sorted(name for name in files if not name.startswith("."))
+        starts = links
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether a file is only the text with which Git LFS stands for a file that has not been fetched."""
+    if file.stat().st_size > LONGEST_POINTER:
+        return False
+    with open(file, "rb") as stream:
+        return stream.read(len(POINTER_BEGIN)) == POINTER_BEGIN
 
 
 def hash_file(path: str | os.PathLike) -> tuple[str, int]:

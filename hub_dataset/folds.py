@@ -26,6 +26,8 @@ PAPER_FOLDS = 5
 # Divisions of clips that a corpus's owners publish as list files.
 OFFICIAL = "official"
 OFFICIAL_CORPORA = {"dfew": 5, "ferv39k": 1, "mafw": 5}  # how many folds
+GIVEN = "given"  # the splits that the source of the clips itself tells
+KINDS_OF_PARTS = (OFFICIAL, GIVEN)  # divide parts of a corpus, not subjects
 TRAINING_ONLY = "train"  # stands in place of a fold's name in parts whose clips no fold tests
 PARTS_PER_FOLD = 60  # what the validation split is made of
 
@@ -79,7 +81,7 @@ def split_kinds(corpus: str | None = None) -> tuple[str, ...]:
 
 def divided_units(clips: Iterable[Clip], kind: str) -> list[str]:
     """What a division of this kind keeps in one split, of each clip: its subject, or its part of the official lists."""
-    return [clip.part if kind == OFFICIAL else clip.subject for clip in clips]
+    return [clip.part if kind in KINDS_OF_PARTS else clip.subject for clip in clips]
 
 
 def splits_of_units(protocol: Protocol) -> dict[str, tuple[str, ...]]:
@@ -152,7 +154,7 @@ def make_protocol(
             subject tested in exactly one; "leave-one-subject-out": one fold per subject; "none": all subjects train;
             "mtcae-dfer": five folds like that paper's; "mae-dfer": that paper's published folds. Published folds of
             which no subject is there are left out. "official": the folds of the corpus's own lists, for corpora of
-            unknown people.
+            unknown people. "given": the splits that the source of the clips tells.
         seed: chooses the division.
         num_folds: for "folds".
         validation_share: share of a fold's training subjects that is held out for validation ("holdout": share of all
@@ -164,18 +166,20 @@ def make_protocol(
         DatasetError: too few subjects, unknown subjects, or an argument out of range.
     """
     counts = Counter(subjects)
-    if kind not in split_kinds(corpus):
+    if kind != GIVEN and kind not in split_kinds(corpus):
         raise DatasetError(_unknown_kind(kind, corpus))
     if not counts:
         raise DatasetError("There are no clips to divide into splits.")
     if kind == "none":
         return Protocol("no split (training clips only)", kind, (Fold("default", tuple(sorted(counts))),))
-    if kind == OFFICIAL:
+    if kind == GIVEN:
+        return _given(counts, seed, validation_share)
+    if kind == OFFICIAL and corpus is not None:
         return _official(counts, corpus, seed, validation_share)
     _check_subjects(counts, validation_share, test_share)
     if kind == "holdout":
         return _holdout(counts, seed, validation_share, test_share)
-    if kind in PUBLISHED_FOLDS:
+    if kind in PUBLISHED_FOLDS and corpus is not None:
         return _published(counts, kind, corpus, seed, validation_share)
     num_folds = {"folds": num_folds, PAPER: PAPER_FOLDS}.get(kind, len(counts))
     return _cross_validation(counts, kind, seed, num_folds, validation_share)
@@ -291,6 +295,24 @@ def _official(counts: Counter, corpus: str, seed: int, validation_share: float) 
     only = "" if len(folds) == count else f", only {', '.join(tested)}"
     share = f"{validation_share:.0%} of the training clips, drawn by seed {seed}"
     return Protocol(f"{title}{only} (validation: {share})", OFFICIAL, folds)
+
+
+def _given(counts: Counter, seed: int, validation_share: float) -> Protocol:
+    """The splits of the parts: named like them, or as in official lists where validation clips are to be drawn."""
+    if set(counts) == set(SPLITS):
+        fold = Fold("default", train=("train",), validation=("validation",), test=("test",))
+        return Protocol("the source's own splits", GIVEN, (fold,))
+    parts = _shuffled(counts, seed)
+    tested = [part for part in parts if part.startswith("default/")]
+    training = [part for part in parts if part.startswith(f"{TRAINING_ONLY}/")]
+    if not tested or len(training) < 2 or len(tested) + len(training) < len(parts):
+        raise DatasetError(
+            "The source does not tell which of its clips train and which test: choose other splits (--splits holdout "
+            "where subjects are known, or none)."
+        )
+    share = f"{validation_share:.0%} of the training clips, drawn by seed {seed}"
+    fold = _fold([tested, training], 0, validation_share, "default")
+    return Protocol(f"the source's own split (validation: {share})", GIVEN, (fold,))
 
 
 def _fold(groups: list[list[str]], position: int, validation_share: float, name: str | None = None) -> Fold:

@@ -21,9 +21,9 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ from mtcae_dfer.hub_dataset.building.report import (
 )
 from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, DatasetError, FrameLabels, LabelledClip, order_class_names
 from mtcae_dfer.hub_dataset.files import write_json
-from mtcae_dfer.hub_dataset.folds import Protocol, divided_units, make_protocol
+from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, make_protocol
 from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.labelling.shards import read_labels, write_labels
 from mtcae_dfer.hub_dataset.schema import dataset_features
+from mtcae_dfer.hub_dataset.stills.camera_path import move_labels
+from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,9 @@ class BuildOptions:
     label_source: str | None = field(
         default=None, metadata={"help": "Which recordings these are and where their labels come from, for the card."}
     )
+    stills: StillsOptions | None = field(
+        default=None, metadata={"help": "How stills became the clips; None where they were videos."}
+    )
 
 
 def build_dataset(
@@ -87,6 +92,8 @@ def build_dataset(
     progress: bool = True,
     engine: str = "processes",
     ray_address: str | None = None,
+    left_out: Mapping[str, str] | None = None,
+    remarks: Mapping[str, str] | None = None,
 ) -> BuildReport:
     """Builds a data set that `datasets.load_dataset(output_dir)` opens.
 
@@ -103,6 +110,9 @@ def build_dataset(
         engine: "processes": workers on this machine; "ray": a Ray cluster whose machines see the clips under the same
             paths. The data set is the same.
         ray_address: of a running cluster, for "ray"; None starts one on this machine.
+        left_out: reason by name of what the source holds beside the clips and is not to be in the data set; stands in
+            the report among the failures.
+        remarks: by name of a clip, what a user should know of it; stands in the report among the warnings.
 
     Returns:
         The report; `report.failures` is not empty where clips were left out.
@@ -130,18 +140,25 @@ def build_dataset(
         options.corpus,
     )
     identity = _identity(clips, class_names, protocol, options)
+    left_out, remarks = left_out or {}, remarks or {}
+    if left_out or remarks:
+        digest = hashlib.sha256(json.dumps([dict(left_out), dict(remarks)], sort_keys=True).encode()).hexdigest()
+        identity["source"] = f"{len(left_out)} left out, {len(remarks)} remarks, {digest}"
     with _one_line_for_disk_errors(output):
         finished = _finished_report(output, identity)
         if finished is not None:
             return finished
         workplace = _claim_workplace(output, identity)
         label = _labeller(engine, workers, ray_address)
-        labelled = _label_all(clips, options.labelling, workplace / "labels", label, progress)
+        filmed = options.stills is not None and options.stills.camera_frames > 0
+        # A filmed still is searched once, in the frame that shows it as it is; its labels then go along the path.
+        labelling = replace(options.labelling, num_frames=1) if filmed else options.labelling
+        labelled = _label_all(clips, labelling, workplace / "labels", label, progress)
         built, failures = sort_out(clips, labelled)
         if not built:
             shutil.rmtree(workplace)
             raise DatasetError(f"None of {len(clips)} clips could be read; the first: {failures[clips[0].name]}")
-        report = summarise(built, failures, class_names, protocol, output, identity)
+        report = summarise(built, {**failures, **left_out}, class_names, protocol, output, identity, remarks)
         result = workplace / "result"
         shutil.rmtree(result, ignore_errors=True)  # of an interrupted call; cheap to write again
         features = dataset_features(
@@ -171,6 +188,7 @@ def _identity(
         size = clip.path.stat().st_size if clip.path.is_file() else -1
         told = [clip.name, clip.expression, clip.subject, clip.attributes, clip.part]
         told += [] if clip.frame_labels is None else [_digest_frame_labels(clip.frame_labels)]
+        told += [] if clip.camera_path is None else [clip.camera_path.matrices.tolist()]
         digest.update(json.dumps([*told, size], sort_keys=True).encode())
     values = {
         **asdict(options),
@@ -179,7 +197,8 @@ def _identity(
         "clips": f"{len(clips)} clips, {digest.hexdigest()}",
         "format_version": FORMAT_VERSION,
     }
-    for name in ("corpus", "label_source"):  # absent where not told, as in data sets built before these existed
+    # Absent where not told, as in data sets built before these existed.
+    for name in ("corpus", "label_source", "stills"):
         if values[name] is None:
             del values[name]
     return json.loads(json.dumps(values))
@@ -309,15 +328,19 @@ def _worker_count(workers: int | None, clip_count: int) -> int:
 def sort_out(clips: Sequence[Clip], labelled: Sequence[LabelledClip]) -> tuple[list[BuiltClip], dict[str, str]]:
     """The clips that become rows, and the reason by name of every other one.
 
-    Of clips with the same bytes the first one stays: another could stand in another split, with another label.
+    Of clips with the same bytes the first one stays: another could stand in another split, with another label. Where
+    the source itself tells each clip's split, copies within a split stay.
     """
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
     built, failures = [], {}
     for clip, result in zip(clips, labelled, strict=True):
         if result.labels is None:
             failures[clip.name] = result.failure or "no labels were made"
-        elif first.setdefault(result.sha256, clip.name) != clip.name:
-            failures[clip.name] = f"the same file as {first[result.sha256]}: keep one of them."
-        else:
-            built.append(BuiltClip(clip, result.labels, result.sha256, result.byte_count))
+            continue
+        copy = (result.sha256, clip.part if clip.part in SPLITS else "")
+        if first.setdefault(copy, clip.name) != clip.name:
+            failures[clip.name] = f"the same file as {first[copy]}: keep one of them."
+            continue
+        labels = result.labels if clip.camera_path is None else move_labels(result.labels, clip.camera_path)
+        built.append(BuiltClip(clip, labels, result.sha256, result.byte_count))
     return built, failures

@@ -82,6 +82,7 @@ def summarise(
     protocol: Protocol,
     output_dir: Path,
     options: dict[str, Any],
+    remarks: Mapping[str, str] | None = None,
 ) -> BuildReport:
     """The report of a data set.
 
@@ -92,6 +93,7 @@ def summarise(
         protocol: how the clips are divided.
         output_dir: folder of the data set.
         options: everything that decides the result, in JSON's types; with `dataset_name`.
+        remarks: by name of a clip, what a user should know of it beside how far it could be read.
     """
     by_class, by_subject = _coverage(built, "expression"), _coverage(built, "subject")
     class_counts = Counter(each.clip.expression for each in built)
@@ -103,7 +105,12 @@ def summarise(
         class_names=list(class_names),
         clip_count=len(built),
         failures=[{"name": name, "reason": reason} for name, reason in failures.items()],
-        warnings=[{"name": each.clip.name, "reason": each.labels.warning} for each in built if each.labels.warning],
+        warnings=[
+            {"name": each.clip.name, "reason": told}
+            for each in built
+            for told in (each.labels.warning, (remarks or {}).get(each.clip.name))
+            if told
+        ],
         clips_without_face=[each.clip.name for each in built if not each.labels.face_found.any()],
         face_coverage=float(np.mean([_detected_share(each) for each in built])),
         interpolated_share=float(np.mean([each.labels.face_interpolated.mean() for each in built])),

@@ -26,6 +26,7 @@ from mtcae_dfer.hub_dataset.corpora.reading import (
     file_stem,
     keep_one_per_recording,
     missing_recordings,
+    parse_names,
     refuse_other_corpus,
 )
 
@@ -79,7 +80,7 @@ def read_crema_d(source: str | os.PathLike, labels: str = "intended") -> CorpusR
     votes, demographics, notes = _read_votes(folder), _read_demographics(folder), []
     if labels == "perceived" and not votes:
         raise DatasetError(f"{folder / SUMMARY_TABLE}: perceived labels need this table, found none.")
-    understood, not_understood = _parse_all(folder, names, votes, demographics)
+    understood, not_understood = parse_names(names, lambda name: _parse(folder, name, votes, demographics))
     if not understood:
         refuse_other_corpus(folder, EXPECTED, names)
     if not demographics:
@@ -119,20 +120,9 @@ def _read_demographics(folder: Path) -> dict[str, dict[str, str]]:
     return {row["ActorID"]: {column.lower(): row[column] for column in columns} for _, row in rows}
 
 
-def _parse_all(
-    folder: Path, names: Iterable[str], votes: Mapping[str, str], demographics: Mapping[str, Mapping[str, str]]
-) -> tuple[list[Clip], tuple[str, ...]]:
-    clips, not_understood = [], []
-    for name in names:
-        clip = _parse(folder, name, votes)
-        if isinstance(clip, Clip):
-            clips.append(replace(clip, attributes=clip.attributes | demographics.get(clip.subject, {})))
-        else:
-            not_understood.append(f"{name}: {clip}")
-    return clips, tuple(not_understood)
-
-
-def _parse(folder: Path, name: str, votes: Mapping[str, str]) -> Clip | str:
+def _parse(
+    folder: Path, name: str, votes: Mapping[str, str], demographics: Mapping[str, Mapping[str, str]]
+) -> Clip | str:
     """The clip with its intended label, or the reason why its name is not understood."""
     match = _NAME.fullmatch(file_stem(name))
     if match is None:
@@ -147,13 +137,10 @@ def _parse(folder: Path, name: str, votes: Mapping[str, str]) -> Clip | str:
             return f"{field} {code} is unknown"
     attributes = {"sentence": sentence, "level": LEVELS[level], "intended": EMOTIONS[emotion]}
     if match[0] in votes:
-        attributes["perceived"] = _perceived(votes[match[0]])
+        # A tie has several letters; an unknown one stays as it is.
+        attributes["perceived"] = "/".join(EMOTION_OF_VOTE.get(letter, letter) for letter in votes[match[0]].split(":"))
+    attributes |= demographics.get(actor, {})
     return Clip(folder / name, EMOTIONS[emotion], actor, name, attributes)
-
-
-def _perceived(vote: str) -> str:
-    """A vote's expressions with "/" between them; votes with an unknown letter stay as they are."""
-    return "/".join(EMOTION_OF_VOTE.get(letter, letter) for letter in vote.split(":"))
 
 
 def _choose_labels(clips: Iterable[Clip], labels: str) -> tuple[list[Clip], tuple[str, ...]]:

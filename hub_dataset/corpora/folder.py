@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, UNKNOWN_SUBJECT, Clip, DatasetError
+from mtcae_dfer.hub_dataset.files import is_lfs_pointer, walk_folder
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".flv", ".mov", ".webm", ".m4v"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 CLIP_COLUMNS = ("path", "expression", "subject")
 SUBJECT_COLUMNS = ("path", "subject")
 
@@ -49,7 +51,7 @@ def read_folder(
     if subjects_csv is not None and subject_pattern is not None:
         raise DatasetError("subjects_csv and subject_pattern both tell the subjects: give one of them.")
     if source.is_dir():
-        return _read_tree(source, _subject_finder(subjects_csv, subject_pattern), class_names)
+        return _read_tree(source, subject_finder(subjects_csv, subject_pattern), class_names)
     if not source.exists():
         raise DatasetError(f"{source} does not exist: give a folder of class_name/clip.mp4 or a CSV file.")
     if source.suffix.lower() != ".csv":
@@ -59,34 +61,51 @@ def read_folder(
     return _read_clip_table(source, class_names)
 
 
-def _read_tree(folder: Path, subjects: _SubjectFinder, class_names: Sequence[str] | None) -> list[Clip]:
+def _read_tree(folder: Path, subjects: SubjectFinder, class_names: Sequence[str] | None) -> list[Clip]:
     names = sorted(video_names(folder))
     in_classes = [name for name in names if len(PurePosixPath(name).parts) > 1]
     if not in_classes:
         found = f"{len(names)} videos outside of sub-folders" if names else "no videos"
+        pictures = sum(1 for _ in file_names(folder, PICTURE_SUFFIXES))
+        if pictures and not names:
+            raise DatasetError(f"{folder} holds {pictures} pictures and no videos: use `mtcae dataset build stills`.")
         raise DatasetError(f"{folder} holds {found}: expected class_name/clip.mp4, one sub-folder per class.")
+    refuse_pointers(folder, in_classes)
     clips = [Clip(folder / name, PurePosixPath(name).parts[0], subjects.subject_of(name), name) for name in in_classes]
-    _check_expressions(((clip.expression, str(clip.path)) for clip in clips), class_names)
+    check_expressions(((clip.expression, str(clip.path)) for clip in clips), class_names)
     return clips
 
 
 def video_names(folder: Path) -> Iterator[str]:
-    """Paths of all videos relative to the folder; hidden files and folders are left out."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Paths of all videos relative to the folder, through symbolic links too; hidden files and folders are left out."""
+    return file_names(folder, VIDEO_SUFFIXES)
+
+
+def file_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
+    """Paths of all files with one of these suffixes relative to the folder; as `video_names`."""
+    for parent, files in walk_folder(folder):
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                yield (Path(parent) / name).relative_to(folder).as_posix()
+            if Path(name).suffix.lower() in suffixes:
+                yield (parent / name).relative_to(folder).as_posix()
 
 
-class _SubjectFinder:
+def refuse_pointers(folder: Path, names: Sequence[str]) -> None:
+    """Raises a DatasetError where all of these files are Git LFS pointers; single ones are told when they are read."""
+    if names and all(is_lfs_pointer(folder / name) for name in names):
+        raise DatasetError(
+            f"{folder}: all {len(names)} videos, such as {names[0]!r}, are Git LFS pointers, not videos: run "
+            "`git lfs pull` in that folder, then build again."
+        )
+
+
+class SubjectFinder:
     """Nobody says who is seen in a clip."""
 
     def subject_of(self, name: str) -> str:
         return UNKNOWN_SUBJECT
 
 
-class _SubjectTable(_SubjectFinder):
+class _SubjectTable(SubjectFinder):
     """A table of paths (or bare file names) and subjects."""
 
     def __init__(self, table: Path):
@@ -105,7 +124,7 @@ class _SubjectTable(_SubjectFinder):
         raise DatasetError(f"{self.table} has no row for the clip {name!r}: add its path and subject.")
 
 
-class _SubjectPattern(_SubjectFinder):
+class _SubjectPattern(SubjectFinder):
     """A regular expression that finds the subject in the file name."""
 
     def __init__(self, pattern: str):
@@ -124,10 +143,10 @@ class _SubjectPattern(_SubjectFinder):
         return match[self.group]
 
 
-def _subject_finder(subjects_csv: str | os.PathLike | None, subject_pattern: str | None) -> _SubjectFinder:
+def subject_finder(subjects_csv: str | os.PathLike | None, subject_pattern: str | None) -> SubjectFinder:
     if subjects_csv is not None:
         return _SubjectTable(Path(subjects_csv))
-    return _SubjectFinder() if subject_pattern is None else _SubjectPattern(subject_pattern)
+    return SubjectFinder() if subject_pattern is None else _SubjectPattern(subject_pattern)
 
 
 def _read_clip_table(table: Path, class_names: Sequence[str] | None) -> list[Clip]:
@@ -141,7 +160,7 @@ def _read_clip_table(table: Path, class_names: Sequence[str] | None) -> list[Cli
         places.append((clip.expression, row_name))
     if not clips:
         raise DatasetError(f"{table} has no rows: name one clip per row.")
-    _check_expressions(places, class_names)
+    check_expressions(places, class_names)
     return [clips[name] for name in sorted(clips)]
 
 
@@ -149,12 +168,22 @@ def _clip_from_row(folder: Path, row: Mapping[str, str], row_name: str) -> Clip:
     for column in CLIP_COLUMNS:
         if not row[column]:
             raise DatasetError(f"{row_name} has no {column}: fill in the column.")
-    path = PurePosixPath(row["path"])
-    inside = not path.is_absolute() and ".." not in path.parts
-    if not inside or not (folder / path).resolve().is_relative_to(folder.resolve()):
-        raise DatasetError(f"{row_name}: the path {row['path']!r} leaves the folder {folder}: move the clip into it.")
+    name = inside_folder(folder, row["path"], row_name)
     attributes = {name: value for name, value in row.items() if name not in CLIP_COLUMNS}
-    return Clip(folder / path, row["expression"], row["subject"], path.as_posix(), attributes)
+    return Clip(folder / name, row["expression"], row["subject"], name, attributes)
+
+
+def inside_folder(folder: Path, path: str, row_name: str) -> str:
+    """A path of a table below its folder, with forward slashes.
+
+    Raises:
+        DatasetError: it leaves the folder; the message begins with `row_name`.
+    """
+    inner = PurePosixPath(path)
+    inside = not inner.is_absolute() and ".." not in inner.parts
+    if not inside or not (folder / inner).resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(f"{row_name}: the path {path!r} leaves the folder {folder}: move the clip into it.")
+    return inner.as_posix()
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -180,15 +209,15 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         raise DatasetError(f"{table} is not a CSV file in UTF-8: {error}.") from error
 
 
-def _check_expressions(places: Iterable[tuple[str, str]], class_names: Sequence[str] | None) -> None:
+def check_expressions(places: Iterable[tuple[str, str]], class_names: Sequence[str] | None) -> None:
     """Checks each (expression, where it stands) against the allowed names."""
     places = list(places)
     if class_names is None and any(expression in EXPRESSIONS for expression, _ in places):
         # Beside the usual names, another one is more likely misspelt than meant.
-        allowed, remedy = EXPRESSIONS, "; for other classes, give the names of all (--classes)"
+        class_names, remedy = EXPRESSIONS, "; for other classes, give the names of all (--classes)"
     else:
-        allowed, remedy = class_names, ""
+        remedy = ""
     for expression, place in places:
-        if allowed is not None and expression not in allowed:
-            known = ", ".join(allowed)
+        if class_names is not None and expression not in class_names:
+            known = ", ".join(class_names)
             raise DatasetError(f"{place}: expression {expression!r} is unknown; known are {known}{remedy}.")

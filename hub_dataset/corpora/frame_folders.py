@@ -19,6 +19,7 @@ import av
 from tqdm import tqdm
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.files import replacing, walk_folder
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg"})
 # JPEG segments that tell the size of the frame (ITU-T T.81, table B.1: SOF0 to SOF15 without DHT, JPG and DAC).
@@ -68,11 +69,10 @@ def pack_frame_folders(
 
 def _frame_folders(source: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder with frames in it, in alphabetical order, with the frames' names in theirs."""
-    for parent, folders, files in os.walk(source):
-        folders[:] = sorted(name for name in folders if Path(parent, name) != output and not name.startswith("."))
-        names = [name for name in files if Path(name).suffix.lower() in FRAME_SUFFIXES and not name.startswith(".")]
-        if names and Path(parent) != source:
-            yield Path(parent), sorted(names, key=_natural_order)
+    for parent, files in sorted(walk_folder(source)):
+        names = [name for name in files if Path(name).suffix.lower() in FRAME_SUFFIXES]
+        if names and parent != source and output not in (parent, *parent.parents):
+            yield parent, sorted(names, key=_natural_order)
 
 
 def _natural_order(name: str) -> tuple:
@@ -84,17 +84,18 @@ def _natural_order(name: str) -> tuple:
 def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction) -> str | None:
     """Writes one video; returns the reason where that is not possible."""
     frames = [(folder / name).read_bytes() for name in names]
-    sizes = [jpeg_size(frame) for frame in frames]
-    if None in sizes:
-        return f"{names[sizes.index(None)]} is no JPEG picture"
-    if len(set(sizes)) > 1:
-        other = next(position for position, size in enumerate(sizes) if size != sizes[0])
-        (width, height), (first_width, first_height) = sizes[other], sizes[0]
-        return f"{names[other]} has {width}x{height} pixels, but {names[0]} {first_width}x{first_height}"
+    first: tuple[int, int] | None = None
+    for name, frame in zip(names, frames, strict=True):
+        size = jpeg_size(frame)
+        if size is None:
+            return f"{name} is no JPEG picture"
+        first = first or size
+        if size != first:
+            return f"{name} has {size[0]}x{size[1]} pixels, but {names[0]} {first[0]}x{first[1]}"
+    assert first is not None  # these are folders of frames
     video.parent.mkdir(parents=True, exist_ok=True)
-    temporary = video.with_name(f".{video.name}.partial")
-    _write_motion_jpeg(temporary, frames, sizes[0], frame_rate)
-    os.replace(temporary, video)
+    with replacing(video) as temporary:
+        _write_motion_jpeg(temporary, frames, first, frame_rate)
     return None
 
 

@@ -18,6 +18,7 @@ from mtcae_dfer.hub_dataset.corpora.reading import (
     extra_recordings,
     keep_one_per_recording,
     missing_recordings,
+    parse_names,
     refuse_other_corpus,
 )
 
@@ -71,7 +72,7 @@ def read_mead(
     for level in levels:
         choose("level", level, LEVELS)
     names = corpus_videos(source, EXPECTED)
-    understood, not_understood = _parse_all(Path(source), names)
+    understood, not_understood = parse_names(names, lambda name: _parse(Path(source), name))
     if not understood:
         refuse_other_corpus(source, EXPECTED, names)
     wanted = [clip for clip in understood if _is_wanted(clip, views, levels)]
@@ -92,17 +93,6 @@ def read_mead(
         counts=_count_lines(clips.values(), actors, views, levels),
         notes=_notes(len(understood) - len(wanted)),
     )
-
-
-def _parse_all(folder: Path, names: Iterable[str]) -> tuple[list[Clip], tuple[str, ...]]:
-    clips, not_understood = [], []
-    for name in names:
-        clip = _parse(folder, name)
-        if isinstance(clip, Clip):
-            clips.append(clip)
-        else:
-            not_understood.append(f"{name}: {clip}")
-    return clips, tuple(not_understood)
 
 
 def _parse(folder: Path, name: str) -> Clip | str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +22,7 @@ from mtcae_dfer.hub_dataset.corpora.reading import (
     file_stem,
     keep_one_per_recording,
     missing_recordings,
+    parse_names,
     refuse_other_corpus,
 )
 
@@ -84,7 +84,7 @@ def read_ravdess(
     choose("modality", modality, MODALITY_CHOICES)
     choose("channel", channel, CHANNEL_CHOICES)
     names = corpus_videos(source, EXPECTED)
-    understood, not_understood = _parse_all(Path(source), names, class_count)
+    understood, not_understood = parse_names(names, lambda name: _parse(Path(source), name, class_count))
     if not understood:
         refuse_other_corpus(source, EXPECTED, names)
     wanted = [clip for clip in understood if _is_wanted(clip, modality, channel)]
@@ -106,17 +106,6 @@ def read_ravdess(
         counts=count_differences(release, [(clip.expression, clip.subject) for clip in clips.values()], class_names),
         notes=_notes(len(understood) - len(wanted), modality, channel),
     )
-
-
-def _parse_all(folder: Path, names: Iterable[str], class_count: int) -> tuple[list[Clip], tuple[str, ...]]:
-    clips, not_understood = [], []
-    for name in names:
-        clip = _parse(folder, name, class_count)
-        if isinstance(clip, Clip):
-            clips.append(clip)
-        else:
-            not_understood.append(f"{name}: {clip}")
-    return clips, tuple(not_understood)
 
 
 def _parse(folder: Path, name: str, class_count: int) -> Clip | str:

@@ -7,9 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
-from mtcae_dfer.hub_dataset.corpora.folder import video_names
+from mtcae_dfer.hub_dataset.corpora.folder import PICTURE_SUFFIXES, file_names, refuse_pointers, video_names
 
 LINES_PER_FINDING = 40  # longer lists are shortened where they are printed, never in the reading itself
 
@@ -81,12 +82,39 @@ def corpus_videos(source: str | os.PathLike, expected: str) -> list[str]:
         raise DatasetError(f"{folder}: expected a folder with {expected}, found {found}.")
     names = sorted(video_names(folder))
     if not names:
+        pictures = sum(1 for _ in file_names(folder, PICTURE_SUFFIXES))
+        if pictures:
+            raise DatasetError(
+                f"{folder}: expected {expected}, found {pictures} pictures and no videos: `mtcae dataset build stills` "
+                "takes single pictures, `mtcae dataset pack-frames` makes videos of folders of frames."
+            )
         entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3]) or "an empty folder"
         raise DatasetError(f"{folder}: expected {expected}, found no videos ({entries}).")
+    refuse_pointers(folder, names)
     return names
 
 
-def refuse_other_corpus(source: str | os.PathLike, expected: str, names: Sequence[str]) -> None:
+def parse_names(names: Iterable[str], parse: Callable[[str], Clip | str | None]) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips of a corpus's videos.
+
+    Args:
+        names: paths of the videos below the corpus's folder.
+        parse: the clip of a name, the reason why the name is not understood, or None where it is not to be told.
+
+    Returns:
+        The clips, and one line for every name that is not understood.
+    """
+    clips, not_understood = [], []
+    for name in names:
+        clip = parse(name)
+        if isinstance(clip, Clip):
+            clips.append(clip)
+        elif clip is not None:
+            not_understood.append(f"{name}: {clip}")
+    return clips, tuple(not_understood)
+
+
+def refuse_other_corpus(source: str | os.PathLike, expected: str, names: Sequence[str]) -> NoReturn:
     """Raises the error for a folder in which no video has a name of the corpus."""
     raise DatasetError(
         f"{source}: expected {expected}, found {len(names)} videos with other names, such as {names[0]!r}."

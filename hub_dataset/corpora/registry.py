@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.corpora import crema_d, dfew, ferv39k, mafw, mead, ravdess
+from mtcae_dfer.hub_dataset.corpora import crema_d, mead, ravdess
+from mtcae_dfer.hub_dataset.corpora.listed import DFEW, FERV39K, MAFW
 from mtcae_dfer.hub_dataset.corpora.reading import CorpusReading
 
 AGREEMENT_NOTE = (
@@ -104,8 +105,8 @@ CORPORA = {
         Corpus(
             name="dfew",
             title="DFEW",
-            read=dfew.read_dfew,
-            layout=dfew.EXPECTED,
+            read=DFEW.read,
+            layout=DFEW.expected,
             homepage="https://dfew-dataset.github.io",
             license="other",
             redistribution=False,
@@ -123,8 +124,8 @@ CORPORA = {
         Corpus(
             name="ferv39k",
             title="FERV39k",
-            read=ferv39k.read_ferv39k,
-            layout=ferv39k.EXPECTED,
+            read=FERV39K.read,
+            layout=FERV39K.expected,
             homepage="https://wangyanckxx.github.io/Proj_CVPR2022_FERV39k.html",
             license="other",
             redistribution=False,
@@ -141,8 +142,8 @@ CORPORA = {
         Corpus(
             name="mafw",
             title="MAFW",
-            read=mafw.read_mafw,
-            layout=mafw.EXPECTED,
+            read=MAFW.read,
+            layout=MAFW.expected,
             homepage="https://mafw-database.github.io/MAFW",
             license="other",
             redistribution=False,
@@ -173,13 +174,3 @@ def find_corpus(name: str) -> Corpus:
     if name not in CORPORA:
         raise DatasetError(f"Corpus {name!r} is unknown: choose one of {', '.join(CORPORA)}.")
     return CORPORA[name]
-
-
-def describe_source(corpus: Corpus) -> str:
-    """What a card says about a corpus, in Markdown: where it comes from, what its licence allows, how to cite it."""
-    allowed = "may be passed on" if corpus.redistribution else "may NOT be passed on: share labels without videos"
-    return (
-        f"## Source: {corpus.title}\n\n"
-        f"From <{corpus.homepage}>. Licence of the videos: {corpus.license_note} Under it the videos {allowed}. "
-        f"Whoever uses this data set cites the corpus:\n\n```bibtex\n{corpus.citation}\n```"
-    )

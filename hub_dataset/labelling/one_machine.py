@@ -6,12 +6,9 @@ processes share the work or on which other clips are labelled with it.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -20,10 +17,11 @@ import numpy as np
 
 from mtcae_dfer.hub_dataset.clips import Clip, ClipLabels, DatasetError, LabelledClip
 from mtcae_dfer.hub_dataset.files import hash_file
+from mtcae_dfer.hub_dataset.workers import worker_pool
 
 if TYPE_CHECKING:
     from mtcae_dfer.face_detection import FaceDetector
-    from mtcae_dfer.video_reading import VideoSource
+    from mtcae_dfer.video_reading import SampledClip, VideoSource
 
 ENGINES = ("processes", "ray")  # what labels clips side by side
 LONGEST_GAP = 3  # sampled frames; over a longer gap a face does not move on a straight line
@@ -76,7 +74,11 @@ def label_clip(
     """
     from mtcae_dfer.video_reading import read_clip
 
-    clip = read_clip(source, num_frames=num_frames, size=size)
+    return label_frames(read_clip(source, num_frames=num_frames, size=size), detector, interpolate_gaps)
+
+
+def label_frames(clip: SampledClip, detector: FaceDetector, interpolate_gaps: int = 0) -> ClipLabels:
+    """Labels the faces of frames that are read already; arguments as of `label_clip`."""
     faces = detector.detect(clip.frames)
     labels = ClipLabels(
         frame_indices=np.asarray(clip.frame_indices, dtype=np.int64),
@@ -131,60 +133,42 @@ def label_clips(
     options = options or LabellingOptions()
     workers = min(workers, len(clips))
     if workers <= 1:
-        yield from _label_here(clips, options)
+        detector = options.make_detector()
+        for clip in clips:
+            with _one_thread():
+                labelled = _label_file(clip, detector, options)
+            yield labelled
         return
     options.make_detector()  # says here, in one line, what every worker would stumble over
-    # Fresh processes: a forked copy of a process in which torch already runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(options,))
-    try:
-        yield from _in_order(executor, clips, workers * CLIPS_AHEAD)
-    except BrokenProcessPool as error:
-        raise DatasetError(
-            "A labelling process died (out of memory?): start again, with fewer workers; finished clips are kept."
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_order(executor: ProcessPoolExecutor, clips: Sequence[Clip], ahead: int) -> Iterator[LabelledClip]:
-    """Results in the order of the clips, with a bounded number of clips under way."""
-    waiting: deque[Future[LabelledClip]] = deque()
-    for clip in clips:
-        waiting.append(executor.submit(_label_in_worker, clip))
-        if len(waiting) >= ahead:
+    with worker_pool(workers, "labelling", _start_worker, (options,)) as executor:
+        waiting: deque[Future[LabelledClip]] = deque()
+        for clip in clips:
+            waiting.append(executor.submit(_label_in_worker, clip))
+            if len(waiting) >= workers * CLIPS_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _label_here(clips: Sequence[Clip], options: LabellingOptions) -> Iterator[LabelledClip]:
-    detector = options.make_detector()
-    for clip in clips:
-        with _one_thread():
-            labelled = _label_file(clip, detector, options)
-        yield labelled
 
 
 def _label_file(clip: Clip, detector: FaceDetector, options: LabellingOptions) -> LabelledClip:
-    from mtcae_dfer.video_reading import VideoReadingError
+    from mtcae_dfer.video_reading import VideoReadingError, read_clip
 
     try:
-        size = (options.height, options.width)
-        labels = label_clip(clip.path, detector, options.num_frames, size, options.interpolate_gaps)
+        sampled = read_clip(clip.path, num_frames=options.num_frames, size=(options.height, options.width))
         digest, byte_count = hash_file(clip.path)
     except VideoReadingError as error:
-        return LabelledClip(None, _without_folder(str(error), clip), "", 0)
+        # Named as the data set does: where the corpus lay on the builder's machine is nobody's business.
+        return LabelledClip(None, str(error).replace(str(clip.path), clip.name), "", 0)
     except OSError as error:
-        return LabelledClip(None, f"{clip.name} cannot be read: {error.strerror}.", "", 0)
+        return LabelledClip(None, f"{clip.name} cannot be read: {error.strerror or error}.", "", 0)
+    except Exception as error:  # whatever a clip makes a decoder raise is this clip's fault, not the build's
+        reason = str(error).strip().splitlines() or [""]
+        told = f"{clip.name} cannot be decoded ({type(error).__name__}: {reason[0]})".replace(str(clip.path), clip.name)
+        return LabelledClip(None, f"{told}: convert it to MP4, or leave it out.", "", 0)
+    labels = label_frames(sampled, detector, options.interpolate_gaps)
     if labels.warning is not None:
-        labels.warning = _without_folder(labels.warning, clip)
+        labels.warning = labels.warning.replace(str(clip.path), clip.name)
     return LabelledClip(labels, None, digest, byte_count)
-
-
-def _without_folder(message: str, clip: Clip) -> str:
-    """Names the clip as the data set does: where the corpus lay on the builder's machine is nobody's business."""
-    return message.replace(str(clip.path), clip.name)
 
 
 @contextmanager
@@ -218,8 +202,6 @@ _worker_state: dict[str, ClipLabeller] = {}
 
 
 def _start_worker(options: LabellingOptions) -> None:
-    # Ctrl-C is the calling process's to handle: it lets the workers finish their clips and stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker_state["labeller"] = ClipLabeller(options)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.files import hash_file
+from mtcae_dfer.hub_dataset.files import hash_file, walk_folder
 
 HASHING_THREADS = 4  # hashing releases the interpreter; more threads wait for the disk
 NAMES_IN_MESSAGE = 5
@@ -129,9 +129,9 @@ def _refuse_paths_out(names: Mapping[str, str]) -> None:
 
 def _files_by_last_name(folder: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
-    for parent, _, names in sorted(os.walk(folder)):
-        for name in sorted(names):
-            files.setdefault(name, []).append(Path(parent, name))
+    for parent, names in sorted(walk_folder(folder)):
+        for name in names:
+            files.setdefault(name, []).append(parent / name)
     return files
 
 

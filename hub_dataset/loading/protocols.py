@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtcae_dfer.hub_dataset.building.report import BuildReport, read_build_report
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
-from mtcae_dfer.hub_dataset.folds import OFFICIAL, SPLITS, Fold, Protocol, make_protocol, split_kinds
+from mtcae_dfer.hub_dataset.folds import KINDS_OF_PARTS, OFFICIAL, SPLITS, Fold, Protocol, make_protocol, split_kinds
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset, protocol_name
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def check_protocol(protocol: Protocol, subjects: Iterable[str]) -> None:
             knows who is seen in some clips, or a subject is not in the data set.
     """
     # Official lists divide clips of unknown people: their folds list parts of these lists.
-    known = None if protocol.kind == OFFICIAL else set(subjects)
+    known = None if protocol.kind in KINDS_OF_PARTS else set(subjects)
     for fold in protocol.folds:
         _check_fold(fold, protocol, known)
     tested = Counter(subject for fold in protocol.folds for subject in set(fold.test))

@@ -84,7 +84,7 @@ def push_dataset(upload: Upload, private: bool = False) -> str:
     Raises:
         DatasetError: the Hub refused, or cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
@@ -92,7 +92,7 @@ def push_dataset(upload: Upload, private: bool = False) -> str:
         repository = api.create_repo(upload.repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         there = api.list_repo_files(repository, repo_type="dataset")
         stale = [path for path in there if path not in upload.sizes and _is_ours(path)]
-        operations = [CommitOperationDelete(path) for path in stale]
+        operations: list[CommitOperation] = [CommitOperationDelete(path) for path in stale]
         operations += [CommitOperationAdd(path, upload.dataset_dir / path) for path in upload.sizes]
         commit = api.create_commit(
             repository, operations, commit_message="Data set, card and build report", repo_type="dataset"

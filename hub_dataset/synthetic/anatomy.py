@@ -122,6 +122,10 @@ class Shape:
     width: float = 0.0  # line width in face units
     strength: np.ndarray | None = None  # (F,) 0..1; None draws at full strength
 
+    def strength_at(self, index: int) -> float:
+        """Strength in one frame, 0..1."""
+        return 1.0 if self.strength is None else float(self.strength[index])
+
 
 @dataclass(frozen=True, eq=False)
 class FaceGeometry:

@@ -11,11 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,6 +36,7 @@ from mtcae_dfer.hub_dataset.synthetic.acting import (
     draw_performance,
 )
 from mtcae_dfer.hub_dataset.synthetic.anatomy import ACTION_UNITS
+from mtcae_dfer.hub_dataset.workers import worker_pool
 
 # One thread and nothing that looks ahead: with its look-ahead, libx264 encodes the same frames to different bytes from
 # one call to the next, even on one thread.
@@ -208,19 +206,8 @@ def _write_clips(
     if workers == 1:
         yield from map(write, jobs)
         return
-    # Fresh processes: a forked copy of a process in which OpenCV or torch already run threads can hang.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
+    with worker_pool(workers, "drawing", cv2.setNumThreads, (1,)) as executor:
         yield from executor.map(write, jobs, chunksize=4)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    # Ctrl-C is the calling process's to handle: it lets the workers finish their clips and stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_clip(videos: Path, config: SyntheticCorpusConfig, job: tuple[int, str, int]) -> None:

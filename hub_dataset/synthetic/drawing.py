@@ -150,10 +150,10 @@ class _FacePainter:
         glow, fold = np.zeros((2, *self.light.shape[:2]), np.uint8)
         for shape, points in self.broad:
             if shape.kind == "glow":
-                cv2.fillPoly(glow, [points[index]], int(55 * shape.strength[index]), cv2.LINE_AA, SHIFT)
+                cv2.fillPoly(glow, [points[index]], int(55 * shape.strength_at(index)), cv2.LINE_AA, SHIFT)
             else:
                 width = self._line_width(shape.width / LIGHT_COARSENESS)
-                strength = int(165 * shape.strength[index])
+                strength = int(165 * shape.strength_at(index))
                 cv2.polylines(fold, [points[index]], False, strength, width, cv2.LINE_AA, SHIFT)
         glow = cv2.GaussianBlur(glow, (0, 0), 0.045 * self.scale / LIGHT_COARSENESS)
         fold = cv2.GaussianBlur(fold, (0, 0), 0.028 * self.scale / LIGHT_COARSENESS)
@@ -164,7 +164,7 @@ class _FacePainter:
     def _crease_layer(self, index: int) -> np.ndarray:
         crease = np.zeros((self.height, self.width), np.uint8)
         for shape, points in self.creases:
-            strength = int(210 * shape.strength[index])
+            strength = int(210 * shape.strength_at(index))
             if strength > 2:
                 cv2.polylines(
                     crease, [points[index]], False, strength, self._line_width(shape.width), cv2.LINE_AA, SHIFT
@@ -320,7 +320,8 @@ def _colours(identity: FaceIdentity) -> dict[str, tuple[float, float, float]]:
         "lip_line": lip * (0.50, 0.40, 0.40),
         "glasses": np.array([34, 30, 32]),
     }
-    return {name: tuple(float(v) for v in np.clip(colour, 0, 255)) for name, colour in colours.items()}
+    clipped = {name: np.clip(colour, 0, 255).tolist() for name, colour in colours.items()}
+    return {name: (red, green, blue) for name, (red, green, blue) in clipped.items()}
 
 
 def _ellipse(x: float, y: float, radius_x: float, radius_y: float, count: int = 40) -> np.ndarray:

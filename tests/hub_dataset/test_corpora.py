@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from mtcae_dfer.hub_dataset.building.card import render_card
+from mtcae_dfer.hub_dataset.building.report import BuildReport
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
 from mtcae_dfer.hub_dataset.corpora.crema_d import read_crema_d
-from mtcae_dfer.hub_dataset.corpora.dfew import read_dfew
-from mtcae_dfer.hub_dataset.corpora.ferv39k import read_ferv39k
-from mtcae_dfer.hub_dataset.corpora.mafw import read_mafw
+from mtcae_dfer.hub_dataset.corpora.listed import DFEW, FERV39K, MAFW
 from mtcae_dfer.hub_dataset.corpora.mead import read_mead
 from mtcae_dfer.hub_dataset.corpora.ravdess import read_ravdess
-from mtcae_dfer.hub_dataset.corpora.registry import CORPORA, describe_source, find_corpus
+from mtcae_dfer.hub_dataset.corpora.registry import CORPORA, find_corpus
 from mtcae_dfer.hub_dataset.folds import OFFICIAL_CORPORA, SPLIT_KINDS, divided_units, make_protocol, split_kinds
+from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from tests.support.look_alike_corpora import (
     make_crema_d_like,
     make_dfew_like,
@@ -292,7 +293,7 @@ def test_dfew_takes_labels_and_folds_from_its_lists(tmp_path):
     make_dfew_like(tmp_path, DFEW_LABELS, unlisted=2)
     (tmp_path / "Clip/original/5.mp4").unlink()
     touch(tmp_path / "Clip/original/notes.mp4")
-    reading = read_dfew(tmp_path)
+    reading = DFEW.read(tmp_path)
     assert len(reading.clips) == 69 and {clip.subject for clip in reading.clips} == {UNKNOWN_SUBJECT}
     clip = clip_named(reading, "Clip/original/2.mp4")
     assert (clip.expression, clip.attributes) == ("neutral", {"key": "00002"})  # official label 3
@@ -309,7 +310,7 @@ def test_ferv39k_takes_labels_and_its_one_split_from_its_lists(tmp_path):
     make_ferv39k_like(tmp_path, keys)
     touch(tmp_path / "2_ClipsforFaceCrop/Action/Bored/0001.mp4")
     touch(tmp_path / "2_ClipsforFaceCrop/Action/Happy/0999.mp4")
-    reading = read_ferv39k(tmp_path)
+    reading = FERV39K.read(tmp_path)
     clip = clip_named(reading, "2_ClipsforFaceCrop/Crime/Fear/0007.mp4")
     assert clip.expression == "fear" and clip.attributes == {"key": "Crime/Fear/0007", "scene": "Crime"}
     assert len(reading.clips) == 80 and reading.not_listed == ("2_ClipsforFaceCrop/Action/Happy/0999.mp4",)
@@ -323,7 +324,7 @@ def test_ferv39k_takes_labels_and_its_one_split_from_its_lists(tmp_path):
 def test_mafw_has_eleven_classes(tmp_path):
     names = [*RAVDESS_CLASSES, "contempt", "anxiety", "helplessness", "disappointment"]
     make_mafw_like(tmp_path, {f"{number:05d}": names[number % 11] for number in range(1, 56)})
-    reading = read_mafw(tmp_path)
+    reading = MAFW.read(tmp_path)
     assert reading.class_names == tuple(names) and set(classes_of(reading).values()) == {5}
     assert clip_named(reading, "data/clips/00008.mp4").expression == "anxiety"
     assert clip_named(reading, "data/clips/00008.mp4").part.startswith("fold_3/")
@@ -333,17 +334,17 @@ def test_lists_may_lie_elsewhere(tmp_path):
     make_dfew_like(tmp_path / "videos", DFEW_LABELS)
     shutil.move(tmp_path / "videos/EmoLabel_DataSplit", tmp_path / "lists here")
     with pytest.raises(DatasetError, match="found no folder EmoLabel_DataSplit .* name its folder with --lists"):
-        read_dfew(tmp_path / "videos")
-    assert len(read_dfew(tmp_path / "videos", lists=tmp_path / "lists here").clips) == 70
+        DFEW.read(tmp_path / "videos")
+    assert len(DFEW.read(tmp_path / "videos", lists=tmp_path / "lists here").clips) == 70
     with pytest.raises(DatasetError, match="found no folder"):
-        read_dfew(tmp_path / "videos", lists=tmp_path / "nowhere")
+        DFEW.read(tmp_path / "videos", lists=tmp_path / "nowhere")
 
 
 def test_folds_without_lists_are_left_out_and_told(tmp_path):
     make_dfew_like(tmp_path, DFEW_LABELS)
     for fold in (2, 3, 4, 5):
         (tmp_path / f"EmoLabel_DataSplit/test(single-labeled)/set_{fold}.csv").unlink()
-    reading = read_dfew(tmp_path)
+    reading = DFEW.read(tmp_path)
     assert "lists of fold_4: none there, left out of the protocol" in reading.counts
     protocol = make_protocol(divided_units(reading.clips, "official"), "official", corpus="dfew")
     assert protocol.name.startswith("dfew's official 5 folds, only fold_1 (validation")
@@ -367,7 +368,7 @@ def test_contradictory_lists_are_refused_by_name(tmp_path, lists, message):
         file = name.replace("/", "(single-labeled)/") + ".csv"
         (tmp_path / "EmoLabel_DataSplit" / file).write_text("video_name,label\n" + text)
     with pytest.raises(DatasetError, match=message) as error:
-        read_dfew(tmp_path)
+        DFEW.read(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -376,10 +377,10 @@ def test_a_damaged_list_is_refused_with_its_line(tmp_path):
     file = tmp_path / "Train & Test Set/single/no_caption/set_1/train.txt"
     file.write_text("00002.mp4 fear\n00001.mp4\n")
     with pytest.raises(DatasetError, match=r"train.txt, line 2: expected a clip and its label, found '00001.mp4'"):
-        read_mafw(tmp_path)
+        MAFW.read(tmp_path)
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match=r"train.txt cannot be read as a list"):
-        read_mafw(tmp_path)
+        MAFW.read(tmp_path)
 
 
 # -- all corpora
@@ -440,7 +441,31 @@ def test_unknown_options_are_refused_with_the_choices(tmp_path, read, option, va
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
 def test_every_corpus_tells_its_licence_and_how_to_cite_it(corpus):
-    text = describe_source(corpus)
+    splits = {"train": {"fear": 1}, "validation": {"fear": 0}, "test": {"fear": 0}}
+    report = BuildReport(
+        output_dir="OUT",
+        dataset_name=corpus.title,
+        protocol={
+            "name": "all",
+            "kind": "none",
+            "folds": [{"name": "default", "train": ["01"], "validation": [], "test": []}],
+        },
+        class_names=["fear"],
+        clip_count=1,
+        failures=[],
+        warnings=[],
+        clips_without_face=[],
+        face_coverage=1.0,
+        interpolated_share=0.0,
+        class_counts={"fear": 1},
+        class_coverage={"fear": 1.0},
+        subject_counts={"01": 1},
+        subject_coverage={"01": 1.0},
+        fold_counts={"default": splits},
+        options={"corpus": corpus.name, "embed_videos": True, "labelling": vars(LabellingOptions())},
+    )
+    text = render_card(report, {"default": {"train": ["data/a.parquet"]}}, corpus.license)
+    assert corpus.citation in text
     assert corpus.homepage in text and corpus.license_note in text
     assert ("may NOT be passed on" in text) == (not corpus.redistribution)
     assert re.search(r"@\w+\{\w+,\n  title +=", corpus.citation) and corpus.citation.count(

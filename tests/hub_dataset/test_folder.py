@@ -161,6 +161,28 @@ def test_a_wrong_table_is_refused_with_file_and_row(tmp_path, rows, message):
     assert str(table) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_linked_folders_are_read_and_circles_end(tmp_path):
+    make_tree(tmp_path, "disk/fear/a.mp4", "corpus/anger/b.mp4")
+    corpus = tmp_path / "corpus"
+    (corpus / "fear").symlink_to(tmp_path / "disk" / "fear")
+    (corpus / "anger" / "back").symlink_to(corpus)
+    (corpus / "anger" / "nowhere").symlink_to(tmp_path / "gone")
+    (corpus / "again").symlink_to(corpus / "anger")  # of a folder and a link to it, the folder itself counts
+    clips = read_folder(corpus)
+    assert [(clip.name, clip.expression) for clip in clips] == [("anger/b.mp4", "anger"), ("fear/a.mp4", "fear")]
+    assert clips[1].path.exists()
+
+
+def test_pointers_of_git_lfs_are_refused_by_name(tmp_path):
+    make_tree(tmp_path, "fear/a.mp4", "anger/b.mp4")
+    for name in ("fear/a.mp4", "anger/b.mp4"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 414429\n")
+    with pytest.raises(DatasetError, match="all 2 videos, such as 'anger/b.mp4', are Git LFS pointers.*git lfs pull"):
+        read_folder(tmp_path)
+    (tmp_path / "fear/a.mp4").write_bytes(b"a video")
+    assert len(read_folder(tmp_path)) == 2  # a single one is told when it is read
+
+
 def test_a_link_that_leaves_the_tables_folder_is_refused(tmp_path):
     make_tree(tmp_path, "secret/a.mp4", "corpus/b.mp4")
     (tmp_path / "corpus" / "link").symlink_to(tmp_path / "secret")

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +175,36 @@ def test_options_reach_the_detector_and_the_reader(clips):
     assert result.labels.face_boxes.shape == (3, 4)
     with pytest.raises(ValueError, match="policy='first'"):
         list(label_clips(clips[:1], LabellingOptions(face_policy="first")))
+
+
+def test_whatever_a_decoder_raises_is_that_clips_failure(clips, monkeypatch):
+    def read_or_stumble(source, **options):
+        if source == clips[0].path:
+            raise IndexError("31 is not a valid Type\nin a second line")
+        return read_clip(source, **options)
+
+    monkeypatch.setattr("mtcae_dfer.video_reading.read_clip", read_or_stumble)
+    first, second = label_clips(clips[:2], LabellingOptions(num_frames=2))
+    assert first.labels is None and second.labels is not None
+    assert first.failure == (
+        f"{clips[0].name} cannot be decoded (IndexError: 31 is not a valid Type): convert it to MP4, or leave it out."
+    )
+
+
+def test_a_script_without_a_guard_ends_with_a_line_that_names_it(clips, tmp_path):
+    script = tmp_path / "label.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mtcae_dfer.hub_dataset.clips import Clip\n"
+        "from mtcae_dfer.hub_dataset.labelling.one_machine import label_clips\n"
+        "clips = [Clip(Path(path), 'fear', 'S01', path) for path in sys.argv[1:]]\n"
+        "print(len(list(label_clips(clips, workers=2))))\n"
+    )
+    command = [sys.executable, str(script), *(str(clip.path) for clip in clips[:2])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0 and done.stdout == ""
+    assert 'needs `if __name__ == "__main__":` round this call' in done.stderr.splitlines()[-1]
 
 
 def test_a_dying_worker_is_one_clear_line(clips, monkeypatch):

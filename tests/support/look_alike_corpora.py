@@ -21,7 +21,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtcae_dfer.hub_dataset.corpora import crema_d, dfew, ferv39k, mead, ravdess
+from mtcae_dfer.hub_dataset.corpora import crema_d, mead, ravdess
+from mtcae_dfer.hub_dataset.corpora.listed import DFEW, FERV39K
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig, draw_clip
 from tests.support.video_files import write_video
 
@@ -148,7 +149,7 @@ def make_mead_like(
 def make_dfew_like(folder: Path, labels: Mapping[int, str], folds: int = 5, unlisted: int = 0, frames: int = 0) -> Path:
     """Clip/original/1.mp4 and EmoLabel_DataSplit. `labels`: "1" to "7" of each clip; `unlisted`: further clips."""
     for number in (*labels, *range(90001, 90001 + unlisted)):
-        expression = dfew.EXPRESSION_OF_LABEL[labels.get(number, "3")]
+        expression = DFEW.expressions[labels.get(number, "3")]
         place = folder / "Clip" / "original" / f"{number}.mp4"
         _write(place, frames, str(number), expression, str(number), (640, 360), **H264)
     for fold, split, keys in _deal(labels, folds):
@@ -161,7 +162,7 @@ def make_dfew_like(folder: Path, labels: Mapping[int, str], folds: int = 5, unli
 def make_ferv39k_like(folder: Path, keys: Sequence[str], frames: int = 0) -> Path:
     """2_ClipsforFaceCrop/Action/Happy/0267.mp4 and 4_setups/All_scenes, whose test list is every fifth of the keys."""
     for key in keys:
-        expression = ferv39k.EXPRESSION_OF_LABEL[key.split("/")[1]]
+        expression = FERV39K.expressions[key.split("/")[1]]
         _write(folder / "2_ClipsforFaceCrop" / f"{key}.mp4", frames, key[-4:], expression, key, (336, 336), **H264)
     for split, rows in (("train", [key for at, key in enumerate(keys) if at % 5]), ("test", keys[::5])):
         table = [(key, key.split("/")[1]) for key in rows]
