@@ -20,12 +20,14 @@ if __name__ == "mtcae_dfer":
         AutoVideoProcessor,
     )
 
+    from .configuration_frame_backbone import FrameBackboneConfig
     from .configuration_lgi_former import LGIFormerConfig
     from .configuration_mtcae import MTCAEConfig, TaskDescription, paper_tasks
     from .configuration_mtl_er import MTLERConfig
     from .configuration_resnext3d import ResNeXt3DConfig
     from .configuration_tpsbt import TPSBTConfig
     from .configuration_vo_lstm import VOLSTMConfig
+    from .modeling_frame_backbone import FrameBackboneModel
     from .modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
     from .modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
     from .modeling_mtl_er import MTLERForAffectiveBehavior, MTLEROutput, MTLERPrediction
@@ -57,6 +59,9 @@ if __name__ == "mtcae_dfer":
     AutoConfig.register("vo_lstm", VOLSTMConfig, exist_ok=True)
     AutoModel.register(VOLSTMConfig, VOLSTMModel, exist_ok=True)
 
+    AutoConfig.register("frame_backbone", FrameBackboneConfig, exist_ok=True)
+    AutoModel.register(FrameBackboneConfig, FrameBackboneModel, exist_ok=True)
+
     # What is registered here is copied into every saved folder, which then loads where the package is not installed.
     MTCAEConfig.register_for_auto_class()
     MTCAEForMultiTaskVideo.register_for_auto_class("AutoModel")
@@ -74,8 +79,12 @@ if __name__ == "mtcae_dfer":
     ResNeXt3DModel.register_for_auto_class("AutoModel")
     VOLSTMConfig.register_for_auto_class()
     VOLSTMModel.register_for_auto_class("AutoModel")
+    FrameBackboneConfig.register_for_auto_class()
+    FrameBackboneModel.register_for_auto_class("AutoModel")
 
     __all__ = [
+        "FrameBackboneConfig",
+        "FrameBackboneModel",
         "LGIFormerConfig",
         "LGIFormerForPreTraining",
         "LGIFormerForVideoClassification",

@@ -342,7 +342,9 @@ class MTCAEConfig(PreTrainedConfig):
             require(len(names) > 1, "contrastive_weight", weight, "needs two tasks at least: it compares them")
 
     def _check_token_grid(self) -> None:
-        compute_token_grid(self.encoder_config, field_prefix="encoder_config.")
+        # An encoder that knows its own grid has checked it.
+        if not hasattr(self.encoder_config, "token_grid"):
+            compute_token_grid(self.encoder_config, field_prefix="encoder_config.")
 
     @property
     def task_descriptions(self) -> list[TaskDescription]:

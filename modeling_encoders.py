@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_lgi_former import require
+from .modeling_frame_backbone import FrameBackboneModel
 from .modeling_lgi_former import LGIFormerModel
 from .modeling_resnext3d import ResNeXt3DModel
 from .modeling_tpsbt import TPSBTModel
@@ -24,6 +25,7 @@ from .weight_files import damaged_weights
 # Encoders of this repository: transformers does not know them where they are loaded as remote code, and a checkpoint of
 # theirs loads without trusting the code in its folder. All others are found by the Auto* classes.
 LOCAL_ENCODERS: dict[str, type[PreTrainedModel]] = {
+    "frame_backbone": FrameBackboneModel,
     "lgi_former": LGIFormerModel,
     "resnext3d": ResNeXt3DModel,
     "tpsbt": TPSBTModel,
