@@ -38,6 +38,7 @@ class FrameBackboneConfig(PreTrainedConfig):
     """
 
     model_type = "frame_backbone"
+    takes_fewer_frames = True
     sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None  # an image model of transformers; None = DINOv2 ViT-S/14
@@ -91,7 +92,18 @@ class FrameBackboneConfig(PreTrainedConfig):
     def feature_map(self) -> FeatureMap:
         """What the image model makes of a frame: channels, rows and columns."""
         size = as_height_and_width(self.image_size)
-        return measure_feature_map(self.backbone_config, self.num_channels, size, "backbone_config")
+        known = getattr(self, "_measured", None)
+        # A forward pass asks for it too, also one that is compiled; so it is kept beside what it was measured for.
+        if known is None or known[0] is not self.backbone_config or known[1:3] != (size, self.num_channels):
+            measured = measure_feature_map(self.backbone_config, self.num_channels, size, "backbone_config")
+            known = self._measured = (self.backbone_config, size, self.num_channels, measured)
+        return known[3]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without what was measured."""
+        described = super().to_dict()
+        described.pop("_measured", None)
+        return described
 
     @property
     def hidden_size(self) -> int:

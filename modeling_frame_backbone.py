@@ -20,11 +20,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_frame_backbone import FrameBackboneConfig
 from .configuration_lgi_former import as_height_and_width
 from .image_backbones import build_image_backbone, encode_pictures
+from .modeling_layers import ZeroStartLinear
 from .modeling_lgi_former import LGIFormerAttention, LGIFormerPlainLayer, LGIFormerPositions, sinusoid_positions
-
-
-class FrameBackboneLinear(nn.Linear):
-    """A dense layer that starts at zero."""
 
 
 class FrameBackboneTemporalLayer(LGIFormerPlainLayer):
@@ -38,8 +35,8 @@ class FrameBackboneTemporalLayer(LGIFormerPlainLayer):
     ) -> None:
         heads = config.num_temporal_attention_heads
         super().__init__(config, hidden_size, heads, intermediate_size, drop_path_rate)
-        self.attention.output = FrameBackboneLinear(hidden_size, hidden_size)
-        self.mlp.dense_out = FrameBackboneLinear(intermediate_size, hidden_size)
+        self.attention.output = ZeroStartLinear(hidden_size, hidden_size)
+        self.mlp.dense_out = ZeroStartLinear(intermediate_size, hidden_size)
 
     def forward(self, tokens: torch.Tensor, num_frames: int) -> torch.Tensor:
         """(B, T * s, D) of s places -> the same."""
@@ -72,7 +69,7 @@ class FrameBackbonePreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LGIFormerPositions):
             init.copy_(module.table, sinusoid_positions(*module.table.shape[1:]))
-        elif isinstance(module, FrameBackboneLinear):
+        elif isinstance(module, ZeroStartLinear):
             init.zeros_(module.weight)
 
 
