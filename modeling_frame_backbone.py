@@ -109,19 +109,27 @@ class FrameBackboneModel(FrameBackbonePreTrainedModel):
             ValueError: the clip has another size than the model, or more frames.
         """
         self._check_clips(pixel_values)
-        batch_size, num_frames = pixel_values.shape[:2]
-        # (B, T, C, H, W) -> (B * T, C, H, W) -> (B * T, D, h, w) or (B * T, leading + h * w, D)
+        return BaseModelOutput(last_hidden_state=self.encode_over_time(self.encode_frames(pixel_values)))
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, H, W) -> the image model's feature maps (B, T, h * w, D)."""
         frames, resizes_positions = pixel_values.flatten(0, 1), self.feature_map.resizes_positions
+        # (B * T, C, H, W) -> (B * T, D, h, w) or (B * T, leading + h * w, D)
         features = encode_pictures(self.backbone, frames, resizes_positions).last_hidden_state
         if features.ndim == 4:
             # (B * T, D, h, w) -> (B * T, h * w, D)
             features = features.flatten(2).transpose(1, 2)
-        # (B * T, h * w, D) -> (B, T, h * w, D), plus (1, T, 1, D) -> (B, T * h * w, D)
-        grid = features[:, self.feature_map.num_leading_tokens :].unflatten(0, (batch_size, num_frames))
-        tokens = (grid + self.positions()[:, :num_frames].unsqueeze(2)).flatten(1, 2)
+        # (B * T, leading + h * w, D) -> (B, T, h * w, D)
+        return features[:, self.feature_map.num_leading_tokens :].unflatten(0, pixel_values.shape[:2])
+
+    def encode_over_time(self, features: torch.Tensor) -> torch.Tensor:
+        """Feature maps (B, T, h * w, D) of 1 to `num_frames` frames -> tokens (B, T * h * w, D)."""
+        num_frames = features.shape[1]
+        # (B, T, h * w, D), plus (1, T, 1, D) -> (B, T * h * w, D)
+        tokens = (features + self.positions()[:, :num_frames].unsqueeze(2)).flatten(1, 2)
         for layer in self.temporal_layers:
             tokens = layer(tokens, num_frames)
-        return BaseModelOutput(last_hidden_state=tokens)
+        return tokens
 
     def _check_clips(self, pixel_values: torch.Tensor) -> None:
         config = self.config

@@ -1,0 +1,219 @@
+"""Pictures of faces in memory, cut by the face and changed at random a whole batch at once: stills and frames of clips.
+
+A still is a clip of one frame here. Shapes: N pictures or clips, B of them in a batch, T frames, P pixels of a side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from mtcae_dfer.face_crop import SIDES_PER_EYE_TO_MOUTH
+from mtcae_dfer.face_geometry import MIRRORED_LANDMARK_ORDER
+
+
+@dataclass(frozen=True)
+class FaceCut:
+    """The square that is cut around a face: the same rule for training and prediction."""
+
+    margin: float = 0.024  # added on every side of the face, as a share of its size (`face_crop.face_crop`)
+    rise: float = 0.1  # how far the square's centre stands above the middle of eyes and mouth, in sides
+    shortest: float = 0.12  # distance between eyes and mouth in heights of the picture; a shorter one is no face
+
+
+@dataclass(frozen=True)
+class FaceAugmentation:
+    """How cut faces are changed at random. All of a clip's frames are changed alike."""
+
+    smallest: float = 0.78  # of the square's side: how close it comes to the face
+    largest: float = 1.15  # of the square's side
+    shift: float = 0.08  # largest shift of the square, in sides
+    degrees: float = 15.0  # largest turn
+    aspect: float = 0.1  # largest logarithm of the ratio of width to height
+    contrast: float = 0.35  # largest logarithm of the gain of all colours
+    tint: float = 0.12  # largest logarithm of the gain of one colour
+    light: float = 0.15  # largest change of brightness, and of a slope of light over width and height
+    grey: float = 0.3  # share of the clips without colours
+    erase: float = 0.35  # share of the clips of which a rectangle is filled with one grey value
+
+
+@dataclass
+class FaceSet:
+    """Pictures with labels.
+
+    Attributes:
+        pictures: uint8 (N, T, P, P, 3), RGB.
+        labels: (N,) expression class ids.
+        face_boxes: float32 (N, T, 4), divided by the picture's side; NaN without a face.
+        face_landmarks: float32 (N, T, 5, 2), likewise.
+        subjects: (N,) names.
+    """
+
+    pictures: np.ndarray
+    labels: np.ndarray
+    face_boxes: np.ndarray
+    face_landmarks: np.ndarray
+    subjects: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def join_faces(sets: Sequence[FaceSet]) -> FaceSet:
+    """Several sets with the same number of frames as one, in their order."""
+    columns = zip(*(vars(faces).values() for faces in sets), strict=True)
+    return FaceSet(*(np.concatenate(column) for column in columns))
+
+
+@dataclass
+class FaceBatch:
+    """What a model is trained on; the labels are those of the cut frames.
+
+    Attributes:
+        pixel_values: float32 (B, T, 3, S, S), (rgb / 255 - 0.5) / 0.25.
+        labels: (B,) class ids.
+        face_boxes: (B, T, 4), divided by the cut's side.
+        face_landmarks: (B, T, 5, 2), likewise.
+        face_found: (B, T).
+    """
+
+    pixel_values: torch.Tensor
+    labels: torch.Tensor
+    face_boxes: torch.Tensor
+    face_landmarks: torch.Tensor
+    face_found: torch.Tensor
+
+
+def face_squares(landmarks: np.ndarray, rule: FaceCut) -> np.ndarray:
+    """Centre and side (N, 3) of the square around the face of each clip, by the median of its frames' points.
+
+    Args:
+        landmarks: (N, T, 5, 2), divided by the picture's side.
+        rule: size and place of the square.
+
+    Returns:
+        (x, y, side) divided by the picture's side; the whole picture where no face was found.
+    """
+    eyes, mouth = landmarks[:, :, :2].mean(axis=2), landmarks[:, :, 3:].mean(axis=2)
+    distances = np.linalg.norm(eyes - mouth, axis=-1)
+    found = np.isfinite(distances) & (distances >= rule.shortest)
+    squares = np.full((len(landmarks), 3), (0.5, 0.5, 1.0), np.float32)
+    for clip in np.flatnonzero(found.any(axis=1)):
+        side = (1 + 2 * rule.margin) * SIDES_PER_EYE_TO_MOUTH * np.median(distances[clip, found[clip]])
+        centre = np.median((eyes + mouth)[clip, found[clip]] / 2, axis=0)
+        squares[clip] = (centre[0], centre[1] - rule.rise * side, side)
+    return squares
+
+
+def make_batch(
+    faces: FaceSet,
+    squares: np.ndarray,
+    indices: np.ndarray,
+    size: int,
+    augmentation: FaceAugmentation | None = None,
+    random: np.random.Generator | None = None,
+) -> FaceBatch:
+    """Cuts clips to `size` x `size` pixels around the face, changed at random where an augmentation is given.
+
+    Args:
+        faces: where the clips come from.
+        squares: (N, 3) of `face_squares`.
+        indices: (B,) positions of the clips.
+        size: side S of the cut frames in pixels.
+        augmentation: None: every clip as it is.
+        random: where the changes are drawn from.
+    """
+    count, (frames, side) = len(indices), faces.pictures.shape[1:3]
+    centres, sides = squares[indices, :2].astype(np.float64), squares[indices, 2].astype(np.float64)
+    angles, mirror, aspect = np.zeros(count), np.ones(count), np.ones(count)
+    if augmentation is not None:
+        assert random is not None
+        sides = sides * np.exp(random.uniform(math.log(augmentation.smallest), math.log(augmentation.largest), count))
+        centres = centres + random.uniform(-augmentation.shift, augmentation.shift, (count, 2)) * sides[:, None]
+        angles = np.radians(random.uniform(-augmentation.degrees, augmentation.degrees, count))
+        mirror = np.where(random.random(count) < 0.5, -1.0, 1.0)
+        aspect = np.exp(random.uniform(-augmentation.aspect, augmentation.aspect, count))
+    cosine, sine = np.cos(angles), np.sin(angles)
+    # (B, 2, 2): from the cut, with the origin in its centre and its side as unit, to the picture in its own side.
+    turns = np.stack(
+        [np.stack([cosine * mirror * aspect, -sine], -1), np.stack([sine * mirror * aspect, cosine], -1)], 1
+    )
+    turns *= sides[:, None, None]
+    cut = np.empty((count, frames, size, size, 3), np.uint8)
+    for row, index in enumerate(indices):
+        matrix = turns[row] * (side / size)
+        # Pixel centres: the cut's pixel u stands at (u + 0.5) / size.
+        corner = centres[row] * side - 0.5 - matrix @ np.full(2, (size - 1) / 2)
+        warp = np.concatenate([matrix, corner[:, None]], axis=1)
+        for frame in range(frames):
+            cv2.warpAffine(
+                faces.pictures[index, frame],
+                warp,
+                (size, size),
+                dst=cut[row, frame],
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+    pixels = torch.from_numpy(cut).permute(0, 1, 4, 2, 3).float().div_(255)
+    if augmentation is not None and random is not None:
+        pixels = _change_light(_erase(pixels, augmentation, random), augmentation, random)
+    boxes, landmarks = _map_labels(faces, indices, centres, turns, mirror)
+    return FaceBatch(
+        pixel_values=pixels.sub_(0.5).mul_(4),
+        labels=torch.from_numpy(faces.labels[indices]).long(),
+        face_boxes=torch.from_numpy(boxes),
+        face_landmarks=torch.from_numpy(landmarks),
+        face_found=torch.from_numpy(np.isfinite(boxes).all(axis=-1)),
+    )
+
+
+def _map_labels(
+    faces: FaceSet, indices: np.ndarray, centres: np.ndarray, turns: np.ndarray, mirror: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (B, T, 4) and points (B, T, 5, 2) in the cut. A turned box keeps its centre and its size."""
+    inverse = np.linalg.inv(turns)
+    points = faces.face_landmarks[indices].astype(np.float64)
+    # (B, T, 5, 2) x (B, 2, 2) -> (B, T, 5, 2)
+    landmarks = np.einsum("btpc,bdc->btpd", points - centres[:, None, None], inverse) + 0.5
+    mirrored = landmarks[:, :, list(MIRRORED_LANDMARK_ORDER)]
+    landmarks = np.where((mirror < 0)[:, None, None, None], mirrored, landmarks)
+    boxes = faces.face_boxes[indices].astype(np.float64)
+    middles = (boxes[..., :2] + boxes[..., 2:]) / 2
+    middles = np.einsum("btc,bdc->btd", middles - centres[:, None], inverse) + 0.5
+    # How many sides of the cut one side of the picture is, along width and height.
+    scales = 1 / np.linalg.norm(turns, axis=1)
+    halves = (boxes[..., 2:] - boxes[..., :2]) / 2 * scales[:, None]
+    return (
+        np.concatenate([middles - halves, middles + halves], axis=-1).astype(np.float32),
+        landmarks.astype(np.float32),
+    )
+
+
+def _erase(pixels: torch.Tensor, augmentation: FaceAugmentation, random: np.random.Generator) -> torch.Tensor:
+    size = pixels.shape[-1]
+    for clip in np.flatnonzero(random.random(len(pixels)) < augmentation.erase):
+        height, width = (random.uniform(0.12, 0.35, 2) * size).astype(int)
+        top, left = random.integers(0, size - height), random.integers(0, size - width)
+        pixels[clip, :, :, top : top + height, left : left + width] = float(random.random())
+    return pixels
+
+
+def _change_light(pixels: torch.Tensor, augmentation: FaceAugmentation, random: np.random.Generator) -> torch.Tensor:
+    count, size = len(pixels), pixels.shape[-1]
+
+    def draw(reach: float, *shape: int) -> torch.Tensor:
+        # (B, *shape) -> (B, 1, *shape): the same for all frames
+        return torch.from_numpy(random.uniform(-reach, reach, (count, 1, *shape)).astype(np.float32))
+
+    grey = torch.from_numpy((random.random((count, 1, 1, 1, 1)) < augmentation.grey).astype(np.float32))
+    pixels = torch.lerp(pixels, pixels.mean(dim=2, keepdim=True), grey)
+    gain = torch.exp(draw(augmentation.contrast, 1, 1, 1) + draw(augmentation.tint, 3, 1, 1))
+    slope = torch.linspace(-1, 1, size)
+    light = draw(augmentation.light, 1, 1, 1) + draw(augmentation.light, 1, 1, 1) * slope
+    light = light + draw(augmentation.light, 1, 1, 1) * slope[:, None]
+    return pixels.sub_(0.5).mul_(gain).add_(light + 0.5).clamp_(0, 1)
