@@ -38,6 +38,7 @@ from mtcae_dfer.configuration_mtcae import EXPRESSIONS, MTCAEConfig
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
+from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.data.faces import (
@@ -49,6 +50,7 @@ from mtcae_dfer.training.data.faces import (
     join_faces,
     make_batch,
 )
+from mtcae_dfer.training.errors import line_for_the_user
 from mtcae_dfer.training.evaluation.metrics import (
     confusion_matrix,
     face_box_iou,
@@ -70,7 +72,8 @@ STILLS_A_STEP, CLIPS_A_STEP, FADES_A_STEP, FADE_FRAMES = 96, 3, 12, 8  # of stag
 CLIP_WEIGHT, FADE_WEIGHT = 0.5, 0.5  # of their losses beside the stills'
 BACKBONE_SHARE = 0.15  # of the learning rate in stage 2
 REPORT_STEPS, SAVE_STEPS = 20, 100
-BACKBONE = {
+MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
+BACKBONE: dict[str, Any] = {
     "num_channels": 3,
     "embedding_size": 32,
     "hidden_sizes": [64, 128, 256],
@@ -249,8 +252,14 @@ def update_average(average: nn.Module, model: nn.Module, step: int, decay: float
 
 def cascade_config() -> MTCAEConfig:
     """Box -> landmarks -> expression over the frame backbone; heat maps for places, learned queries for expressions."""
-    face = {"per": "frame", "loss": "l1", "pooling": "heat_map", "heat_map_weight": 0.1, "mask_key": "face_found"}
-    encoder = {"model_type": "frame_backbone", "backbone_config": {"model_type": "resnet", **BACKBONE}}
+    face: dict[str, Any] = {
+        "per": "frame",
+        "loss": "l1",
+        "pooling": "heat_map",
+        "heat_map_weight": 0.1,
+        "mask_key": "face_found",
+    }
+    encoder: dict[str, Any] = {"model_type": "frame_backbone", "backbone_config": {"model_type": "resnet", **BACKBONE}}
     encoder |= {"image_size": SIZES[-1], "num_frames": MOTION_FRAMES, "num_temporal_layers": 1}
     return MTCAEConfig(
         encoder_config=encoder | {"num_temporal_attention_heads": 4, "temporal_mlp_ratio": 2.0},
@@ -275,8 +284,14 @@ def make_cascade(backbone: Mapping[str, torch.Tensor], seed: int) -> MTCAEForMul
     model = MTCAEForMultiTaskVideo(cascade_config())
     prefix = "backbone."
     weights = {name.removeprefix(prefix): value for name, value in backbone.items() if name.startswith(prefix)}
-    model.encoder.backbone.load_state_dict(weights)
+    encoder_of(model).backbone.load_state_dict(weights)
     return model
+
+
+def encoder_of(model: MTCAEForMultiTaskVideo) -> FrameBackboneModel:
+    """The model's encoder, known to be a frame backbone."""
+    assert isinstance(model.encoder, FrameBackboneModel)
+    return model.encoder
 
 
 def fade_strengths(random: np.random.Generator, count: int, frames: int) -> np.ndarray:
@@ -332,9 +347,11 @@ class CascadeTrainer:
         self.clip_squares = face_squares(clips.face_landmarks, FaceCut()) if clips is not None else None
         self.official, self.epoch, self.order = official, -1, np.zeros(0, int)
         # Edges and their first combinations are learned; going on with the later stages alone halves a step.
-        model.encoder.backbone.embedder.requires_grad_(False)
-        model.encoder.backbone.encoder.stages[0].requires_grad_(False)
-        known = {id(parameter) for parameter in model.encoder.backbone.parameters()}
+        self.encoder = encoder_of(model)
+        residual_network: Any = self.encoder.backbone
+        residual_network.embedder.requires_grad_(False)
+        residual_network.encoder.stages[0].requires_grad_(False)
+        known = {id(parameter) for parameter in residual_network.parameters()}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         backbone = [parameter for parameter in trained if id(parameter) in known]
         others = [parameter for parameter in trained if id(parameter) not in known]
@@ -370,19 +387,19 @@ class CascadeTrainer:
             rate = one_cycle(self.step / self.options.cascade_steps, self.options.cascade_learning_rate)
             group["lr"] = rate * group["scale"]
         self.model.train()
-        self.model.encoder.backbone.eval()
+        self.encoder.backbone.eval()
         self.optimiser.zero_grad()
         batch = make_batch(
             self.stills, self.still_squares, self.next_stills(STILLS_A_STEP), SIZES[-1], FaceAugmentation(), random
         )
         with torch.autocast("cpu", torch.bfloat16):
             # (B, 1, 3, S, S) -> (B, 1, h * w, D)
-            features = self.model.encoder.encode_frames(batch.pixel_values)
+            features = self.encoder.encode_frames(batch.pixel_values)
             faded = fade_sequences(features[:, 0], batch.labels, FADES_A_STEP, FADE_FRAMES, random)
-            still_loss, losses = self._losses(self.model.encoder.encode_over_time(features), batch)
+            still_loss, losses = self._losses(self.encoder.encode_over_time(features), batch)
             fade_loss = torch.zeros(())
             if faded is not None:
-                outputs = self.model(encoded_clips=self.model.encoder.encode_over_time(faded[0]))
+                outputs = self.model(encoded_clips=self.encoder.encode_over_time(faded[0]))
                 fade_loss = functional.cross_entropy(outputs.logits.float(), faded[1], label_smoothing=SMOOTHING)
         # The features' graph serves both losses, so it is walked through once.
         (still_loss + FADE_WEIGHT * fade_loss).backward()
@@ -391,8 +408,8 @@ class CascadeTrainer:
             indices = random.choice(len(self.clips), CLIPS_A_STEP, replace=False)
             batch = make_batch(self.clips, self.clip_squares, indices, SIZES[-1], FaceAugmentation(), random)
             with torch.autocast("cpu", torch.bfloat16):
-                features = self.model.encoder.encode_frames(batch.pixel_values)
-                clip_loss, losses = self._losses(self.model.encoder.encode_over_time(features), batch)
+                features = self.encoder.encode_frames(batch.pixel_values)
+                clip_loss, losses = self._losses(self.encoder.encode_over_time(features), batch)
             (CLIP_WEIGHT * clip_loss).backward()
             named["clips"] = losses["expression"].item()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -483,8 +500,12 @@ def answer(model: MTCAEForMultiTaskVideo, faces: FaceSet) -> Answers:
         parts.append(Answers(outputs.logits, outputs.face_boxes, outputs.face_landmarks, batch))
     names = [field.name for field in fields(FaceBatch)]
     joined = {name: torch.cat([getattr(part.batch, name) for part in parts]) for name in names}
-    predicted = (torch.cat([getattr(part, name) for part in parts]) for name in ("scores", "boxes", "landmarks"))
-    return Answers(*predicted, FaceBatch(**joined))
+    return Answers(
+        scores=torch.cat([part.scores for part in parts]),
+        boxes=torch.cat([part.boxes for part in parts]),
+        landmarks=torch.cat([part.landmarks for part in parts]),
+        batch=FaceBatch(**joined),
+    )
 
 
 def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -605,11 +626,18 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    (options,) = HfArgumentParser(RealPeopleOptions).parse_args_into_dataclasses(args=arguments)
+    described: Any = RealPeopleOptions
+    (options,) = HfArgumentParser(described, description=__doc__).parse_args_into_dataclasses(args=arguments)
     try:
         report = run(options)
-    except (ValueError, OSError) as error:
-        print(f"real_people: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopped. Go on with the same command.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        told = line_for_the_user(error, MEMORY_ADVICE)
+        if told is None:
+            raise
+        print(f"real_people: error: {told}", file=sys.stderr)
         return 2
     print(json.dumps({name: report[name] for name in ("temperature", "validation", "test")}, indent=2))
     return 0
