@@ -15,6 +15,8 @@ from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from mtcae_dfer.face_crop import FACE_CROP_MARGIN
+
 CLASS_WEIGHTS = ("none", "balanced")
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
 FEATURE_TYPES = ("float32", "float16")
@@ -74,6 +76,16 @@ class DataArguments(SyntheticArguments):
             "help": "The model sees every so-manieth labelled frame: a window at a random place of a training clip, "
             "the middle of another. For data sets with more labelled frames than the model takes."
         },
+    )
+    face_crop: bool = field(
+        default=False,
+        metadata={"help": "Crop all clips to the square around the face's labels; the model's processor then does so."},
+    )
+    face_crop_margin: float = field(
+        default=FACE_CROP_MARGIN, metadata={"help": "Added on every side of the face, as a share of its size."}
+    )
+    face_crop_rise: float = field(
+        default=0.0, metadata={"help": "How far the crop's centre stands above the face's, in sides of the crop."}
     )
     augment: bool = field(default=True, metadata={"help": "Change training clips at random, by the options below."})
     smallest_crop: float = field(default=0.8, metadata={"help": "Side of the smallest crop / side of the frame."})
@@ -434,6 +446,8 @@ def check_arguments(arguments: RunArguments) -> None:
     for name, holds, rule in (
         ("per_device_eval_batch_size", options["per_device_eval_batch_size"] > 0, "must be greater than 0"),
         ("cache_frames_gb", options["cache_frames_gb"] >= 0, "must be at least 0"),
+        ("face_crop_margin", options["face_crop_margin"] >= 0, "must be at least 0"),
+        ("face_crop_rise", -0.5 <= options["face_crop_rise"] <= 0.5, "must be in [-0.5, 0.5]"),
         ("gradient_accumulation_steps", options["gradient_accumulation_steps"] >= 1, "must be at least 1"),
         ("layer_decay", 0 < options["layer_decay"] <= 1, "must be in (0, 1]"),
         ("drop_path", 0 <= options["drop_path"] < 1, "must be in [0, 1)"),

@@ -14,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 
+from mtcae_dfer.hub_dataset.files import plain_values
+
 PROGRESS_FILE, MANIFEST_FILE, WEIGHTS_FILE = "progress.json", "manifest.json", "model.safetensors"
 CHUNK_BYTES = 1 << 24
 LISTED_MISMATCHES = 5
@@ -48,7 +50,7 @@ def save_checkpoint(
     Args:
         accelerator: holds everything that was prepared or registered for checkpointing.
         folder: parent of the checkpoints.
-        progress: JSON-serialisable; needs "epoch", and "step" above 0 within an epoch.
+        progress: values of JSON; numbers that are none become null. Needs "epoch", and "step" above 0 within an epoch.
         keep: how many checkpoints remain.
         describe: called on the main process, writes further files into the folder, such as those that the Auto*
             classes need.
@@ -82,9 +84,9 @@ def checkpoint_name(progress: dict[str, Any]) -> str:
 def _seal(folder: Path, progress: dict[str, Any]) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(folder)): fingerprint(path) for path in files}
-    for name, content in ((MANIFEST_FILE, manifest), (PROGRESS_FILE, progress)):
+    for name, content in ((MANIFEST_FILE, manifest), (PROGRESS_FILE, plain_values(progress))):
         with (folder / name).open("w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2)
+            json.dump(content, stream, indent=2, allow_nan=False)
             stream.flush()
             os.fsync(stream.fileno())
 

@@ -34,8 +34,8 @@ class TrainingState(Progress):
     """What a run knows besides: the epoch whose model it keeps, and how far it is in the present epoch."""
 
     selected_epoch: int = 0
-    selected_uar: float = -1.0
-    selected_loss: float = float("inf")
+    selected_uar: float = 0.0  # of that epoch; nothing before one is selected
+    selected_loss: float = 0.0  # likewise
     step: int = 0  # batches of the present epoch that every process has done
     clips: int | None = None  # training clips in these, of all processes; None: a checkpoint of old does not tell
     sums: dict[str, float] = field(default_factory=dict)  # over these batches: losses, means over processes

@@ -72,7 +72,7 @@ def run(arguments: RunArguments) -> Report:
     dataset_dir = arguments.data.dataset or make_synthetic_dataset(arguments.data, accelerator, stopwatch)
     set_seed(arguments.optimisation.seed)
     model, splits = prepare_model_and_data(arguments, dataset_dir)
-    processor = make_processor(model.config)
+    processor = make_processor(model.config, splits.train.crop)
     with stopwatch.stage("training"):
         state = train(accelerator, model, processor, splits, arguments, output_dir)
     with stopwatch.stage("testing"):
@@ -174,7 +174,7 @@ def select(
     """Keeps the epoch with the highest validation UAR, of equals the one with the lowest validation loss."""
     record = state.history[-1]
     uar, loss = record["validation_uar"], record["validation_loss"]
-    if (uar, -loss) > (state.selected_uar, -state.selected_loss):
+    if state.selected_epoch == 0 or (uar, -loss) > (state.selected_uar, -state.selected_loss):
         state.selected_uar, state.selected_loss, state.selected_epoch = uar, loss, state.epoch
         weights = accelerator.get_state_dict(model)  # of all processes where they share the weights out
         if accelerator.is_main_process:

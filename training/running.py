@@ -41,6 +41,7 @@ from mtcae_dfer.training.checkpoints import (
     load_progress,
     refuse_other_architecture,
 )
+from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.errors import line_for_the_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.threads import share_threads
@@ -260,10 +261,13 @@ def refuse_changed_options(before: dict[str, Any], arguments: ScriptArguments, c
         raise CheckpointError(f"{checkpoint} was made with other options: {'; '.join(changed)}; repeat those{way_out}")
 
 
-def make_processor(config: PreTrainedConfig) -> MTCAEVideoProcessor:
-    """The processor that makes the input of a model with this config."""
+def make_processor(config: PreTrainedConfig, crop: FaceCropConfig | None = None) -> MTCAEVideoProcessor:
+    """The processor that makes the input of a model with this config, cropped to the face as it was trained."""
     height, width = as_height_and_width(config.image_size)
-    return MTCAEVideoProcessor(size={"height": height, "width": width}, num_frames=config.num_frames)
+    options: dict[str, Any] = {"size": {"height": height, "width": width}, "num_frames": config.num_frames}
+    if crop is not None:
+        options |= {"do_face_crop": True, "face_crop_margin": crop.margin, "face_crop_rise": crop.rise}
+    return MTCAEVideoProcessor(**options)
 
 
 def package_versions(*others: str) -> dict[str, str]:

@@ -1,18 +1,23 @@
 """Augmentation: one draw for the whole clip, and labels that stay on the pixels they belong to."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as transforms
 
 from mtcae_dfer.training.data.augmentation import (
     AugmentationConfig,
+    ClipChange,
     LabelledFrames,
     augment,
-    crop,
+    change_clip,
+    change_clips,
+    draw_change,
     draw_crop_box,
+    draw_rectangle,
     erase,
-    flip,
-    rotate,
 )
 
 SIDE = 64
@@ -53,7 +58,7 @@ def test_landmarks_stay_on_their_pixels(seed: int) -> None:
 
 
 def test_a_flip_mirrors_pixels_and_swaps_left_and_right() -> None:
-    mirrored = flip(clip_with_spot(0))
+    mirrored = change_clip(clip_with_spot(0), ClipChange(flipped=True))
     # The spot was the left eye; mirrored, it is where the right eye's label says.
     assert np.allclose(find_spot(mirrored.frames[0]), mirrored.face_landmarks[0, 1].tolist(), atol=0.5 / SIDE)
     assert mirrored.face_landmarks[0, 0, 0] < mirrored.face_landmarks[0, 1, 0]
@@ -62,7 +67,7 @@ def test_a_flip_mirrors_pixels_and_swaps_left_and_right() -> None:
 
 
 def test_a_crop_is_computed_by_hand() -> None:
-    cropped = crop(clip_with_spot(), (0.25, 0.25, 0.75, 0.75))
+    cropped = change_clip(clip_with_spot(), ClipChange(crop_box=(0.25, 0.25, 0.75, 0.75)))
     # The crop is half the frame, so distances double: (0.5 - 0.25) / 0.5 = 0.5 and (0.55 - 0.25) / 0.5 = 0.6.
     assert torch.allclose(cropped.face_landmarks[0, 2], torch.tensor([0.5, 0.6]), atol=1e-6)
     assert torch.allclose(cropped.face_boxes[0], torch.tensor([0.0, 0.1, 0.9, 1.1]), atol=1e-6)
@@ -119,19 +124,19 @@ def lit_box(frame: torch.Tensor) -> list[float]:
 
 @pytest.mark.parametrize("degrees", [-30.0, -7.0, 12.0, 25.0])
 def test_a_rotated_box_stays_around_the_drawn_disc_in_a_frame_that_is_not_square(degrees: float) -> None:
-    turned = rotate(clip_with_disc(), degrees)
+    turned = change_clip(clip_with_disc(), ClipChange(degrees=degrees))
     assert np.allclose(lit_box(turned.frames[1]), turned.face_boxes[1].tolist(), atol=1.5 / 64)
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 15.0])
 def test_rotated_landmarks_stay_on_their_pixels(degrees: float) -> None:
     for number in range(5):
-        turned = rotate(clip_with_spot(number), degrees)
+        turned = change_clip(clip_with_spot(number), ClipChange(degrees=degrees))
         assert np.allclose(find_spot(turned.frames[0]), turned.face_landmarks[0, number].tolist(), atol=0.3 / SIDE)
 
 
 def test_a_quarter_turn_is_computed_by_hand() -> None:
-    turned = rotate(clip_with_spot(), 90.0)
+    turned = change_clip(clip_with_spot(), ClipChange(degrees=90.0))
     # Counter-clockwise, the right edge comes to the top: (x, y) -> (y, 1 - x), so (0.3, 0.4) -> (0.4, 0.7).
     assert torch.allclose(turned.face_landmarks[0, 0], torch.tensor([0.4, 0.7]), atol=1e-6)
 
@@ -156,7 +161,8 @@ def test_all_changes_together_keep_labels_on_their_pixels(seed: int) -> None:
 
 def test_erasing_covers_the_same_rectangle_of_every_frame_and_nothing_else() -> None:
     frames = clip_with_disc().frames
-    erased = erase(frames, 0.2, torch.Generator().manual_seed(4))
+    erased = frames.clone()
+    erase(erased, draw_rectangle(0.2, torch.Generator().manual_seed(4)))
     changed = (erased != frames).any(dim=1)  # (T, H, W)
     assert torch.equal(changed[0], changed[1]) and changed.any()
     rows, columns = changed[0].any(1).nonzero().flatten(), changed[0].any(0).nonzero().flatten()
@@ -170,3 +176,54 @@ def test_options_that_are_off_leave_the_other_draws_as_they_are() -> None:
     plain = augment(clip_with_spot(), AugmentationConfig(), torch.Generator().manual_seed(9))
     erased = augment(clip_with_spot(), AugmentationConfig(erasing_probability=1.0), torch.Generator().manual_seed(9))
     assert torch.equal(plain.face_boxes, erased.face_boxes) and not torch.equal(plain.frames, erased.frames)
+
+
+def some_clips(count: int) -> LabelledFrames:
+    """Clips of smooth noise in frames that are not square."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(count, FRAMES * 3, 6, 8, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (48, 64), mode="bicubic").clamp(0, 1)
+    frames = (255 * smooth).to(torch.uint8).unflatten(1, (FRAMES, 3))
+    boxes = torch.rand(count, FRAMES, 4, generator=generator)
+    return LabelledFrames(frames, boxes, torch.rand(count, FRAMES, 5, 2, generator=generator))
+
+
+def test_every_clip_of_a_batch_is_changed_as_if_it_were_alone(monkeypatch) -> None:
+    strong = AugmentationConfig(largest_rotation=20.0, saturation=0.4, hue=0.1, erasing_probability=0.5)
+    clips = some_clips(6)
+    changes = [draw_change(strong, torch.Generator().manual_seed(seed)) for seed in range(5)] + [ClipChange()]
+    together = change_clips(clips, changes)
+    monkeypatch.setattr("mtcae_dfer.training.data.augmentation.VALUES_AT_A_TIME", 4 * clips.frames[0].numel())
+    in_two_parts = change_clips(clips, changes)
+    for number, change in enumerate(changes):
+        clip = LabelledFrames(clips.frames[number], clips.face_boxes[number], clips.face_landmarks[number])
+        alone = change_clip(clip, change)
+        for batch in (together, in_two_parts):
+            assert torch.equal(batch.frames[number], alone.frames)
+            assert torch.equal(batch.face_boxes[number], alone.face_boxes)
+            assert torch.equal(batch.face_landmarks[number], alone.face_landmarks)
+    assert torch.equal(together.frames[5], clips.frames[5])  # the change that does nothing
+
+
+def test_a_crop_is_torchvisions_but_for_its_edges() -> None:
+    clips = some_clips(1)
+    # Whole pixels: rows 6 to 42, columns 16 to 56.
+    changed = change_clips(clips, [ClipChange(crop_box=(16 / 64, 6 / 48, 56 / 64, 42 / 48))])
+    expected = transforms.resized_crop(clips.frames, 6, 16, 36, 40, [48, 64], antialias=True)
+    difference = (changed.frames.int() - expected.int()).abs()
+    assert difference[..., 2:-2, 2:-2].max() <= 1 and difference.max() < 40
+
+
+@pytest.mark.parametrize(
+    ("change", "by_torchvision"),
+    [
+        (ClipChange(brightness=1.3), lambda frames: transforms.adjust_brightness(frames, 1.3)),
+        (ClipChange(contrast=0.6), lambda frames: transforms.adjust_contrast(frames, 0.6)),
+        (ClipChange(saturation=1.7), lambda frames: transforms.adjust_saturation(frames, 1.7)),
+        (ClipChange(hue=-0.2), lambda frames: transforms.adjust_hue(frames, -0.2)),
+    ],
+)
+def test_colours_change_as_torchvision_changes_them(change: ClipChange, by_torchvision: Callable) -> None:
+    clips = some_clips(1)
+    changed = change_clips(clips, [change]).frames
+    assert (changed.int() - by_torchvision(clips.frames).int()).abs().max() <= 2

@@ -84,3 +84,16 @@ def test_the_weights_of_another_architecture_are_listed(folder: Path) -> None:
         refuse_other_architecture(folder / "epoch-00002", torch.nn.Linear(4, 2))
     with pytest.raises(CheckpointError, match=r"bias: \(2,\) there, absent here"):
         refuse_other_architecture(folder / "epoch-00002", torch.nn.Linear(3, 2, bias=False))
+
+
+def test_what_is_no_number_is_null_in_a_checkpoint_and_never_a_word_that_json_does_not_know(
+    accelerator: Accelerator, tmp_path: Path
+) -> None:
+    progress = {"epoch": 1, "history": [{"face_box_iou": float("nan"), "validation_loss": float("inf"), "uar": 0.5}]}
+    checkpoint = save_checkpoint(accelerator, tmp_path, progress, keep=1)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    stored = json.loads((checkpoint / "progress.json").read_text(), parse_constant=refuse)
+    assert stored["history"] == [{"face_box_iou": None, "validation_loss": None, "uar": 0.5}]

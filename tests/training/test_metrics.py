@@ -337,3 +337,18 @@ def test_metrics_on_file_give_the_same(tmp_path: Path) -> None:
     metric.add_batch(predictions=PREDICTIONS[:3], references=REFERENCES[:3])
     metric.add_batch(predictions=PREDICTIONS[3:], references=REFERENCES[3:])
     assert metric.compute(num_classes=3) == pytest.approx({"uar": 1.25 / 3})
+
+
+def test_single_predictions_are_added_by_place_by_name_and_through_combined_metrics() -> None:
+    by_place, by_name = WeightedAverageRecall(), WeightedAverageRecall()
+    both = evaluate.combine([UnweightedAverageRecall(), WeightedAverageRecall()])
+    # Three of four are right; of class 0 one of two.
+    for predicted, true in ((0, 0), (1, 0), (1, 1), (1, 1)):
+        by_place.add(predicted, true)
+        by_name.add(references=true, predictions=predicted)
+        both.add(predicted, true)
+    for metric in (by_place, by_name):
+        assert metric.compute(num_classes=2) == {"war": 0.75}
+    assert both.compute(num_classes=2) == {"uar": 0.75, "war": 0.75}
+    by_place.add_batch([1, 1], [1, 0])
+    assert by_place.compute(num_classes=2) == {"war": 0.5}

@@ -19,6 +19,7 @@ from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.run import main
 from tests.support.small_data import SMALL_EXPRESSIONS
+from tests.support.video_files import write_numbered_video
 
 
 def words_of(dataset: Path, output: Path, *more: str) -> list[str]:
@@ -148,3 +149,23 @@ def test_wrong_options_are_one_line(small_dataset: Path, tmp_path: Path, capsys,
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(words_of(tmp_path, tmp_path / "run")) == 2
     assert "is no data set of this package" in capsys.readouterr().err
+
+
+def test_a_run_on_face_crops_saves_a_processor_that_crops_likewise(small_dataset: Path, tmp_path: Path) -> None:
+    words = words_of(small_dataset, tmp_path / "run", "--num_train_epochs", "1", "--face_crop", "true")
+    assert main([*words, "--face_crop_margin", "0.2"]) == 0
+    saved = json.loads((tmp_path / "run" / "video_preprocessor_config.json").read_text())
+    assert saved["do_face_crop"] is True and saved["face_crop_margin"] == 0.2
+    assert load_report(tmp_path / "run" / "report.json")["protocol"].endswith("frames cropped to the face")
+
+
+def test_a_crop_without_faces_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in SMALL_EXPRESSIONS:
+        (tmp_path / "corpus" / name).mkdir(parents=True)
+        write_numbered_video(tmp_path / "corpus" / name / "clip.mp4", 17)
+    clips = read_folder(tmp_path / "corpus", class_names=SMALL_EXPRESSIONS)
+    options = BuildOptions(class_names=SMALL_EXPRESSIONS, splits="none")
+    build_dataset(clips, tmp_path / "dataset", options, workers=1, progress=False)
+    words = words_of(tmp_path / "dataset", tmp_path / "run", "--tasks", "expression", "--train_on_all", "true")
+    assert main([*words, "--face_crop", "true"]) == 2
+    assert "has no face box in any training clip" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS, TASKS, MTLERConfig
-from mtcae_dfer.hub_dataset.files import plain_values, write_json
+from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.modeling_mtl_er import MTLERForAffectiveBehavior
 from mtcae_dfer.training.affect.arguments import (
     AffectArguments,
@@ -53,7 +53,7 @@ class MemberState(Progress):
     """What the training of one model knows between epochs."""
 
     selected_epoch: int = 0
-    selected_score: float = -float("inf")
+    selected_score: float = 0.0  # of that epoch; nothing before one is selected
 
 
 @dataclass
@@ -114,8 +114,7 @@ def train_member(member: Member, splits: AffectSplits, arguments: AffectArgument
     training = MemberTraining(accelerator, model, optimiser, schedule, loader, options)
 
     def save(state: MemberState) -> None:
-        progress = plain_values(vars(state))
-        save_checkpoint(accelerator, folder / CHECKPOINTS_FOLDER, progress, options.save_total_limit)
+        save_checkpoint(accelerator, folder / CHECKPOINTS_FOLDER, vars(state), options.save_total_limit)
 
     state = start_or_resume(accelerator, arguments, folder, MemberState, save)
     for epoch in tqdm(
@@ -213,7 +212,7 @@ def lengthen(values: torch.Tensor, frames: int, column: str) -> torch.Tensor:
 def keep_best(accelerator: Accelerator, model: torch.nn.Module, state: MemberState, folder: Path) -> None:
     """Keeps the epoch with the highest sum of validation figures, the first of equals."""
     score = selection_score(state.history[-1]["validation"])
-    if score > state.selected_score:
+    if state.selected_epoch == 0 or score > state.selected_score:
         state.selected_score, state.selected_epoch = score, state.epoch
         if accelerator.is_main_process:
             accelerator.unwrap_model(model).save_pretrained(folder)

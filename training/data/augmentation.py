@@ -1,13 +1,20 @@
-"""Random changes of a training clip. One draw holds for all frames of the clip, and the labels move with the pixels."""
+"""Random changes of training clips. One draw holds for all frames of a clip, and the labels move with the pixels.
+
+What is drawn for a clip is a `ClipChange`; the clips of a batch are changed together, each by its own.
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode
+from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from mtcae_dfer.face_geometry import flip_horizontally, map_to_crop
+
+WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)
+VALUES_AT_A_TIME = 1 << 24  # pixel values that are changed together: more would only take memory
 
 
 @dataclass(frozen=True)
@@ -28,67 +35,53 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """The frames of a clip with their face labels."""
+    """The frames of a clip, or of B clips, with their face labels; of B clips every array has B as its first axis."""
 
-    frames: torch.Tensor  # uint8 (T, 3, H, W)
-    face_boxes: torch.Tensor  # float32 (T, 4), divided by frame width and height, NaN where no face was found
-    face_landmarks: torch.Tensor  # float32 (T, 5, 2), likewise
+    frames: torch.Tensor  # uint8 ([B,] T, 3, H, W)
+    face_boxes: torch.Tensor  # float32 ([B,] T, 4), divided by frame width and height, NaN where no face was found
+    face_landmarks: torch.Tensor  # float32 ([B,] T, 5, 2), likewise
 
 
-def augment(clip: LabelledFrames, config: AugmentationConfig, generator: torch.Generator) -> LabelledFrames:
-    """Draws one rotation, crop, flip, light, colour and erased rectangle for the whole clip.
+@dataclass(frozen=True)
+class ErasedRectangle:
+    """A rectangle of noise that stands still over all frames of a clip."""
 
-    Args:
-        clip: the frames and labels of one clip.
-        config: how far to change it.
-        generator: the only source of randomness, so that a clip's draw does not depend on the loading processes.
-    """
+    top: float  # of the room that its height leaves, from 0 to 1
+    left: float  # likewise
+    area: float  # of the rectangle / that of the frame
+    stretch: float  # its height / that of a rectangle with this area and the frame's proportions
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class ClipChange:
+    """What is done to all frames of a clip, in this order. The defaults do nothing."""
+
+    degrees: float = 0.0  # turned about the centre, counter-clockwise; what turns in from outside is black
+    crop_box: tuple[float, float, float, float] = WHOLE_FRAME  # cut out: x1, y1, x2, y2 / frame width and height
+    flipped: bool = False  # mirrored left to right
+    brightness: float = 1.0  # pixel values are multiplied by it
+    contrast: float = 1.0  # distances to a frame's mean brightness are multiplied by it
+    saturation: float = 1.0  # distances to grey are multiplied by it
+    hue: float = 0.0  # hues turn by this share of the colour circle
+    erased: ErasedRectangle | None = None
+
+
+def draw_change(config: AugmentationConfig, generator: torch.Generator) -> ClipChange:
+    """Draws what is done to one clip; the generator is the only source of randomness."""
     # What is switched off draws no number: it leaves the other draws as they are.
-    if config.largest_rotation:
-        clip = rotate(clip, _uniform(generator, -config.largest_rotation, config.largest_rotation))
-    clip = crop(clip, draw_crop_box(config, generator))
-    if _uniform(generator, 0.0, 1.0) < config.flip_probability:
-        clip = flip(clip)
-    frames = change_colours(clip.frames, config, generator)
-    if config.erasing_probability and _uniform(generator, 0.0, 1.0) < config.erasing_probability:
-        frames = erase(frames, config.largest_erasing, generator)
-    return LabelledFrames(frames, clip.face_boxes, clip.face_landmarks)
-
-
-def change_colours(frames: torch.Tensor, config: AugmentationConfig, generator: torch.Generator) -> torch.Tensor:
-    """Draws brightness, contrast, saturation and hue for all frames uint8 (T, 3, H, W)."""
-    brightness = _uniform(generator, 1 - config.brightness, 1 + config.brightness)
-    contrast = _uniform(generator, 1 - config.contrast, 1 + config.contrast)
-    frames = transforms.adjust_contrast(transforms.adjust_brightness(frames, brightness), contrast)
-    if config.saturation:
-        frames = transforms.adjust_saturation(frames, _uniform(generator, 1 - config.saturation, 1 + config.saturation))
-    if config.hue:
-        frames = transforms.adjust_hue(frames, _uniform(generator, -config.hue, config.hue))
-    return frames
-
-
-def erase(frames: torch.Tensor, largest_area: float, generator: torch.Generator) -> torch.Tensor:
-    """Covers one rectangle of all frames uint8 (T, 3, H, W) with noise that stands still.
-
-    Labels stay: a covered mouth is where it is, as behind a hand. The area is at least a tenth of the largest one, the
-    sides stand at most 1 : 2.
-
-    Args:
-        frames: of one clip.
-        largest_area: of the rectangle / that of the frame.
-        generator: source of the rectangle and of the noise.
-    """
-    height, width = frames.shape[-2:]
-    area = _uniform(generator, largest_area / 10, largest_area)
-    stretch = 2 ** _uniform(generator, -0.5, 0.5)
-    rows = max(1, min(height, round(height * math.sqrt(area) * stretch)))
-    columns = max(1, min(width, round(width * math.sqrt(area) / stretch)))
-    top = round(_uniform(generator, 0, height - rows))
-    left = round(_uniform(generator, 0, width - columns))
-    erased = frames.clone()
-    noise = torch.randint(0, 256, (3, rows, columns), dtype=torch.uint8, generator=generator)
-    erased[..., top : top + rows, left : left + columns] = noise
-    return erased
+    turn = config.largest_rotation
+    degrees = _uniform(generator, -turn, turn) if turn else 0.0
+    crop_box = draw_crop_box(config, generator)
+    flipped = _uniform(generator, 0.0, 1.0) < config.flip_probability
+    brightness, contrast = (
+        _uniform(generator, 1 - largest, 1 + largest) for largest in (config.brightness, config.contrast)
+    )
+    saturation = _uniform(generator, 1 - config.saturation, 1 + config.saturation) if config.saturation else 1.0
+    hue = _uniform(generator, -config.hue, config.hue) if config.hue else 0.0
+    erases = config.erasing_probability and _uniform(generator, 0.0, 1.0) < config.erasing_probability
+    erased = draw_rectangle(config.largest_erasing, generator) if erases else None
+    return ClipChange(degrees, crop_box, flipped, brightness, contrast, saturation, hue, erased)
 
 
 def draw_crop_box(config: AugmentationConfig, generator: torch.Generator) -> tuple[float, float, float, float]:
@@ -100,48 +93,128 @@ def draw_crop_box(config: AugmentationConfig, generator: torch.Generator) -> tup
     return left, top, left + width, top + height
 
 
-def crop(clip: LabelledFrames, crop_box: tuple[float, float, float, float]) -> LabelledFrames:
-    """Cuts the crop out of every frame, resizes it to the frame's size, and moves the labels along.
+def draw_rectangle(largest_area: float, generator: torch.Generator) -> ErasedRectangle:
+    """Draws a rectangle to erase: its area is at least a tenth of the largest one, its sides stand at most 1 : 2."""
+    area = _uniform(generator, largest_area / 10, largest_area)
+    stretch = 2 ** _uniform(generator, -0.5, 0.5)
+    top, left = _uniform(generator, 0.0, 1.0), _uniform(generator, 0.0, 1.0)
+    noise_seed = int(torch.randint(0, 2**62, (), generator=generator))
+    return ErasedRectangle(top, left, area, stretch, noise_seed)
 
-    The crop's edges are rounded to whole pixels first, so that pixels and labels agree exactly.
+
+def augment(clip: LabelledFrames, config: AugmentationConfig, generator: torch.Generator) -> LabelledFrames:
+    """Draws one change for all frames of one clip, and makes it.
+
+    Args:
+        clip: the frames and labels of one clip.
+        config: how far to change it.
+        generator: the only source of randomness, so that a clip's draw does not depend on the loading processes.
     """
-    height, width = clip.frames.shape[-2:]
-    left, right = round(crop_box[0] * width), max(round(crop_box[2] * width), round(crop_box[0] * width) + 1)
-    top, bottom = round(crop_box[1] * height), max(round(crop_box[3] * height), round(crop_box[1] * height) + 1)
-    frames = transforms.resized_crop(
-        clip.frames, top, left, bottom - top, right - left, [height, width], antialias=True
-    )
-    whole_pixels = (left / width, top / height, right / width, bottom / height)
-    face_boxes, face_landmarks = map_to_crop(clip.face_boxes, clip.face_landmarks, whole_pixels)
-    return LabelledFrames(frames, face_boxes, face_landmarks)
+    return change_clip(clip, draw_change(config, generator))
 
 
-def rotate(clip: LabelledFrames, degrees: float) -> LabelledFrames:
-    """Turns every frame about its centre, counter-clockwise for positive degrees; what turns in from outside is black.
+def change_clip(clip: LabelledFrames, change: ClipChange) -> LabelledFrames:
+    """The same for a change that is known."""
+    batch = LabelledFrames(clip.frames[None], clip.face_boxes[None], clip.face_landmarks[None])
+    changed = change_clips(batch, [change])
+    return LabelledFrames(changed.frames[0], changed.face_boxes[0], changed.face_landmarks[0])
+
+
+def change_clips(clips: LabelledFrames, changes: Sequence[ClipChange]) -> LabelledFrames:
+    """Changes B clips, each by its own; none depends on what else is in the batch."""
+    together = max(1, VALUES_AT_A_TIME // clips.frames[0].numel())
+    starts = range(0, len(changes), together)
+    parts = [
+        change_frames(clips.frames[start : start + together], changes[start : start + together]) for start in starts
+    ]
+    labels = [
+        move_labels(boxes, landmarks, change, aspect=clips.frames.shape[-1] / clips.frames.shape[-2])
+        for boxes, landmarks, change in zip(clips.face_boxes, clips.face_landmarks, changes, strict=True)
+    ]
+    face_boxes, face_landmarks = (torch.stack(part) for part in zip(*labels, strict=True))
+    return LabelledFrames(torch.cat(parts), face_boxes, face_landmarks)
+
+
+def move_labels(
+    face_boxes: torch.Tensor, face_landmarks: torch.Tensor, change: ClipChange, aspect: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes (T, 4) and points (T, 5, 2) of one clip after its change; `aspect` is a frame's width / its height.
 
     Points turn with the pixels. A box keeps its width and height, and its centre turns: a detector's boxes stand
     upright whatever the head does, and the hull of a turned box would be larger than any box of the turned face.
     """
-    height, width = clip.frames.shape[-2:]
-    frames = transforms.rotate(clip.frames, degrees, interpolation=InterpolationMode.BILINEAR)
-    pixels = torch.tensor([width, height], dtype=torch.float32)
-    angle = math.radians(degrees)
-    # Rows count downwards, so a counter-clockwise turn takes (1, 0) to (cos, -sin); points are rows of the matrix.
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-
-    def turned(points: torch.Tensor) -> torch.Tensor:
-        return ((points - 0.5) * pixels) @ turn / pixels + 0.5
-
-    upper_left, lower_right = clip.face_boxes[..., :2], clip.face_boxes[..., 2:]
-    shift = turned((upper_left + lower_right) / 2) - (upper_left + lower_right) / 2
-    face_boxes = torch.cat([upper_left + shift, lower_right + shift], dim=-1)
-    return LabelledFrames(frames, face_boxes, turned(clip.face_landmarks))
+    if change.degrees:
+        angle, proportions = math.radians(change.degrees), torch.tensor([aspect, 1.0])
+        # Rows count downwards, so a counter-clockwise turn takes (1, 0) to (cos, -sin); points are rows of the matrix.
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        centres = (face_boxes[:, :2] + face_boxes[:, 2:]) / 2
+        turned = ((centres - 0.5) * proportions) @ turn / proportions + 0.5
+        face_boxes = face_boxes + (turned - centres).repeat(1, 2)
+        face_landmarks = ((face_landmarks - 0.5) * proportions) @ turn / proportions + 0.5
+    face_boxes, face_landmarks = map_to_crop(face_boxes, face_landmarks, change.crop_box)
+    return flip_horizontally(face_boxes, face_landmarks) if change.flipped else (face_boxes, face_landmarks)
 
 
-def flip(clip: LabelledFrames) -> LabelledFrames:
-    """Mirrors frames and labels left to right; left and right eye and mouth corners change names."""
-    face_boxes, face_landmarks = flip_horizontally(clip.face_boxes, clip.face_landmarks)
-    return LabelledFrames(clip.frames.flip(-1), face_boxes, face_landmarks)
+def change_frames(frames: torch.Tensor, changes: Sequence[ClipChange]) -> torch.Tensor:
+    """Frames uint8 (B, T, 3, H, W) after their changes: turn, crop and flip in one interpolation, then the colours."""
+    height, width = frames.shape[-2:]
+    # (B, T, 3, H, W) -> (B, T * 3, H, W): every frame of a clip takes its pixels from the same places.
+    pixels = frames.flatten(1, 2).float()
+    places = torch.tensor([_source_places(change, width / height) for change in changes])  # (B, 2, 3)
+    grid = functional.affine_grid(places, [len(changes), 1, height, width], align_corners=False)  # (B, H, W, 2)
+    # At its own edge a frame goes on as it is; only what turns in from outside is black.
+    pixels = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    if any(change.degrees for change in changes):
+        pixels *= (grid.abs() <= 1).all(dim=-1)[:, None]
+    # (B, T * 3, H, W) -> (B, T, 3, H, W)
+    changed = change_colours(pixels.unflatten(1, frames.shape[1:3]), changes).round_().to(torch.uint8)
+    for clip, change in zip(changed, changes, strict=True):
+        if change.erased is not None:
+            erase(clip, change.erased)
+    return changed
+
+
+def _source_places(change: ClipChange, aspect: float) -> list[list[float]]:
+    """From places in the changed frame to those in the frame, both from -1 to 1, as `affine_grid` takes it."""
+    left, top, right, bottom = change.crop_box
+    across, down = (right - left) * (-1 if change.flipped else 1), bottom - top
+    x, y = left + right - 1, top + bottom - 1
+    cosine, sine = math.cos(math.radians(change.degrees)), math.sin(math.radians(change.degrees))
+    return [
+        [cosine * across, -sine / aspect * down, cosine * x - sine / aspect * y],
+        [sine * aspect * across, cosine * down, sine * aspect * x + cosine * y],
+    ]
+
+
+def change_colours(frames: torch.Tensor, changes: Sequence[ClipChange]) -> torch.Tensor:
+    """Frames (B, T, 3, H, W) of values from 0 to 255 after their changes of colour."""
+
+    def factors(name: str) -> torch.Tensor:
+        return torch.tensor([getattr(change, name) for change in changes]).view(-1, 1, 1, 1, 1)
+
+    frames = (frames * factors("brightness")).clamp_(0, 255)
+    mean = transforms.rgb_to_grayscale(frames).mean(dim=(-3, -2, -1), keepdim=True)
+    frames = torch.lerp(mean, frames, factors("contrast")).clamp_(0, 255)
+    if any(change.saturation != 1.0 for change in changes):
+        frames = torch.lerp(transforms.rgb_to_grayscale(frames), frames, factors("saturation")).clamp_(0, 255)
+    for clip, change in enumerate(changes):
+        if change.hue:
+            frames[clip] = 255 * transforms.adjust_hue(frames[clip] / 255, change.hue)
+    return frames
+
+
+def erase(frames: torch.Tensor, rectangle: ErasedRectangle) -> None:
+    """Covers one rectangle of all frames uint8 (T, 3, H, W) with noise that stands still, in place.
+
+    Labels stay: a covered mouth is where it is, as behind a hand.
+    """
+    height, width = frames.shape[-2:]
+    rows = max(1, min(height, round(height * math.sqrt(rectangle.area) * rectangle.stretch)))
+    columns = max(1, min(width, round(width * math.sqrt(rectangle.area) / rectangle.stretch)))
+    top, left = round(rectangle.top * (height - rows)), round(rectangle.left * (width - columns))
+    generator = torch.Generator().manual_seed(rectangle.noise_seed)
+    noise = torch.randint(0, 256, (3, rows, columns), dtype=torch.uint8, generator=generator)
+    frames[..., top : top + rows, left : left + columns] = noise
 
 
 def _uniform(generator: torch.Generator, low: float, high: float) -> float:

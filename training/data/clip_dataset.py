@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, fields
 
 import datasets
 import numpy as np
@@ -11,13 +11,31 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
+from mtcae_dfer.face_crop import FACE_CROP_MARGIN, FaceCrop, face_crop
+from mtcae_dfer.face_geometry import map_to_crop
+from mtcae_dfer.hub_dataset.clips import ClipLabels
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes
+from mtcae_dfer.hub_dataset.schema import labels_from_row
 from mtcae_dfer.training.affect.tasks import affect_tasks, label_key, read_affect_labels
-from mtcae_dfer.training.data.augmentation import AugmentationConfig, LabelledFrames, augment
+from mtcae_dfer.training.data.augmentation import (
+    AugmentationConfig,
+    ClipChange,
+    LabelledFrames,
+    change_clips,
+    draw_change,
+)
 from mtcae_dfer.training.data.sampling import FrameWindow
-from mtcae_dfer.video_reading import read_clip
+from mtcae_dfer.video_reading import probe_video, read_clip
 
 READING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class FaceCropConfig:
+    """How frames are cropped to the face, by the rule of `face_crop.face_crop`."""
+
+    margin: float = FACE_CROP_MARGIN
+    rise: float = 0.0
 
 
 class ClipDataset(Dataset):
@@ -33,6 +51,7 @@ class ClipDataset(Dataset):
         window: which of the labelled frames the model sees, at a random place where clips are changed at random; None
             where it sees all of them.
         segments: so many windows of a clip, one after the other as one clip of more frames.
+        crop: how all frames are cropped to the face by its labels, which move along; None: they stay whole.
     """
 
     def __init__(
@@ -45,6 +64,7 @@ class ClipDataset(Dataset):
         tasks: Sequence[TaskDescription] = (),
         window: FrameWindow | None = None,
         segments: int = 1,
+        crop: FaceCropConfig | None = None,
     ) -> None:
         self.rows = rows
         self.size = size
@@ -58,6 +78,8 @@ class ClipDataset(Dataset):
         self.affect_names = list(affect)
         self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}
         self.frame_labels |= {label_key(task) for task in affect_tasks(tasks) if task.per == "frame"}
+        self.crop = crop
+        self.crops: list[FaceCrop | None] = [None] * len(rows) if crop is None else self._crop_to_faces(crop)
         self.frames = self._read_all() if keep_frames else None
 
     @property
@@ -72,32 +94,43 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One clip: frames uint8 (T, 3, H, W), labels, face_boxes (T, 4), face_landmarks (T, 5, 2), face_found (T,)."""
-        return self._load(index, None if self.augmentation is None else self.epoch)
+        return self.__getitems__([index])[0]
 
-    def view(self, index: int, view: int) -> dict[str, Any]:
-        """One of a clip's fixed views: 0 is the clip as it is, view v the augmentation of epoch v - 1."""
-        return self._load(index, view - 1 if view else None)
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """Several clips, as a DataLoader asks for a batch: they are changed together, and none differs for that."""
+        epoch = None if self.augmentation is None else self.epoch
+        batch = self._load([(index, epoch) for index in indices])
+        return [{name: values[place] for name, values in batch.items()} for place in range(len(indices))]
 
-    def _load(self, index: int, augmented_epoch: int | None) -> dict[str, Any]:
-        draws = None if augmented_epoch is None else clip_generator(self.seed, augmented_epoch, index)
-        positions = self._positions(draws)
-        labels = self._labels(index, positions)
-        frames = self.frames[index] if self.frames is not None else self._read(index)
-        frames = frames if positions is None else frames[positions]
-        clip = LabelledFrames(frames, labels["face_boxes"], labels["face_landmarks"])
-        if draws is not None and self.augmentation is not None:
-            clip = augment(clip, self.augmentation, draws)
-        return {
-            "frames": clip.frames,
-            "labels": labels["labels"],
-            "face_boxes": clip.face_boxes,
-            "face_landmarks": clip.face_landmarks,
-            "face_found": labels["face_found"],
-            "index": torch.tensor(index),
-            **{name: labels[name] for name in self.affect_names},  # the same in a mirrored or cropped clip
+    def views(self, chosen: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """A batch of fixed views (clip, view): view 0 is the clip as it is, view v the augmentation of epoch v - 1."""
+        return self._load([(index, view - 1 if view else None) for index, view in chosen])
+
+    def _load(self, chosen: Sequence[tuple[int, int | None]]) -> dict[str, torch.Tensor]:
+        """A batch of clips, each with the augmentation of an epoch; None: as it is."""
+        draws = [None if epoch is None else clip_generator(self.seed, epoch, index) for index, epoch in chosen]
+        places = [(index, self._positions(draw)) for (index, _), draw in zip(chosen, draws, strict=True)]
+        labels = [self._labels(index, positions) for index, positions in places]
+        batch = {name: torch.stack([clip[name] for clip in labels]) for name in labels[0]}
+        frames = torch.stack([self._frames(index, positions) for index, positions in places])
+        clips = LabelledFrames(frames, batch["face_boxes"], batch["face_landmarks"])
+        if self.augmentation is not None:
+            nothing = ClipChange()
+            changes = [nothing if draw is None else draw_change(self.augmentation, draw) for draw in draws]
+            clips = change_clips(clips, changes) if any(change != nothing for change in changes) else clips
+        # Labels of affect are the same in a mirrored or cropped clip.
+        return batch | {
+            "frames": clips.frames,
+            "face_boxes": clips.face_boxes,
+            "face_landmarks": clips.face_landmarks,
+            "index": torch.tensor([index for index, _ in chosen]),
         }
+
+    def _frames(self, index: int, positions: list[int] | None) -> torch.Tensor:
+        frames = self.frames[index] if self.frames is not None else self._read(index)
+        return frames if positions is None else frames[positions]
 
     def view_labels(self, index: int, view: int) -> dict[str, torch.Tensor]:
         """The labels of a fixed view's frames, before its augmentation moves them."""
@@ -122,7 +155,33 @@ class ClipDataset(Dataset):
     def _read(self, index: int) -> torch.Tensor:
         row = self.rows[index]
         # The labels belong to exactly these frames, however the clip would be sampled today.
-        return read_clip(clip_bytes(row), size=self.size, frame_indices=row["frame_indices"]).frames
+        size = self.size if self.crops[index] is None else None
+        frames = read_clip(clip_bytes(row), size=size, frame_indices=row["frame_indices"]).frames
+        crop = self.crops[index]
+        return frames if crop is None else crop.cut(frames, self.size)
+
+    def _crop_to_faces(self, config: FaceCropConfig) -> list[FaceCrop | None]:
+        """The crop of every clip, None where it has no face; boxes and points become those of the crops."""
+        boxes, landmarks = self.labels["face_boxes"], self.labels["face_landmarks"]
+
+        def find(index: int) -> FaceCrop | None:
+            # A crop is a square of the source video's pixels.
+            info = probe_video(clip_bytes(self.rows[index]))
+            size = (info.height, info.width)
+            return face_crop(boxes[index], landmarks[index], size, config.margin, rise=config.rise)
+
+        with ThreadPoolExecutor(READING_THREADS) as readers:
+            crops = list(readers.map(find, range(len(self))))
+        for index, crop in enumerate(crops):
+            if crop is not None:
+                moved = map_to_crop(boxes[index], landmarks[index], torch.from_numpy(crop.boxes))
+                boxes[index], landmarks[index] = moved
+        return crops
+
+    @property
+    def clips_without_face(self) -> int:
+        """How many clips have no face in any frame; a crop leaves them whole."""
+        return int((~self.labels["face_found"].any(dim=1)).sum())
 
     def _read_all(self) -> torch.Tensor:
         with ThreadPoolExecutor(READING_THREADS) as readers:
@@ -139,13 +198,13 @@ def clip_generator(seed: int, epoch: int, index: int) -> torch.Generator:
 
 def read_labels(rows: datasets.Dataset) -> dict[str, torch.Tensor]:
     """All labels of N clips: labels (N,), face_boxes (N, T, 4), face_landmarks (N, T, 5, 2), face_found (N, T)."""
-    columns = rows.select_columns(["frame_indices", "face_boxes", "face_landmarks", "face_found"]).with_format("numpy")
-    boxes, landmarks, found = (columns[:][name] for name in ("face_boxes", "face_landmarks", "face_found"))
+    columns = [option.name for option in fields(ClipLabels) if option.name in rows.column_names]
+    clips = [labels_from_row(row) for row in rows.select_columns(columns).with_format("numpy")]
     return {
         "labels": torch.tensor(rows["expression"], dtype=torch.long),
-        "face_boxes": torch.from_numpy(np.stack(list(boxes)).astype(np.float32)),
-        "face_landmarks": torch.from_numpy(np.stack(list(landmarks)).astype(np.float32)),
-        "face_found": torch.from_numpy(np.stack(list(found)).astype(bool)),
+        "face_boxes": torch.from_numpy(np.stack([clip.face_boxes for clip in clips])),
+        "face_landmarks": torch.from_numpy(np.stack([clip.face_landmarks for clip in clips])),
+        "face_found": torch.from_numpy(np.stack([clip.face_found for clip in clips])),
     }
 
 

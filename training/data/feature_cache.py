@@ -109,7 +109,16 @@ def _digest(
     augmentation = asdict(clips.augmentation) if clips.augmentation and views > 1 else None
     described = [
         *(model.config.encoder_config.to_dict(), processor.to_dict(), clips.names, clips.rows["frame_indices"]),
-        *(clips.size, augmentation, clips.seed if augmentation else 0, views, dtype, precision, clips.window),
+        *(
+            clips.size,
+            augmentation,
+            clips.seed if augmentation else 0,
+            views,
+            dtype,
+            precision,
+            clips.window,
+            clips.crop,
+        ),
     ]
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
@@ -164,11 +173,10 @@ def _encode_batch(
     arrays: dict[str, np.memmap],
     accelerator: Accelerator,
 ) -> None:
-    loaded = [clips.view(index, view) for index, view in batch]
-    frames = torch.stack([clip["frames"] for clip in loaded]).to(accelerator.device)
+    loaded = clips.views(batch)
     with accelerator.autocast():
-        encoded = model.encoder(normalise(processor, frames)).last_hidden_state
-    for (index, view), clip, tokens in zip(batch, loaded, encoded.float().cpu().numpy(), strict=True):
-        arrays["encoded"][index, view] = tokens
-        arrays["face_boxes"][index, view] = clip["face_boxes"].numpy()
-        arrays["face_landmarks"][index, view] = clip["face_landmarks"].numpy()
+        encoded = model.encoder(normalise(processor, loaded["frames"].to(accelerator.device))).last_hidden_state
+    values = {"encoded": encoded.float().cpu(), **{name: loaded[name] for name in ARRAYS[1:]}}
+    indices, views = (list(numbers) for numbers in zip(*batch, strict=True))
+    for name, value in values.items():
+        arrays[name][indices, views] = value.numpy()

@@ -12,9 +12,15 @@ from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.protocols import fold_title, load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.arguments import RunArguments
+from mtcae_dfer.training.arguments import DataArguments, RunArguments
 from mtcae_dfer.training.data.augmentation import AugmentationConfig
-from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names, frames_in_memory, labelled_frame_count
+from mtcae_dfer.training.data.clip_dataset import (
+    ClipDataset,
+    FaceCropConfig,
+    class_names,
+    frames_in_memory,
+    labelled_frame_count,
+)
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.training.running import SYNTHETIC_DATA, SYNTHETIC_NAME
 
@@ -83,22 +89,43 @@ def open_splits(
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
     window = FrameWindow(model.config.num_frames, options.frame_stride) if options.frame_stride else None
-    train = ClipDataset(rows["train"], size, augmentation, arguments.optimisation.seed, keep, tasks, window)
-    validation = ClipDataset(rows[names[1]], size, keep_frames=keep, tasks=tasks, window=window)
-    segments = arguments.optimisation.test_segments
-    test = ClipDataset(rows[names[2]], size, keep_frames=keep, tasks=tasks, window=window, segments=segments)
+    seed, segments, crop = arguments.optimisation.seed, arguments.optimisation.test_segments, chosen_crop(options)
+    train = ClipDataset(rows["train"], size, augmentation, seed, keep, tasks, window, crop=crop)
+    validation = ClipDataset(rows[names[1]], size, keep_frames=keep, tasks=tasks, window=window, crop=crop)
+    test = ClipDataset(rows[names[2]], size, keep_frames=keep, tasks=tasks, window=window, segments=segments, crop=crop)
     refuse_unlabelled_tasks(model, train, dataset_dir)
+    if crop is not None:
+        tell_clips_without_face({"train": train, "validation": validation, "test": test}, dataset_dir)
     dataset = describe_dataset(dataset_dir)
     return Splits(
         train,
         validation,
         test,
-        protocol=SEEN_CLIPS_PROTOCOL
-        if options.train_on_all
-        else fold_title(dataset_dir, options.protocol, options.fold),
+        protocol=name_protocol(options, dataset_dir),
         data=SYNTHETIC_DATA if dataset["name"] == SYNTHETIC_NAME else dataset["name"],
         dataset=dataset,
     )
+
+
+def name_protocol(options: DataArguments, dataset_dir: str) -> str:
+    """How the clips were divided, and what of the frames the model sees: figures of crops and whole frames differ."""
+    title = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
+    return f"{title}, frames cropped to the face" if options.face_crop else title
+
+
+def chosen_crop(options: DataArguments) -> FaceCropConfig | None:
+    """The crop that the options ask for; None: whole frames."""
+    return FaceCropConfig(options.face_crop_margin, options.face_crop_rise) if options.face_crop else None
+
+
+def tell_clips_without_face(splits: dict[str, ClipDataset], dataset_dir: str) -> None:
+    """Counts the clips that a crop leaves whole; refuses a data set without faces."""
+    counts = {name: clips.clips_without_face for name, clips in splits.items()}
+    if counts["train"] == len(splits["train"]):
+        raise ValueError(f"--face_crop true: {dataset_dir} has no face box in any training clip; leave it out")
+    if any(counts.values()):
+        listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        print(f"Warning: no face in {listed} clips: they stay whole", file=sys.stderr)
 
 
 def check_frames(labelled: int, config: PreTrainedConfig, dataset_dir: str, stride: int | None = None) -> None:

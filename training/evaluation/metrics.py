@@ -179,7 +179,7 @@ class OfflineMetric(evaluate.Metric):
         # `evaluate` makes this folder in the home folder even where it will never write into it.
         return self._data_dir_root if self.keep_in_memory else super()._build_data_dir()
 
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
+    def add_batch(self, predictions: Any = None, references: Any = None, **others: Any) -> None:
         """Adds predictions and their references.
 
         Raises:
@@ -192,11 +192,15 @@ class OfflineMetric(evaluate.Metric):
         entries = self._as_entries("predictions", predictions), self._as_entries("references", references)
         super().add_batch(predictions=entries[0], references=entries[1], **others)
 
-    def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
-        """Adds one prediction and its reference. Errors as in `add_batch`."""
-        self.add_batch(predictions=_to_numpy(prediction)[None], references=_to_numpy(reference)[None], **others)
+    def add(self, prediction: Any = None, reference: Any = None, **others: Any) -> None:
+        """Adds one prediction and its reference, which `evaluate` also names `predictions` and `references`.
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        Errors as in `add_batch`.
+        """
+        prediction, reference = others.pop("predictions", prediction), others.pop("references", reference)
+        self.add_batch(_to_numpy(prediction)[None], _to_numpy(reference)[None], **others)
+
+    def compute(self, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
         """Adds what is given, then computes the metric of all that was added, and forgets it.
 
         Raises:

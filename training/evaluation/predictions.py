@@ -31,6 +31,7 @@ from mtcae_dfer.training.evaluation.metrics import (
 
 PREDICTIONS_FILE = "predictions.parquet"
 FACE_FIGURES = ("face_box_iou", "landmark_nme")
+NAMED_CLIPS = 3  # how many clips a message names
 PREDICTED = {"expression": "scores", "face_box": "boxes", "face_landmarks": "landmarks"}  # by task
 
 
@@ -114,11 +115,24 @@ def predict_split(
         for name, value in accelerator.gather_for_metrics(parts).items():
             gathered.setdefault(name, []).append(value.cpu())
     arrays = {name: torch.cat(values).numpy() for name, values in gathered.items()}
+    refuse_nan_scores(arrays, loader.dataset)
     predictions = _as_predictions(arrays)
     predictions.affect = [
         AffectPrediction(task, arrays[f"task_{task.name}"], arrays[f"true_{task.name}"]) for task in affect
     ]
     return predictions, float(arrays["loss"].mean())
+
+
+def refuse_nan_scores(arrays: dict[str, np.ndarray], clips: Any) -> None:
+    """Raises a ValueError that names the clips for which the model predicts what is no number."""
+    predicted = [array for name, array in arrays.items() if name.startswith(("predicted_", "task_"))]
+    wrong = np.any([~np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in predicted], axis=0)
+    if wrong.any():
+        names = [clips.names[row] for row in arrays["index"][wrong][:NAMED_CLIPS]]
+        raise ValueError(
+            f"the model's scores are no numbers for {wrong.sum()} of {len(wrong)} clips ({', '.join(names)}): lower "
+            "--learning_rate, or train without --fp16; the last good checkpoint is kept"
+        )
 
 
 def predict_views(
