@@ -84,6 +84,8 @@ def without_paths(results: CrossValidation) -> CrossValidation:
         name: hub_name(value) if name in PATH_OPTIONS and isinstance(value, str) else value
         for name, value in results["options"].items()
     }
+    if "also" in options:
+        options["also"] = [hub_name(word) for word in options["also"]]
     dataset = {name: value for name, value in results["dataset"].items() if name != "path"}
     arguments = [hub_name(word) if word.count("/") else word for word in results["arguments"]]
     cleaned = results.copy()

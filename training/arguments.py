@@ -39,7 +39,23 @@ class SyntheticArguments:
 
 
 @dataclass
-class DataArguments(SyntheticArguments):
+class FaceCropArguments:
+    """Whether frames are cropped to the face, by the rule of `face_crop.py`."""
+
+    face_crop: bool = field(
+        default=False,
+        metadata={"help": "Crop all clips to the square around the face's labels; the model's processor then does so."},
+    )
+    face_crop_margin: float = field(
+        default=FACE_CROP_MARGIN, metadata={"help": "Added on every side of the face, as a share of its size."}
+    )
+    face_crop_rise: float = field(
+        default=0.0, metadata={"help": "How far the crop's centre stands above the face's, in sides of the crop."}
+    )
+
+
+@dataclass
+class DataArguments(FaceCropArguments, SyntheticArguments):
     """Which clips a run trains and tests on."""
 
     dataset: str | None = field(
@@ -77,15 +93,16 @@ class DataArguments(SyntheticArguments):
             "the middle of another. For data sets with more labelled frames than the model takes."
         },
     )
-    face_crop: bool = field(
-        default=False,
-        metadata={"help": "Crop all clips to the square around the face's labels; the model's processor then does so."},
+    also: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further data sets to train on, each FOLDER:SHARE of every batch; --dataset has the rest. It alone "
+            "chooses the epoch and is tested."
+        },
     )
-    face_crop_margin: float = field(
-        default=FACE_CROP_MARGIN, metadata={"help": "Added on every side of the face, as a share of its size."}
-    )
-    face_crop_rise: float = field(
-        default=0.0, metadata={"help": "How far the crop's centre stands above the face's, in sides of the crop."}
+    rename: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Classes of --also data sets by their names in --dataset, old=new; old= leaves a class out."},
     )
     augment: bool = field(default=True, metadata={"help": "Change training clips at random, by the options below."})
     smallest_crop: float = field(default=0.8, metadata={"help": "Side of the smallest crop / side of the frame."})
@@ -130,7 +147,10 @@ class ModelArguments:
         default=None, metadata={"help": "single_task, non_fully_shared, fully_shared, cascaded, mtformer, mnc, mtl_er."}
     )
     decoder_type: str | None = field(default=None, metadata={"help": "vit or mlp."})
-    pooling: str | None = field(default=None, metadata={"help": "mean (paper), time, or time_and_place."})
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "mean (paper), time, time_and_place, attention; of tasks without one of their own."},
+    )
     tasks: str | None = field(
         default=None,
         metadata={"help": "Names of the preset's tasks to keep, in the cascade's order: face_box,expression."},
@@ -406,13 +426,32 @@ def parse_groups(
     described: Any = groups
     parser = HfArgumentParser(described, description=description)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options.")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = gather_lists(list(sys.argv[1:] if arguments is None else arguments), groups)
     named = parser.parse_known_args(words)[0]
     file_options = read_options_file(named.config, groups, presets_folder) if named.config else {}
     preset = file_options.get("model", named.model) if "--model" not in words else named.model
     preset_options = read_preset(preset, presets_folder, groups) if preset in available_presets(presets_folder) else {}
     parser.set_defaults(**(preset_options | file_options | {"model": preset}))
     return list(parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[: len(groups)])
+
+
+def gather_lists(words: Sequence[str], groups: Sequence[type]) -> list[str]:
+    """`--also A --also B` -> `--also A B`, of which argparse would keep the last one alone."""
+    kinds = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
+    lists = {f"--{name}" for name, kind in kinds.items() if is_of_kind([], kind)}
+    rest: list[str] = []
+    gathered: dict[str, list[str]] = {}
+    current = rest
+    for word in words:
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("-", "_").replace("__", "--", 1)
+        if word.startswith("--") and flag in lists:
+            current = gathered.setdefault(flag, [])
+            current += [value] if equals else []
+        else:
+            current = rest if word.startswith("--") else current
+            current.append(word)
+    return [*rest, *(word for flag, values in gathered.items() for word in (flag, *values))]
 
 
 # The types of options in words.
@@ -439,15 +478,69 @@ def in_words(kind: Any) -> str:
     return f"a list, each {in_words(inner[0])}" if get_origin(kind) is list else KINDS[get_origin(kind) or kind]
 
 
+@dataclass(frozen=True)
+class FurtherData:
+    """A data set that is trained on beside the first one, `--also FOLDER:SHARE`."""
+
+    folder: str
+    share: float  # of every batch
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return Path(self.folder).name
+
+
+def parse_also(words: Sequence[str]) -> list[FurtherData]:
+    """["B:0.5", "C:0.25"] -> the data sets with their shares; the first data set gets what is left.
+
+    Raises:
+        ValueError: a share is missing or no number between 0 and 1, all of them leave nothing, or a folder comes twice.
+    """
+    further = []
+    for word in words:
+        folder, _, share = word.rpartition(":")
+        try:
+            further.append(FurtherData(folder, float(share)))
+        except ValueError:
+            raise ValueError(f"--also {word}: must be FOLDER:SHARE, such as faces:0.5") from None
+        if not folder or not 0 < further[-1].share < 1:
+            raise ValueError(f"--also {word}: must be FOLDER:SHARE with a share between 0 and 1")
+    if sum(entry.share for entry in further) >= 1:
+        raise ValueError(f"--also {' '.join(words)}: the shares leave nothing of a batch for --dataset")
+    if len({entry.name for entry in further}) < len(further):
+        raise ValueError(f"--also {' '.join(words)}: data sets need different names")
+    return further
+
+
+def parse_renames(words: Sequence[str]) -> dict[str, str]:
+    """["happy=happiness", "contempt="] -> new names by old ones; without a new name a class is left out.
+
+    Raises:
+        ValueError: a word is no pair, or a class is renamed twice.
+    """
+    pairs = [word.split("=") for word in words]
+    if any(len(pair) != 2 or not pair[0] for pair in pairs):
+        raise ValueError(f"--rename {' '.join(words)}: must be old=new, or old= to leave a class out")
+    if len({old for old, _ in pairs}) < len(pairs):
+        raise ValueError(f"--rename {' '.join(words)}: renames a class twice")
+    return {old: new for old, new in pairs}
+
+
 def check_arguments(arguments: RunArguments) -> None:
     """Refuses values that no run can use, each with its option, value and rule."""
     options = arguments.to_dict()
     check_step_arguments(options)
+    check_face_crop(options)
+    parse_also(options["also"])
+    parse_renames(options["rename"])
     for name, holds, rule in (
+        ("rename", not options["rename"] or options["also"], "needs --also"),
+        ("also", not options["also"] or not options["cache_features"], "not with --cache_features"),
+        ("also", not options["also"] or not options["balanced_sampling"], "not with --balanced_sampling"),
+        ("also", not options["also"] or not options["train_on_all"], "not with --train_on_all"),
         ("per_device_eval_batch_size", options["per_device_eval_batch_size"] > 0, "must be greater than 0"),
         ("cache_frames_gb", options["cache_frames_gb"] >= 0, "must be at least 0"),
-        ("face_crop_margin", options["face_crop_margin"] >= 0, "must be at least 0"),
-        ("face_crop_rise", -0.5 <= options["face_crop_rise"] <= 0.5, "must be in [-0.5, 0.5]"),
         ("gradient_accumulation_steps", options["gradient_accumulation_steps"] >= 1, "must be at least 1"),
         ("layer_decay", 0 < options["layer_decay"] <= 1, "must be in (0, 1]"),
         ("drop_path", 0 <= options["drop_path"] < 1, "must be in [0, 1)"),
@@ -486,6 +579,13 @@ def check_arguments(arguments: RunArguments) -> None:
     _require(0 < options["smallest_crop"] <= 1, "smallest_crop", options["smallest_crop"], "must be in (0, 1]")
     _require(options["largest_stretch"] >= 1, "largest_stretch", options["largest_stretch"], "must be at least 1")
     _require(not options["push_to_hub"] or options["hub_model_id"], "hub_model_id", None, "push_to_hub needs it")
+
+
+def check_face_crop(options: dict[str, Any]) -> None:
+    """The same for the crop of frames to the face."""
+    _require(options["face_crop_margin"] >= 0, "face_crop_margin", options["face_crop_margin"], "must be at least 0")
+    rise = options["face_crop_rise"]
+    _require(-0.5 <= rise <= 0.5, "face_crop_rise", rise, "must be in [-0.5, 0.5]")
 
 
 def check_step_arguments(options: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -21,11 +21,14 @@ from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
 from mtcae_dfer.training.data.blending import Blend, blend_clips
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.data.feature_cache import EncodedClips
+from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler
 from mtcae_dfer.training.data.sampling import EpochSampler
 from mtcae_dfer.training.evaluation.predictions import clip_arguments, label_arguments
 from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
 from mtcae_dfer.training.optimisation import WeightAverage, make_optimiser, make_schedule, peak_learning_rate
 
+TrainingClips: TypeAlias = ClipDataset | EncodedClips | MixedClips
+TrainingSampler: TypeAlias = EpochSampler | MixtureSampler
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -57,9 +60,9 @@ class Training:
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     average: WeightAverage | None
-    sampler: EpochSampler
+    sampler: TrainingSampler
     loader: Any  # Accelerate's, which knows epochs
-    clips: ClipDataset | EncodedClips
+    clips: TrainingClips
     processor: MTCAEVideoProcessor
     options: OptimisationArguments
     output_dir: Path
@@ -74,7 +77,7 @@ def prepare_training(
     accelerator: Accelerator,
     model: MTCAEForMultiTaskVideo,
     processor: MTCAEVideoProcessor,
-    clips: ClipDataset | EncodedClips,
+    clips: TrainingClips,
     arguments: RunArguments,
 ) -> Training:
     """Builds loss, optimiser, schedule and loader for the training clips, and hands them to Accelerate.
@@ -125,9 +128,7 @@ def _refuse_sharded(accelerator: Accelerator, options: OptimisationArguments) ->
         raise ValueError(f"--ema_decay {options.ema_decay}: not with DeepSpeed, which keeps the weights to itself")
 
 
-def make_loss(
-    model: MTCAEForMultiTaskVideo, clips: ClipDataset | EncodedClips, options: OptimisationArguments
-) -> TrainingLoss:
+def make_loss(model: MTCAEForMultiTaskVideo, clips: TrainingClips, options: OptimisationArguments) -> TrainingLoss:
     """The loss by the options; class weights come from the training clips.
 
     Raises:
@@ -143,16 +144,20 @@ def make_loss(
 
 
 def make_loader(
-    accelerator: Accelerator, clips: ClipDataset | EncodedClips, arguments: RunArguments
-) -> tuple[EpochSampler, DataLoader]:
+    accelerator: Accelerator, clips: TrainingClips, arguments: RunArguments
+) -> tuple[TrainingSampler, DataLoader]:
     """The training clips in batches, in the order of the sampler."""
     options, processes = arguments.optimisation, accelerator.num_processes
-    round_to = options.per_device_train_batch_size * processes if processes > 1 else 1
-    sampler = EpochSampler(clips.labels["labels"], options.seed, arguments.data.balanced_sampling, round_to)
+    batch_size = options.per_device_train_batch_size
+    if isinstance(clips, MixedClips):
+        sampler: TrainingSampler = MixtureSampler(clips.part_of, clips.shares, batch_size, options.seed, processes)
+    else:
+        round_to = batch_size * processes if processes > 1 else 1
+        sampler = EpochSampler(clips.labels["labels"], options.seed, arguments.data.balanced_sampling, round_to)
     workers = options.dataloader_num_workers
     loader = DataLoader(
         clips,
-        options.per_device_train_batch_size,
+        batch_size,
         sampler=sampler,
         num_workers=workers,
         pin_memory=options.dataloader_pin_memory and accelerator.device.type != "cpu",

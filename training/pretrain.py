@@ -30,6 +30,7 @@ from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import PRETRAINING_PRESETS, available_presets
 from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
+from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.evaluation.predictions import normalise
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.initialisation import whiten_patch_embedding, whitening_frames
@@ -117,7 +118,10 @@ def open_clips(
     Raises:
         DatasetError: there are no readable videos, or too few.
     """
-    videos, index_file = open_videos(source), Path(arguments.optimisation.output_dir) / INDEX_FILE
+    videos, index_file = (
+        open_videos(source, arguments.data.face_crop),
+        Path(arguments.optimisation.output_dir) / INDEX_FILE,
+    )
     with accelerator.main_process_first():
         entries = index_videos(videos, index_file, source)
     wanted = arguments.data.held_out_clips
@@ -158,6 +162,7 @@ def make_view(arguments: PretrainingArguments, config: PreTrainedConfig) -> View
         crop_box=crop_box,
         crop_scales=tuple(options.crop_scales),
         flip_probability=options.flip_probability,
+        face_crop=FaceCropConfig.chosen(options),
     )
 
 
@@ -228,7 +233,7 @@ def prepare_pretraining(
 ) -> Pretraining:
     """Starts the model from the training clips where the options say so; builds the other parts."""
     options, objective, config = arguments.optimisation, arguments.objective, model.config
-    processor = make_processor(config)
+    processor = make_processor(config, FaceCropConfig.chosen(arguments.data))
     if objective.whiten_patch_embedding and objective.model in available_presets(PRETRAINING_PRESETS):
         whiten_patch_embedding(model, normalise(processor, whitening_frames(clips)))
     if options.gradient_checkpointing:

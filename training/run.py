@@ -35,7 +35,14 @@ from mtcae_dfer.training.evaluation.predictions import (
 )
 from mtcae_dfer.training.evaluation.report import FIGURES, PICTURE_FILE, Report, format_table, write_report
 from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding, whitening_frames
-from mtcae_dfer.training.loop import TrainingState, prepare_training, save_after_epoch, save_progress, train_epoch
+from mtcae_dfer.training.loop import (
+    TrainingClips,
+    TrainingState,
+    prepare_training,
+    save_after_epoch,
+    save_progress,
+    train_epoch,
+)
 from mtcae_dfer.training.model_folder import save_model_folder
 from mtcae_dfer.training.running import (
     CHECKPOINTS_FOLDER,
@@ -111,7 +118,12 @@ def train(
         whiten_patch_embedding(model, normalise(processor, whitening_frames(splits.train)))
     train_clips, validation_clips = encode_once(accelerator, model, processor, splits, arguments)
     training = prepare_training(accelerator, model, processor, train_clips, arguments)
-    validation_loader = accelerator.prepare(DataLoader(validation_clips, options.per_device_eval_batch_size))
+    validation = {"": validation_clips}
+    validation |= {entry.source.name: entry.validation for entry in splits.further if entry.validation is not None}
+    loaders = {
+        name: accelerator.prepare(DataLoader(clips, options.per_device_eval_batch_size))
+        for name, clips in validation.items()
+    }
     save = partial(save_progress, training)
     state = start_or_resume(accelerator, arguments, output_dir, TrainingState, save, training.model)
     with tqdm(
@@ -125,7 +137,8 @@ def train(
             epoch_record = train_epoch(training, state)
             state.epoch += 1
             with training.averaged():
-                epoch_record |= validate(accelerator, training.model, processor, validation_loader, splits)
+                for name, loader in loaders.items():
+                    epoch_record |= validate(accelerator, training.model, processor, loader, splits, name)
                 state.history.append({"epoch": state.epoch, **epoch_record})
                 select(accelerator, training.model, processor, state, output_dir)
             log_epoch(accelerator, state.history[-1])
@@ -144,11 +157,11 @@ def encode_once(
     processor: MTCAEVideoProcessor,
     splits: Splits,
     arguments: RunArguments,
-) -> tuple[ClipDataset | EncodedClips, ClipDataset | EncodedClips]:
+) -> tuple[TrainingClips, ClipDataset | EncodedClips]:
     """Training and validation clips; as a frozen encoder's output where `--cache_features` asks for it."""
     options = arguments.data
     if not options.cache_features:
-        return splits.train, splits.validation
+        return splits.training_clips(), splits.validation
     folder = Path(options.cache_features_dir or Path(arguments.optimisation.output_dir) / "features")
     batch_size = arguments.optimisation.per_device_eval_batch_size
     config = FeatureCacheConfig(folder, options.cache_features_views, options.cache_features_dtype, batch_size)
@@ -159,13 +172,14 @@ def encode_once(
 
 
 def validate(
-    accelerator: Accelerator, model: torch.nn.Module, processor: Any, loader: DataLoader, splits: Splits
+    accelerator: Accelerator, model: torch.nn.Module, processor: Any, loader: DataLoader, splits: Splits, name: str = ""
 ) -> dict[str, float]:
-    """Metrics of the validation clips for the history."""
+    """Metrics of validation clips for the history; those of a further data set have its name behind theirs."""
     predictions, loss = predict_split(model, processor, loader, accelerator)
     metrics = compute_metrics(predictions, class_names(splits.train.rows))
-    scalars = [name for name in FIGURES if name in metrics]
-    return {"validation_loss": loss, **{f"validation_{name}": metrics[name] for name in scalars}}
+    scalars = [figure for figure in FIGURES if figure in metrics]
+    figures = {"loss": loss, **{figure: metrics[figure] for figure in scalars}}
+    return {f"validation_{figure}{f'/{name}' if name else ''}": value for figure, value in figures.items()}
 
 
 def select(
@@ -209,6 +223,7 @@ def describe_run(arguments: RunArguments, splits: Splits, state: TrainingState, 
         "protocol": splits.protocol,
         "data": splits.data,
         "dataset": splits.dataset,
+        "further_datasets": [entry.dataset | {"share": str(entry.source.share)} for entry in splits.further],
         "seed": arguments.optimisation.seed,
         "validation": state.history[state.selected_epoch - 1],
         "history": state.history,

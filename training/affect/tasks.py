@@ -39,8 +39,15 @@ def _kind_of_labels(task: TaskDescription) -> str:
     return label_key(task).removeprefix(CLIP_PREFIX)
 
 
-def read_affect_labels(rows: datasets.Dataset, tasks: Sequence[TaskDescription]) -> dict[str, torch.Tensor]:
+def read_affect_labels(
+    rows: datasets.Dataset, tasks: Sequence[TaskDescription], optional: bool = False
+) -> dict[str, torch.Tensor]:
     """Labels of N clips by `label_key`: float32 (N, T, outputs) or, per clip, (N, outputs); NaN where unknown.
+
+    Args:
+        rows: of a data set.
+        tasks: of the model; those of affect have labels here.
+        optional: labels that the rows do not have are unknown, instead of an error.
 
     Raises:
         ValueError: the rows have no such labels, a task has other outputs than its labels, an action unit is unknown,
@@ -48,9 +55,8 @@ def read_affect_labels(rows: datasets.Dataset, tasks: Sequence[TaskDescription])
     """
     labels: dict[str, torch.Tensor] = {}
     for task in affect_tasks(tasks):
-        columns = [_known_column(rows, task, name) for name in _columns_of(task)]
         # T numbers a column -> (N, T, columns)
-        values = np.stack([np.array(list(rows[name]), dtype=np.float32) for name in columns], axis=-1)
+        values = np.stack([_read_column(rows, task, name, optional) for name in _columns_of(task)], axis=-1)
         if task.per == "clip":
             values = _over_frames(values, any_frame=_kind_of_labels(task) == ACTION_UNITS)
         wanted = torch.from_numpy(values)
@@ -79,7 +85,10 @@ def _columns_of(task: TaskDescription) -> list[str]:
     return columns
 
 
-def _known_column(rows: datasets.Dataset, task: TaskDescription, column: str) -> str:
+def _read_column(rows: datasets.Dataset, task: TaskDescription, column: str, optional: bool) -> np.ndarray:
+    """One column of labels, float32 (N, T)."""
+    if column not in rows.column_names and optional:
+        return np.full((len(rows), rows.features["frame_indices"].length), np.nan, dtype=np.float32)
     if column not in rows.column_names:
         units = [name for name in rows.column_names if name.startswith(ACTION_UNIT_PREFIX)]
         there = [f"AU{name.removeprefix(ACTION_UNIT_PREFIX)}" for name in units]
@@ -88,7 +97,7 @@ def _known_column(rows: datasets.Dataset, task: TaskDescription, column: str) ->
         raise ValueError(
             f"task {task.name} needs labels of {wanted}; of affect the data set has {', '.join(there) or 'no labels'}"
         )
-    return column
+    return np.array(list(rows[column]), dtype=np.float32)
 
 
 def _over_frames(values: np.ndarray, any_frame: bool) -> np.ndarray:

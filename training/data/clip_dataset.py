@@ -1,5 +1,7 @@
 """From the rows of a built data set to batches: frames, expression, face labels."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -17,6 +19,7 @@ from mtcae_dfer.hub_dataset.clips import ClipLabels
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes
 from mtcae_dfer.hub_dataset.schema import labels_from_row
 from mtcae_dfer.training.affect.tasks import affect_tasks, label_key, read_affect_labels
+from mtcae_dfer.training.arguments import FaceCropArguments
 from mtcae_dfer.training.data.augmentation import (
     AugmentationConfig,
     ClipChange,
@@ -37,6 +40,11 @@ class FaceCropConfig:
     margin: float = FACE_CROP_MARGIN
     rise: float = 0.0
 
+    @staticmethod
+    def chosen(options: FaceCropArguments) -> FaceCropConfig | None:
+        """The crop that the options ask for; None: whole frames."""
+        return FaceCropConfig(options.face_crop_margin, options.face_crop_rise) if options.face_crop else None
+
 
 class ClipDataset(Dataset):
     """The clips of one split as the model sees them, before normalisation.
@@ -52,6 +60,7 @@ class ClipDataset(Dataset):
             where it sees all of them.
         segments: so many windows of a clip, one after the other as one clip of more frames.
         crop: how all frames are cropped to the face by its labels, which move along; None: they stay whole.
+        optional_labels: labels of affect that the rows do not have are unknown, instead of an error.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class ClipDataset(Dataset):
         window: FrameWindow | None = None,
         segments: int = 1,
         crop: FaceCropConfig | None = None,
+        optional_labels: bool = False,
     ) -> None:
         self.rows = rows
         self.size = size
@@ -73,7 +83,7 @@ class ClipDataset(Dataset):
         self.window, self.segments = window, segments
         self.shared_epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by processes that load already
         self.names, self.subjects = list(rows["name"]), list(rows["subject"])
-        affect = read_affect_labels(rows, tasks)
+        affect = read_affect_labels(rows, tasks, optional_labels)
         self.labels = read_labels(rows) | affect
         self.affect_names = list(affect)
         self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
+from typing import Any
 
 import datasets
 from transformers import PreTrainedConfig
@@ -12,7 +13,7 @@ from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.protocols import fold_title, load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.arguments import DataArguments, RunArguments
+from mtcae_dfer.training.arguments import DataArguments, FurtherData, RunArguments, parse_also, parse_renames
 from mtcae_dfer.training.data.augmentation import AugmentationConfig
 from mtcae_dfer.training.data.clip_dataset import (
     ClipDataset,
@@ -21,10 +22,22 @@ from mtcae_dfer.training.data.clip_dataset import (
     frames_in_memory,
     labelled_frame_count,
 )
+from mtcae_dfer.training.data.mixture import MixedClips, match_classes
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.training.running import SYNTHETIC_DATA, SYNTHETIC_NAME
 
+SEEDS_APART = 1_000_003
 SEEN_CLIPS_PROTOCOL = "training clips themselves (says nothing about unseen people)"
+
+
+@dataclass
+class FurtherClips:
+    """A data set that is trained on beside the first one."""
+
+    source: FurtherData
+    train: ClipDataset
+    validation: ClipDataset | None
+    dataset: dict[str, str]  # its name, licence, corpus and number of clips, for the report
 
 
 @dataclass
@@ -37,6 +50,12 @@ class Splits:
     protocol: str
     data: str  # what the clips are, for the report
     dataset: dict[str, str]  # its name, licence, corpus and number of clips, for the report
+    further: list[FurtherClips]
+
+    def training_clips(self) -> ClipDataset | MixedClips:
+        """What is trained on: the training clips, with those of further data sets where there are some."""
+        parts = [(self.dataset["name"], self.train), *((entry.source.name, entry.train) for entry in self.further)]
+        return MixedClips(parts, [entry.source.share for entry in self.further]) if self.further else self.train
 
 
 def load_rows(arguments: RunArguments, dataset_dir: str) -> datasets.DatasetDict:
@@ -46,12 +65,15 @@ def load_rows(arguments: RunArguments, dataset_dir: str) -> datasets.DatasetDict
         ValueError: there are labels without videos, or a class has no training clip.
     """
     rows = load_fold(dataset_dir, arguments.data.protocol, arguments.data.fold, arguments.data.videos)
-    if any("video" not in clips.column_names for clips in rows.values()):
-        raise ValueError(
-            f"{dataset_dir} holds labels without videos: give --videos FOLDER with your copy of the corpus"
-        )
+    refuse_missing_videos(rows, dataset_dir, "give --videos FOLDER with your copy of the corpus")
     refuse_missing_classes(rows, dataset_dir)
     return rows
+
+
+def refuse_missing_videos(rows: datasets.DatasetDict, dataset_dir: str, way_out: str) -> None:
+    """Refuses to train on labels alone."""
+    if any("video" not in clips.column_names for clips in rows.values()):
+        raise ValueError(f"{dataset_dir} holds labels without videos: {way_out}")
 
 
 def refuse_missing_classes(rows: datasets.DatasetDict, dataset_dir: str) -> None:
@@ -67,6 +89,23 @@ def refuse_missing_classes(rows: datasets.DatasetDict, dataset_dir: str) -> None
             print(f"Warning: no {split} clip of {', '.join(missing)}; the UAR leaves such classes out", file=sys.stderr)
 
 
+def load_further_rows(options: DataArguments, classes: list[str]) -> dict[FurtherData, datasets.DatasetDict]:
+    """The rows of the data sets of `--also`, as they were built, with the class ids of the first data set.
+
+    Raises:
+        ValueError: one has no videos or no training clips, or its classes do not match.
+    """
+    renames = parse_renames(options.rename)
+    loaded = {}
+    for source in parse_also(options.also):
+        rows = load_fold(source.folder)
+        refuse_missing_videos(rows, source.folder, "a data set of --also must hold them")
+        if "train" not in rows:
+            raise ValueError(f"--also {source.folder}: has no training clips")
+        loaded[source] = match_classes(rows, classes, renames, source.folder)
+    return loaded
+
+
 def open_splits(
     rows: datasets.DatasetDict, arguments: RunArguments, model: MTCAEForMultiTaskVideo, dataset_dir: str
 ) -> Splits:
@@ -74,48 +113,62 @@ def open_splits(
 
     Raises:
         ValueError: a split is missing, the model takes other frames than were labelled, or learns a task of which no
-            training clip has a label.
+            training clip has a label; or as `load_further_rows`.
     """
-    options, size, tasks = arguments.data, model.config.image_size, model.tasks
+    options, size = arguments.data, model.config.image_size
     missing = [split for split in SPLITS if split not in rows]
     if missing and not options.train_on_all:
         raise ValueError(
             f"{dataset_dir} has no {' and no '.join(missing)} clips: build it with subjects, or pass --train_on_all"
         )
-    check_frames(labelled_frame_count(rows["train"]), model.config, dataset_dir, options.frame_stride)
     names = ("train", "train", "train") if options.train_on_all else SPLITS
+    others = load_further_rows(options, class_names(rows["train"]))
+    for folder, clips in {dataset_dir: rows, **{source.folder: clips for source, clips in others.items()}}.items():
+        check_frames(labelled_frame_count(clips["train"]), model.config, folder, options.frame_stride)
     needed = sum(frames_in_memory(rows[name], size) for name in set(names))
-    keep = needed <= options.cache_frames_gb * 1e9
+    needed += sum(frames_in_memory(clips, size) for splits in others.values() for clips in splits.values())
+    common: dict[str, Any] = {
+        "keep_frames": needed <= options.cache_frames_gb * 1e9,
+        "tasks": model.tasks,
+        "window": FrameWindow(model.config.num_frames, options.frame_stride) if options.frame_stride else None,
+        "crop": FaceCropConfig.chosen(options),
+        "optional_labels": bool(others),
+    }
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
-    window = FrameWindow(model.config.num_frames, options.frame_stride) if options.frame_stride else None
-    seed, segments, crop = arguments.optimisation.seed, arguments.optimisation.test_segments, chosen_crop(options)
-    train = ClipDataset(rows["train"], size, augmentation, seed, keep, tasks, window, crop=crop)
-    validation = ClipDataset(rows[names[1]], size, keep_frames=keep, tasks=tasks, window=window, crop=crop)
-    test = ClipDataset(rows[names[2]], size, keep_frames=keep, tasks=tasks, window=window, segments=segments, crop=crop)
-    refuse_unlabelled_tasks(model, train, dataset_dir)
-    if crop is not None:
-        tell_clips_without_face({"train": train, "validation": validation, "test": test}, dataset_dir)
+    seed = arguments.optimisation.seed
     dataset = describe_dataset(dataset_dir)
-    return Splits(
-        train,
-        validation,
-        test,
+    splits = Splits(
+        train=ClipDataset(rows["train"], size, augmentation, seed, **common),
+        validation=ClipDataset(rows[names[1]], size, **common),
+        test=ClipDataset(rows[names[2]], size, segments=arguments.optimisation.test_segments, **common),
         protocol=name_protocol(options, dataset_dir),
         data=SYNTHETIC_DATA if dataset["name"] == SYNTHETIC_NAME else dataset["name"],
         dataset=dataset,
+        further=[
+            FurtherClips(
+                source,
+                # A seed of its own: clips of one number in two data sets are not changed alike.
+                train=ClipDataset(clips["train"], size, augmentation, seed + SEEDS_APART * number, **common),
+                validation=ClipDataset(clips["validation"], size, **common) if "validation" in clips else None,
+                dataset=describe_dataset(source.folder),
+            )
+            for number, (source, clips) in enumerate(others.items(), start=1)
+        ],
     )
+    refuse_unlabelled_tasks(model, splits.training_clips(), dataset_dir)
+    if options.face_crop:
+        counted = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        tell_clips_without_face(counted, dataset_dir)
+        for entry in splits.further:
+            tell_clips_without_face({"train": entry.train}, entry.source.folder)
+    return splits
 
 
 def name_protocol(options: DataArguments, dataset_dir: str) -> str:
     """How the clips were divided, and what of the frames the model sees: figures of crops and whole frames differ."""
     title = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
     return f"{title}, frames cropped to the face" if options.face_crop else title
-
-
-def chosen_crop(options: DataArguments) -> FaceCropConfig | None:
-    """The crop that the options ask for; None: whole frames."""
-    return FaceCropConfig(options.face_crop_margin, options.face_crop_rise) if options.face_crop else None
 
 
 def tell_clips_without_face(splits: dict[str, ClipDataset], dataset_dir: str) -> None:
@@ -139,7 +192,7 @@ def check_frames(labelled: int, config: PreTrainedConfig, dataset_dir: str, stri
         )
 
 
-def refuse_unlabelled_tasks(model: MTCAEForMultiTaskVideo, train: ClipDataset, dataset_dir: str) -> None:
+def refuse_unlabelled_tasks(model: MTCAEForMultiTaskVideo, train: ClipDataset | MixedClips, dataset_dir: str) -> None:
     """Refuses to train a task for which no training clip has a label."""
     labelled = {name for name, values in train.labels.items() if not values.float().isnan().all()}
     missing = [task.name for task in model.tasks if task.label_key not in labelled]

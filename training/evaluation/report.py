@@ -80,6 +80,7 @@ class Report(TypedDict, total=False):
     seed: int
     data: str  # what the clips are
     dataset: dict[str, str]  # name, license, corpus, label_source, clips and path of the data set
+    further_datasets: list[dict[str, str]]  # the same of those trained on besides, each with its share of every batch
     classes: list[str]  # names of the expressions in the order of their ids
     test: Figures
     constant_predictor: Figures  # of majority class and mean box and points of the training clips, on the same test

@@ -9,8 +9,10 @@ from typing import Any
 from mtcae_dfer.configuration_lgi_former import RECONSTRUCTION_TARGETS, require
 from mtcae_dfer.training.arguments import (
     PRETRAINING_PRESETS,
+    FaceCropArguments,
     StepArguments,
     SyntheticArguments,
+    check_face_crop,
     check_step_arguments,
     flatten_options,
     parse_groups,
@@ -18,7 +20,7 @@ from mtcae_dfer.training.arguments import (
 
 
 @dataclass
-class VideoArguments(SyntheticArguments):
+class VideoArguments(FaceCropArguments, SyntheticArguments):
     """Which videos are watched, and what of them."""
 
     videos: str | None = field(
@@ -129,6 +131,9 @@ def parse_pretraining_arguments(arguments: Sequence[str] | None = None) -> Pretr
 def check_pretraining_arguments(options: dict[str, Any]) -> None:
     """Refuses values that no pre-training can use, each with its option, value and rule."""
     check_step_arguments(options)
+    check_face_crop(options)
+    rule = "cannot be combined with --crop_box, which cuts all videos alike"
+    require(not (options["face_crop"] and options["crop_box"]), "--face_crop", True, rule)
     for name, least in (("held_out_clips", 1), ("picture_epochs", 0), ("cache_frames_gb", 0)):
         require(options[name] >= least, f"--{name}", options[name], f"must be at least {least}")
     stride, box, scales = options["frame_stride"], options["crop_box"], options["crop_scales"]

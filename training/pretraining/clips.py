@@ -15,14 +15,16 @@ from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 from transformers.utils import logging
 
+from mtcae_dfer.face_crop import FaceCrop, face_crop
 from mtcae_dfer.face_geometry import boxes_to_pixels
 from mtcae_dfer.hub_dataset.building.report import REPORT_FILE as BUILD_REPORT_FILE
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
+from mtcae_dfer.hub_dataset.schema import labels_from_row
 from mtcae_dfer.modeling_lgi_former import Grid, stratified_tube_mask
-from mtcae_dfer.training.data.clip_dataset import READING_THREADS, clip_generator
+from mtcae_dfer.training.data.clip_dataset import READING_THREADS, FaceCropConfig, clip_generator
 from mtcae_dfer.video_reading import (
     VideoReadingError,
     VideoSource,
@@ -65,7 +67,7 @@ class FolderVideos:
 
 
 class DatasetVideos:
-    """The training clips of a built data set; their labels are not looked at."""
+    """The training clips of a built data set; of their labels a crop looks at the faces, and nothing at the rest."""
 
     def __init__(self, dataset_dir: Path) -> None:
         # Test clips stay unseen, even without their labels.
@@ -75,12 +77,18 @@ class DatasetVideos:
     def __getitem__(self, index: int) -> bytes:
         return clip_bytes(self.rows[index])
 
+    def crop(self, index: int, frame_size: tuple[int, int], config: FaceCropConfig) -> FaceCrop | None:
+        """One square for all frames of a clip, which need not be the labelled ones; None: it has no face."""
+        labels = labels_from_row(self.rows[index])
+        boxes, landmarks = labels.face_boxes, labels.face_landmarks
+        return face_crop(boxes, landmarks, frame_size, config.margin, follow=False, rise=config.rise)
 
-def open_videos(source: str) -> VideoCollection:
+
+def open_videos(source: str, needs_faces: bool = False) -> VideoCollection:
     """The videos of a folder tree, or of a data set that `mtcae dataset build` wrote.
 
     Raises:
-        DatasetError: there is no such folder, or it holds no video.
+        DatasetError: there is no such folder, it holds no video, or a face crop is asked for and it has no labels.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -88,6 +96,8 @@ def open_videos(source: str) -> VideoCollection:
     videos = DatasetVideos(folder) if (folder / BUILD_REPORT_FILE).is_file() else FolderVideos(folder)
     if not videos.names:
         raise DatasetError(f"--videos {source}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    if needs_faces and isinstance(videos, FolderVideos):
+        raise DatasetError(f"--face_crop true: {source} has no face boxes; build a data set of it, or leave it out")
     return videos
 
 
@@ -191,6 +201,7 @@ class ViewConfig:
     crop_box: tuple[float, float, float, float] | None = None  # cut out first: x1, y1, x2, y2 / frame width and height
     crop_scales: tuple[float, ...] = (1.0,)  # sides of the random crops / shorter side of the frame
     flip_probability: float = 0.0  # share of clips that are mirrored left to right
+    face_crop: FaceCropConfig | None = None  # cut out first, by the labels of a built data set
 
 
 class UnlabelledClips(Dataset):
@@ -258,6 +269,10 @@ class UnlabelledClips(Dataset):
         indices = window_indices(
             entry.frame_count, view.num_frames, view.frame_stride, None if self.fixed else generator
         )
+        if view.face_crop is not None and isinstance(self.videos, DatasetVideos):
+            frames = read_clip(self.videos[entry.index], frame_indices=indices).frames
+            crop = self.videos.crop(entry.index, (frames.shape[-2], frames.shape[-1]), view.face_crop)
+            return resize_frames(frames, view.size) if crop is None else crop.cut(frames, view.size)
         if view.crop_box is None:
             return read_clip(self.videos[entry.index], size=view.size, frame_indices=indices).frames
         frames = read_clip(self.videos[entry.index], frame_indices=indices).frames

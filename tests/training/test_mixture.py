@@ -1,0 +1,140 @@
+"""Training on several data sets: shares of every batch, classes matched by name, indices over all clips."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+from mtcae_dfer.training.arguments import gather_lists, parse_also, parse_renames, parse_run_arguments
+from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler, match_classes
+from mtcae_dfer.training.evaluation.report import load_report
+from mtcae_dfer.training.run import main
+
+# Clips 0 to 5 of the first data set, 6 to 9 of the second, 10 to 29 of the third.
+PART_OF = torch.tensor([0] * 6 + [1] * 4 + [2] * 20)
+
+
+def test_every_batch_has_the_shares_and_an_epoch_every_clip_of_the_first_data_set() -> None:
+    sampler = MixtureSampler(PART_OF, [0.5, 0.25], batch_size=8, seed=3)
+    assert len(sampler) == 3 * 8  # 2 of 8 clips are the first data set's: three batches for its six
+    epochs = []
+    for epoch in range(4):
+        sampler.begin(epoch)
+        order = torch.tensor(list(sampler))
+        for batch in order.view(3, 8):
+            assert torch.bincount(PART_OF[batch], minlength=3).tolist() == [2, 4, 2]
+        assert sorted(order[order < 6].tolist()) == list(range(6))
+        assert torch.bincount(order, minlength=10)[6:10].tolist() == [3] * 4  # whole shuffles of a small data set
+        epochs.append(order.tolist())
+    assert len({tuple(order) for order in epochs}) == 4
+    assert len({clip for order in epochs for clip in order if clip >= 10}) > 12  # a large one shows others every epoch
+
+
+def test_an_epoch_goes_on_where_it_stopped_and_processes_take_as_many_batches() -> None:
+    sampler = MixtureSampler(PART_OF, [0.5, 0.25], batch_size=8, seed=3, processes=2)
+    assert len(sampler) == 4 * 8
+    sampler.begin(5)
+    whole = list(sampler)
+    sampler.begin(5, done=16)
+    assert list(sampler) == whole[16:]
+
+
+def test_a_share_of_less_than_a_clip_is_refused() -> None:
+    with pytest.raises(ValueError, match="--per_device_train_batch_size 4: too small for shares of 0.05"):
+        MixtureSampler(PART_OF, [0.05, 0.25], batch_size=4)
+
+
+def rows_of(classes: list[str], names: list[str]) -> datasets.DatasetDict:
+    features = datasets.Features({"expression": datasets.ClassLabel(names=classes), "name": datasets.Value("string")})
+    expressions = [classes.index(name) for name in names]
+    columns = {"expression": expressions, "name": [f"{place}-{name}" for place, name in enumerate(names)]}
+    return datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns, features=features)})
+
+
+def test_classes_are_matched_by_name_whatever_their_order() -> None:
+    rows = rows_of(["happy", "sadness", "contempt"], ["contempt", "happy", "sadness", "happy"])
+    renames = parse_renames(["happy=happiness", "contempt="])
+    matched = match_classes(rows, ["neutral", "sadness", "happiness"], renames, "B")["train"]
+    assert matched["name"] == ["1-happy", "2-sadness", "3-happy"]
+    assert matched["expression"] == [2, 1, 2]
+    assert matched.features["expression"].names == ["neutral", "sadness", "happiness"]
+
+
+def test_a_class_that_is_spelt_differently_is_named_with_the_way_out() -> None:
+    rows = rows_of(["happy", "sadness"], ["happy"])
+    with pytest.raises(
+        ValueError, match=r"B has the classes happy, .*\(neutral, happiness, sadness\).*--rename happy="
+    ):
+        match_classes(rows, ["neutral", "happiness", "sadness"], {}, "B")
+
+
+class MadeUpClips:
+    """Clips whose label tells whose they are."""
+
+    affect_names: list[str] = []
+    rows = crop = augmentation = None
+
+    def __init__(self, count: int, first_label: int) -> None:
+        self.names, self.subjects = [f"clip {number}" for number in range(count)], ["S"] * count
+        self.labels = {"labels": first_label + torch.arange(count)}
+        self.asked: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
+        self.asked.append(list(indices))
+        return [{"labels": self.labels["labels"][index], "index": torch.tensor(index)} for index in indices]
+
+
+def test_an_index_counts_over_all_data_sets_and_each_makes_its_clips_together() -> None:
+    first, second = MadeUpClips(3, 100), MadeUpClips(2, 200)
+    mixed = MixedClips([("A", first), ("B", second)], [0.5])
+    clips = mixed.__getitems__([4, 0, 3, 2])
+    assert [int(clip["labels"]) for clip in clips] == [201, 100, 200, 102]
+    assert [int(clip["index"]) for clip in clips] == [4, 0, 3, 2]
+    assert first.asked == [[0, 2]] and second.asked == [[1, 0]]
+    assert mixed.names[3] == "B: clip 0" and mixed.labels["labels"].tolist() == [100, 101, 102, 200, 201]
+
+
+def test_a_list_may_be_given_in_one_word_or_in_several() -> None:
+    words = ["--also", "B:0.5", "--seed", "3", "--also=C:0.25", "--rename", "a=b"]
+    resolved = parse_run_arguments(words)
+    assert resolved.data.also == ["B:0.5", "C:0.25"] and resolved.data.rename == ["a=b"]
+    assert resolved.optimisation.seed == 3
+    assert gather_lists(["--x", "1", "2"], ()) == ["--x", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--also", "B"], "--also B: must be FOLDER:SHARE"),
+        (["--also", "B:2"], "a share between 0 and 1"),
+        (["--also", "B:0.5", "--also", "C:0.5"], "the shares leave nothing of a batch for --dataset"),
+        (["--also", "x/B:0.2", "--also", "y/B:0.2"], "data sets need different names"),
+        (["--rename", "a=b"], "needs --also"),
+        (["--also", "B:0.5", "--rename", "a"], "must be old=new"),
+        (["--also", "B:0.5", "--balanced_sampling", "true"], "not with --balanced_sampling"),
+    ],
+)
+def test_wrong_mixtures_are_refused(words: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_run_arguments(words)
+
+
+def test_shares_are_read_behind_the_last_colon() -> None:
+    (entry,) = parse_also(["C:/faces:0.5"])
+    assert (entry.folder, entry.share, entry.name) == ("C:/faces", 0.5, "faces")
+
+
+def test_a_run_on_two_data_sets_reports_both(small_dataset: Path, tmp_path: Path) -> None:
+    words = ["--dataset", str(small_dataset), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
+    assert main([*words, "--per_device_train_batch_size", "2", "--also", f"{small_dataset}:0.5"]) == 0
+    report = load_report(tmp_path / "run" / "report.json")
+    (further,) = report["further_datasets"]
+    assert further["share"] == "0.5" and further["path"] == str(small_dataset)
+    (record,) = report["history"]
+    # Trained on the same clips twice, its two validations are one and the same.
+    assert record["validation_uar/dataset"] == record["validation_uar"]
+    assert record["validation_loss/dataset"] == record["validation_loss"]
