@@ -222,7 +222,8 @@ def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, f
             if training.average is not None:
                 training.average.update()
         training.optimiser.zero_grad()
-    names, values = list(task_losses), torch.stack([loss.detach() for loss in task_losses.values()]).tolist()
+    reported = task_losses | {f"{name}_heat_map": loss for name, loss in (outputs.heat_map_losses or {}).items()}
+    names, values = list(reported), torch.stack([loss.detach() for loss in reported.values()]).tolist()
     return {"train_loss": value, **dict(zip(names, values, strict=True))}
 
 

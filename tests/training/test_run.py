@@ -120,7 +120,7 @@ def test_a_resumed_run_refuses_other_options(small_run: Path, small_dataset: Pat
     os.symlink(small_run / "checkpoints", tmp_path / "run" / "checkpoints")
     words = words_of(small_dataset, tmp_path / "run", "--num_train_epochs", "2", "--learning_rate", "0.5")
     assert main([*words, "--resume_from_checkpoint", "latest"]) == 2
-    assert "learning_rate 0.0007 -> 0.5" in capsys.readouterr().err
+    assert "learning_rate 0.001 -> 0.5" in capsys.readouterr().err
 
 
 def test_training_on_all_clips_says_so(small_dataset: Path, tmp_path: Path) -> None:
