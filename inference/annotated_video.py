@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mtcae_dfer.face_geometry import on_the_straight_way
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.video_reading import FrameStream, open_container, resize_frames
+from mtcae_dfer.video_reading import FrameStream, VideoInfo, open_container, resize_frames
 
 # Told apart by people who do not see red and green as two colours.
 PERSON_COLOURS = ("#ff9f1c", "#2ec4f1", "#e15fed", "#ffe14d", "#4dd599", "#ff6b6b", "#a29bfe", "#c9ced3")
@@ -26,6 +26,14 @@ FACE_COST, SHORT_COST, SIDE_COST, STAY_GAIN = 4.0, 0.1, 0.01, 0.1
 HEADROOM = 0.4  # kept free around other people's faces where possible, as a share of the face's sides
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+@dataclass(frozen=True)
+class Look:
+    """How large an annotated video and its letters are."""
+
+    least_side: int = 1  # pixels of the shorter side at least: smaller videos are enlarged before they are drawn on
+    letters: float = 1 / 38  # height of the letters as a share of the shorter side
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,9 @@ class LabelText:
         return self.width * self.height
 
 
-def write_overlay(video: str, result: dict[str, Any], output: Path, progress: bool = True) -> Path:
+def write_overlay(
+    video: str, result: dict[str, Any], output: Path, progress: bool = True, look: Look | None = None
+) -> Path:
     """Writes the upright video with boxes, points, track numbers and expression bars, its own times and its sound.
 
     The pictures are H.264 and the sound is AAC, in MP4; a side of an odd number of pixels loses one.
@@ -63,6 +73,7 @@ def write_overlay(video: str, result: dict[str, Any], output: Path, progress: bo
         result: of the pipeline.
         output: written under a temporary name first; must not be the video itself.
         progress: show a bar on standard error.
+        look: sizes; the video's own and small letters by default.
 
     Raises:
         ValueError: output and video are one file, or the output is no .mp4.
@@ -72,9 +83,10 @@ def write_overlay(video: str, result: dict[str, Any], output: Path, progress: bo
         raise ValueError(f"{output}: the annotated video is an MP4 file; give a name that ends in .mp4")
     if output.exists() and output.samefile(video):
         raise ValueError(f"{output} is the video itself: give the annotated video another name")
-    frames, painter = FrameStream(video), Painter(result)
+    frames = FrameStream(video)
+    painter = Painter(result, look or Look())
     with replacing(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = _add_video_stream(container, frames.info)
+        stream = _add_video_stream(container, frames.info, painter.size)
         sound = _Sound(video, container)
         for frame in tqdm(frames, "overlay", total=len(frames.times), unit="frame", disable=not progress):
             picture = painter.paint(frame.picture(), frame.time)
@@ -86,11 +98,12 @@ def write_overlay(video: str, result: dict[str, Any], output: Path, progress: bo
     return output
 
 
-def _add_video_stream(container: Any, info: Any) -> Any:
+def _add_video_stream(container: Any, info: VideoInfo, size: tuple[int, int]) -> Any:
+    """A stream of pictures of (width, height) pixels at the video's frame rate."""
     rate = Fraction(info.frame_rate).limit_denominator(1001)
     stream = container.add_stream("libx264", rate=rate or 25)
     # H.264's usual pixel format stores colours for squares of 2 × 2 pixels.
-    stream.width, stream.height = max(2, info.width // 2 * 2), max(2, info.height // 2 * 2)
+    stream.width, stream.height = max(2, size[0] // 2 * 2), max(2, size[1] // 2 * 2)
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = Fraction(1, CLOCK)
     stream.options = {"crf": "20", "preset": "veryfast"}
@@ -157,18 +170,25 @@ class _Sound:
 
 
 class Painter:
-    """Draws a result onto the frames of its video, which come in their order: labels keep their side of a face."""
+    """Draws a result onto the frames of its video, which come in their order: labels keep their side of a face.
 
-    def __init__(self, result: dict[str, Any]) -> None:
-        self.people = [_PersonOverTime(person) for person in result["people"]]
-        shorter = min(result["width"], result["height"])
-        self.line = max(1, round(shorter / 270))
-        self.font = _font(max(9, round(shorter / 38)))
-        self.places = LabelPlaces((result["width"], result["height"]), 2 * self.line)
+    Args:
+        result: of the pipeline.
+        look: sizes.
+    """
+
+    def __init__(self, result: dict[str, Any], look: Look | None = None) -> None:
+        look = look or Look()
+        scale = max(1.0, look.least_side / min(result["width"], result["height"]))
+        self.people = [_PersonOverTime(person, scale) for person in result["people"]]
+        self.size = (round(result["width"] * scale), round(result["height"] * scale))
+        self.line = max(1, round(min(self.size) / 270))
+        self.font = _font(max(9, round(min(self.size) * look.letters)))
+        self.places = LabelPlaces(self.size, 2 * self.line)
 
     def paint(self, picture: torch.Tensor, seconds: float) -> torch.Tensor:
-        """uint8 (3, H, W) -> the same with what is known of that moment."""
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        """uint8 (3, H, W) -> the same, enlarged by the scale, with what is known of that moment."""
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(self.size, Image.Resampling.BILINEAR)
         draw = ImageDraw.Draw(image, "RGBA")
         shown = [person for person in (each.at(seconds) for each in self.people) if person is not None]
         texts = {person.track: self._texts(draw, person) for person in shown}
@@ -312,9 +332,9 @@ def _covered(others: np.ndarray, place: Box) -> float:
 class _PersonOverTime:
     """Looks up where a person is, and with what expression, at any time."""
 
-    def __init__(self, person: dict[str, Any]) -> None:
+    def __init__(self, person: dict[str, Any], scale: float) -> None:
         self.person = person
-        frames = {frame["time"]: frame for window in person["windows"] for frame in window["frames"]}
+        frames = {frame["time"]: _scaled(frame, scale) for window in person["windows"] for frame in window["frames"]}
         self.frames = [frames[seconds] for seconds in sorted(frames)]
         self.times = np.array([frame["time"] for frame in self.frames])
         self.has_places = any(frame["box"] or frame["landmarks"] for frame in self.frames)
@@ -347,6 +367,12 @@ class _PersonOverTime:
             return (nearest["box"], nearest["landmarks"]) if abs(nearest["time"] - seconds) <= 0.05 else (None, None)
         share = min(max((seconds - first["time"]) / gap, 0.0), 1.0) if gap else 0.0
         return tuple(_between(first[name], second[name], share) for name in ("box", "landmarks"))
+
+
+def _scaled(frame: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """A sampled frame with its box and points in pixels of the enlarged picture."""
+    places = {name: frame[name] and (np.array(frame[name]) * scale).tolist() for name in ("box", "landmarks")}
+    return {"time": frame["time"], **places}
 
 
 def _between(first: Any, second: Any, share: float) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoVideoProcessor
+from transformers.utils import cached_file
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.weight_files import WEIGHT_FILES, damaged_weights
 
 DEMONSTRATION_MODEL = Path(__file__).parents[1] / "demonstration_model"
+DRAWN_ONLY = "On real people its expressions mean nothing."
 DEMONSTRATION_NOTE = "This demonstration model was trained on drawn faces: on real people its expressions mean nothing."
 
 
@@ -60,3 +63,23 @@ def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, 
     model: MTCAEForMultiTaskVideo = MTCAEForMultiTaskVideo.from_pretrained(name)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module's method and loses its signature
     return model.eval(), processor
+
+
+def trained_on(name: str) -> str:
+    """One sentence on what a model was trained on, from the report of its run or the results beside its card.
+
+    Args:
+        name: model folder or Hub id.
+    """
+    if Path(name).resolve() == DEMONSTRATION_MODEL:
+        return DEMONSTRATION_NOTE
+    for record in ("report.json", "results.json"):
+        file = cached_file(
+            name, record, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+        if file is not None:
+            known = json.loads(Path(file).read_text(encoding="utf-8"))
+            clips = known.get("dataset", {}).get("name") or "a data set without a name"
+            told = f"This model was trained on {clips}: {known.get('data', 'clips that its report does not describe')}."
+            return told + (f" {DRAWN_ONLY}" if "drawn" in told else "")
+    return "This model does not say what it was trained on: read its card before you trust a score."

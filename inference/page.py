@@ -6,17 +6,23 @@ about real people.
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from PIL import Image
+
 from mtcae_dfer.hub_dataset.files import write_json
-from mtcae_dfer.inference.annotated_video import write_overlay
-from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, load_model
+from mtcae_dfer.inference.annotated_video import Look, write_overlay
+from mtcae_dfer.inference.faces import face_pictures
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model, trained_on
 from mtcae_dfer.inference.timeline_files import draw_timeline
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError, probe_video
@@ -31,7 +37,24 @@ TITLE = (
     "# Facial expressions over time\nFace boxes → five landmarks → expression, by a cascade of decoders (MTCAE-DFER)."
 )
 CHOOSE_A_CLIP = "Choose or record a clip first."
-NO_FACE = "**No face was found** in this clip, so there is no expression to tell."
+NO_FACE = "No face was found in this clip, so there is no expression to tell."
+OVERLAY_LOOK = Look(least_side=480, letters=1 / 24)  # the page shows it small
+CHART_WIDTHS = {"wide": 10.0, "narrow": 4.2}  # inches, for pages and for telephones
+STYLE = """
+.people { display: flex; flex-wrap: wrap; gap: 0.75rem; list-style: none; padding: 0; margin: 0; }
+.people li, .person { display: flex; align-items: center; gap: 0.6rem; margin: 0; }
+.people img, .person img { width: 3.5rem; height: 3.5rem; border-radius: 0.5rem; object-fit: cover; }
+#timeline img { width: 100%; border-radius: 0.5rem; }
+"""
+
+# Gradio gives its videos no names that a screen reader could read.
+NAME_THE_VIDEOS = """() => {
+    const names = {clip: "the clip", overlay: "the clip with boxes, points and expressions"};
+    const name = () => Object.entries(names).forEach(([id, text]) =>
+        document.querySelectorAll(`#${id} video`).forEach((video) => video.setAttribute("aria-label", text)));
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+    name();
+}"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,15 @@ class Limits:
 
 class UploadError(ValueError):
     """A clip is not analysed. The message is one line for the visitor."""
+
+
+@dataclass
+class Answer:
+    """What is known of one clip: its timeline, everybody's face by the number of the track, the files made of it."""
+
+    timeline: dict[str, Any]
+    faces: dict[int, Image.Image] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)  # "overlay", "wide", "narrow" and "json"
 
 
 def check_upload(video: str | os.PathLike | None, limits: Limits) -> Path:
@@ -86,16 +118,41 @@ def people_with_scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {name: each for name, each in scores.items() if each is not None}
 
 
-def summarise(result: dict[str, Any], note: str | None) -> str:
-    """What is said above the results, in Markdown."""
-    people = people_with_scores(result)
-    lines = [] if note is None else [f"*{note}*"]
-    if not people:
-        return "\n\n".join([*lines, NO_FACE])
-    for name, scores in people.items():
-        best = max(scores, key=scores.__getitem__)
-        lines.append(f"**{name}**: {best} ({scores[best]:.0%})")
-    return "\n\n".join(lines)
+def summarise(answer: Answer, note: str) -> str:
+    """What is said above the results, as HTML: everybody's face, name and strongest expression."""
+    scores = people_with_scores(answer.timeline)
+    rows = []
+    for person in answer.timeline["people"]:
+        name = person_name(person)
+        if name in scores:
+            best = max(scores[name], key=scores[name].__getitem__)
+            told = f"<strong>{name}</strong>: {html.escape(best)} ({scores[name][best]:.0%})"
+            rows.append(f"<li>{picture_of(answer.faces.get(person['track']), name)}<span>{told}</span></li>")
+    found = f'<ul class="people">{"".join(rows)}</ul>' if rows else f"<p><strong>{NO_FACE}</strong></p>"
+    return f"<p><em>{html.escape(note)}</em></p>{found}"
+
+
+def picture_of(face: Image.Image | None, name: str) -> str:
+    """A face as an HTML picture that says whose it is; nothing where there is none."""
+    if face is None:
+        return ""
+    stream = io.BytesIO()
+    face.save(stream, "JPEG")
+    return f'<img alt="face of {name}" src="data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}">'
+
+
+def chart_of(answer: Answer) -> str:
+    """The chart as HTML, in the layout that fits the visitor's screen, with its content in words."""
+    said = "; ".join(
+        f"{name}: {', '.join(f'{expression} {score:.0%}' for expression, score in scores.items())}"
+        for name, scores in people_with_scores(answer.timeline).items()
+    )
+    wide, narrow = (base64.b64encode(answer.files[name].read_bytes()).decode() for name in ("wide", "narrow"))
+    return (
+        f'<picture><source media="(max-width: 640px)" srcset="data:image/png;base64,{narrow}">'
+        f'<img alt="Expressions over time. Means: {html.escape(said or NO_FACE)}" src="data:image/png;base64,{wide}">'
+        "</picture>"
+    )
 
 
 class Demonstration:
@@ -104,29 +161,31 @@ class Demonstration:
     def __init__(self, model: str, limits: Limits, device: str = "cpu") -> None:
         loaded, processor = load_model(model, device)
         self.pipeline = FacialExpressionTimelinePipeline(model=loaded, video_processor=processor, device=device)
-        self.note = DEMONSTRATION_NOTE if model == str(DEMONSTRATION_MODEL) else None
+        self.note = trained_on(model)
         self.limits = limits
 
-    def analyse(self, video: str | None, people: str, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-        """Analyses one clip.
-
-        Returns:
-            The timeline, and the files made of it in `folder`: "overlay", "timeline" and "json".
+    def analyse(self, video: str | None, people: str, folder: Path) -> Answer:
+        """Analyses one clip; the files made of it are in `folder`.
 
         Raises:
             UploadError: the clip is not taken or cannot be read.
         """
         path = check_upload(video, self.limits)
+        mode = "single" if people == WHOLE_FRAME else "all"
         try:
-            mode = "single" if people == WHOLE_FRAME else "all"
-            result = cast(dict[str, Any], self.pipeline(str(path), people=mode))
+            answer = Answer(cast(dict[str, Any], self.pipeline(str(path), people=mode)))
+            answer.faces = face_pictures(str(path), answer.timeline)
         except VideoReadingError as error:
             raise UploadError(f"The clip cannot be read: {error}") from error
-        files = {"overlay": folder / "overlay.mp4", "timeline": folder / "timeline.png", "json": folder / "result.json"}
-        write_overlay(str(path), result, files["overlay"], progress=False)
-        draw_timeline(result, files["timeline"])
-        write_json(files["json"], result)
-        return result, files
+        except FloatingPointError as error:
+            raise UploadError(f"There is no answer: {error}") from error
+        names = {"overlay": "overlay.mp4", "wide": "wide.png", "narrow": "narrow.png", "json": "result.json"}
+        answer.files = {kind: folder / name for kind, name in names.items()}
+        write_overlay(str(path), answer.timeline, answer.files["overlay"], progress=False, look=OVERLAY_LOOK)
+        for layout, width in CHART_WIDTHS.items():
+            draw_timeline(answer.timeline, answer.files[layout], answer.faces, width)
+        write_json(answer.files["json"], answer.timeline)
+        return answer
 
 
 def make_examples(folder: Path) -> list[str]:
@@ -140,7 +199,7 @@ def make_examples(folder: Path) -> list[str]:
 
 
 def make_app(model: str | None = None, limits: Limits | None = None, device: str = "cpu") -> gradio.Blocks:
-    """Builds the page.
+    """Builds the page. What it knows of a visitor's clip belongs to that visitor; clips are analysed one by one.
 
     Args:
         model: model folder or Hub id; None = the demonstration model.
@@ -155,46 +214,59 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
     demonstration = Demonstration(model or str(DEMONSTRATION_MODEL), limits or Limits(), device)
     work = Path(tempfile.mkdtemp(prefix="mtcae-demo-"))
     with gr.Blocks(title="MTCAE-DFER", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown(TITLE + (f"\n\n*{demonstration.note}*" if demonstration.note else ""))
-        scores = gr.State({})
+        gr.HTML(f"<style>{STYLE}</style>")
+        gr.Markdown(f"{TITLE}\n\n*{demonstration.note}*", elem_id="note")
+        found = gr.State({})  # name of a person -> (scores, face as HTML)
         with gr.Row():
             with gr.Column():
                 video = gr.Video(label="Clip", sources=["upload", "webcam"], elem_id="clip", height=380)
                 people = gr.Radio([EVERY_PERSON, WHOLE_FRAME], value=EVERY_PERSON, label="Analyse", elem_id="people")
                 start = gr.Button("Analyse", variant="primary", elem_id="analyse")
-                gr.Examples(make_examples(work), video, label="Drawn examples", elem_id="examples")
             with gr.Column():
-                message = gr.Markdown(elem_id="message")
+                message = gr.HTML(elem_id="message")
                 overlay = gr.Video(label="Boxes, points and expressions", elem_id="overlay", height=320)
                 person = gr.Dropdown([], label="Person", interactive=True, elem_id="person")
+                face = gr.HTML(elem_id="face", elem_classes="person")
                 bars = gr.Label(label="Expression", elem_id="scores")
-        chart = gr.Image(label="Expressions over time", elem_id="timeline", type="filepath")
+        chart = gr.HTML(elem_id="timeline")
         download = gr.DownloadButton("Download the result (JSON)", elem_id="json", interactive=False)
+        examples = make_examples(work)
+        labels = [f"drawn {Path(example).parent.name}" for example in examples]
+        gr.Examples(examples, video, label="Drawn examples", elem_id="examples", example_labels=labels)
 
         def analyse(clip: str | None, mode: str) -> dict[Any, Any]:
             try:
-                result, files = demonstration.analyse(clip, mode, answer_folder(work))
+                answer = demonstration.analyse(clip, mode, answer_folder(work))
             except UploadError as error:
-                return cleared(str(error))
-            found = people_with_scores(result)
-            names = list(found)
+                return cleared(f"<p><strong>{html.escape(str(error))}</strong></p>")
+            faces = {
+                person_name(each): picture_of(answer.faces.get(each["track"]), person_name(each))
+                for each in answer.timeline["people"]
+            }
+            known = {name: (scores, faces[name]) for name, scores in people_with_scores(answer.timeline).items()}
+            names = list(known)
             return {
-                message: summarise(result, demonstration.note),
-                overlay: str(files["overlay"]),
-                scores: found,
+                message: summarise(answer, demonstration.note),
+                overlay: str(answer.files["overlay"]),
+                found: known,
                 person: gr.Dropdown(choices=names, value=names[0] if names else None),
-                bars: found[names[0]] if names else None,
-                chart: str(files["timeline"]),
-                download: gr.DownloadButton(value=str(files["json"]), interactive=True),
+                face: known[names[0]][1] if names else "",
+                bars: known[names[0]][0] if names else None,
+                chart: chart_of(answer),
+                download: gr.DownloadButton(value=str(answer.files["json"]), interactive=True),
             }
 
         def cleared(text: str) -> dict[Any, Any]:
-            empty = {overlay: None, scores: {}, person: gr.Dropdown(choices=[], value=None), bars: None, chart: None}
-            return {message: text, **empty, download: gr.DownloadButton(value=None, interactive=False)}
+            empty = {overlay: None, found: {}, person: gr.Dropdown(choices=[], value=None), face: "", bars: None}
+            return {message: text, **empty, chart: "", download: gr.DownloadButton(value=None, interactive=False)}
 
-        outputs = [message, overlay, scores, person, bars, chart, download]
+        def choose(known: dict[str, Any], name: str) -> tuple[Any, str]:
+            return known.get(name, (None, ""))
+
+        outputs = [message, overlay, found, person, face, bars, chart, download]
         start.click(analyse, [video, people], outputs, concurrency_limit=1)
-        person.input(lambda found, name: found.get(name), [scores, person], bars)
+        person.input(choose, [found, person], [bars, face])
+        page.load(None, js=NAME_THE_VIDEOS)
     return page
 
 

@@ -18,8 +18,10 @@ from mtcae_dfer.hub_dataset.files import replacing
 
 if TYPE_CHECKING:
     import pandas
+    from PIL import Image
 
 MOST_CHARTS = 12  # people in one picture
+NARROW = 6.0  # inches; below it a chart is laid out for a telephone
 WINDOW_COLUMNS = ("file", "track", "start", "end", "face_coverage", "expression", "probability")
 FRAME_COLUMNS = (
     "file",
@@ -138,32 +140,41 @@ def timeline_to_pandas(timelines: Timeline | Mapping[str, Timeline], per_frame: 
     return frame.drop(columns="file") if alone else frame
 
 
-def draw_timeline(result: Timeline, output_png: Path) -> Path:
+def draw_timeline(
+    result: Timeline, output_png: Path, faces: Mapping[int, Image.Image] | None = None, width: float = 10.0
+) -> Path:
     """Draws the scores of every person over time, as rows of squares; hatched where no face was seen.
 
     Args:
         result: of the pipeline. Of more than `MOST_CHARTS` people those longest in view are drawn.
         output_png: the picture; written under a temporary name first.
+        faces: number of a track -> picture of the face, shown beside the person's row.
+        width: of the picture in inches, in which letters keep their size: 10 for a page, 4 for a telephone.
     """
     from matplotlib.figure import Figure
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     people = sorted(result["people"], key=lambda person: person["start"] - person["end"])[:MOST_CHARTS]
     people.sort(key=lambda person: person["track"])
-    figure = Figure(figsize=(10, 0.9 + 1.7 * max(1, len(people))), layout="constrained")
+    below = 0.9 if width < NARROW else 0.0  # inches for the colour bar
+    figure = Figure(figsize=(width, 0.9 + 1.7 * max(1, len(people)) + below), layout="constrained")
     axes = np.atleast_1d(figure.subplots(max(1, len(people)), 1, sharex=True))
     for person, row in zip(people, axes, strict=False):
         picture = _draw_person(row, person)
         row.set_xlim(0, result["duration"])
+        if faces and person["track"] in faces:
+            face = OffsetImage(np.asarray(faces[person["track"]].resize((40, 40))), zoom=0.7)
+            row.add_artist(AnnotationBbox(face, (1, 1.03), xycoords="axes fraction", box_alignment=(1, 0), pad=0))
     if people:
-        figure.colorbar(picture, ax=list(axes), label="probability", shrink=min(1.0, 3 / len(people)))
+        where = {"location": "bottom"} if width < NARROW else {"shrink": min(1.0, 3 / len(people))}
+        figure.colorbar(picture, ax=list(axes), label="probability", **where)
         axes[-1].set_xlabel("seconds")
     else:
         axes[0].set_axis_off()
         axes[0].text(0.5, 0.5, "no face found in this video", ha="center", va="center", fontsize=14)
     left_out = len(result["people"]) - len(people)
-    figure.suptitle(
-        f"Expressions over time{f' ({left_out} people seen more shortly are left out)' if left_out else ''}"
-    )
+    remark = f"{' ' if width >= NARROW else chr(10)}({left_out} people seen more shortly are left out)"
+    figure.suptitle(f"Expressions over time{remark if left_out else ''}")
     with replacing(Path(output_png)) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return output_png

@@ -4,16 +4,19 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, trained_on
 from mtcae_dfer.inference.page import (
     CHOOSE_A_CLIP,
     EVERY_PERSON,
     WHOLE_FRAME,
+    Answer,
     Demonstration,
     Limits,
     UploadError,
@@ -23,6 +26,7 @@ from mtcae_dfer.inference.page import (
     people_with_scores,
     summarise,
 )
+from mtcae_dfer.video_reading import FrameStream
 from tests.support.video_files import noisy_frames, write_lossless_video, write_text_as_video, write_video
 
 WAIT = 120.0  # seconds that the browser is given on a busy machine
@@ -40,12 +44,14 @@ def test_scores_are_means_over_the_windows_with_a_face() -> None:
     found = people_with_scores({"people": people})
     assert list(found) == ["person 1 (0.0–2.0 s)"]
     assert found["person 1 (0.0–2.0 s)"] == pytest.approx({"anger": 0.4, "fear": 0.6})
-    assert "**person 1 (0.0–2.0 s)**: fear (60%)" in summarise({"people": people}, None)
+    told = summarise(Answer({"people": people}, {1: Image.new("RGB", (8, 8))}), "What <it> was trained on.")
+    assert "<strong>person 1 (0.0–2.0 s)</strong>: fear (60%)" in told and "What &lt;it&gt; was trained on." in told
+    assert 'alt="face of person 1 (0.0–2.0 s)"' in told and "person 2" not in told
 
 
 def test_a_clip_without_a_face_is_told() -> None:
-    assert "No face was found" in summarise({"people": [a_person(1, None)]}, None)
-    assert "No face was found" in summarise({"people": []}, "a note")
+    assert "No face was found" in summarise(Answer({"people": [a_person(1, None)]}), "")
+    assert "No face was found" in summarise(Answer({"people": []}), "a note")
 
 
 @pytest.mark.parametrize(
@@ -71,12 +77,25 @@ def test_no_clip_and_no_video_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("people", [EVERY_PERSON, WHOLE_FRAME])
-def test_an_answer_is_three_files(small_run: Path, small_corpus: Path, tmp_path: Path, people: str) -> None:
+def test_an_answer_is_files_and_a_face(small_run: Path, small_corpus: Path, tmp_path: Path, people: str) -> None:
     clip = sorted((small_corpus / "videos").rglob("*.mp4"))[0]
-    result, files = Demonstration(str(small_run), Limits()).analyse(str(clip), people, tmp_path)
-    assert json.loads(files["json"].read_text()) == json.loads(json.dumps(result))
-    assert len(people_with_scores(result)) == 1
-    assert all(file.stat().st_size > 0 for file in files.values())
+    answer = Demonstration(str(small_run), Limits()).analyse(str(clip), people, tmp_path)
+    assert json.loads(answer.files["json"].read_text()) == json.loads(json.dumps(answer.timeline))
+    assert len(people_with_scores(answer.timeline)) == 1 and list(answer.faces) == [1]
+    assert set(answer.files) == {"overlay", "wide", "narrow", "json"}
+    assert all(file.stat().st_size > 0 for file in answer.files.values())
+    assert 0.5 > Image.open(answer.files["narrow"]).width / Image.open(answer.files["wide"]).width > 0.3
+    info = FrameStream(answer.files["overlay"]).info
+    assert min(info.width, info.height) == 480  # of 224: letters on a small video cannot be read
+
+
+def test_what_a_model_was_trained_on_is_told_of_any_model(small_run: Path, tmp_path: Path) -> None:
+    assert trained_on(str(DEMONSTRATION_MODEL)) == DEMONSTRATION_NOTE
+    known = json.loads((small_run / "report.json").read_text())
+    assert f"was trained on {known['dataset']['name']}: {known['data']}." in trained_on(str(small_run))
+    assert "does not say what it was trained on" in trained_on(str(tmp_path))
+    (tmp_path / "results.json").write_text(json.dumps({"data": "drawn faces", "dataset": {"name": "mine"}}))
+    assert trained_on(str(tmp_path)).endswith("On real people its expressions mean nothing.")
 
 
 def test_files_of_old_answers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +169,55 @@ def test_a_visitor_uploads_a_clip_and_reads_the_answer(
     assert browser.save_screenshot(str(tmp_path / "page.png"))
 
 
+def test_on_a_telephone_the_result_comes_before_the_examples_and_nothing_is_wider_than_the_screen(
+    browser: Any, page: str, small_corpus: Path
+) -> None:
+    screen = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        upload(browser, page, sorted((small_corpus / "videos").rglob("*.mp4"))[0])
+        wait_for(browser, lambda: "person 1" in text_of(browser, "message"))
+        chart = wait_for(browser, lambda: browser.find_element("css selector", "#timeline img"))
+        wait_for(browser, lambda: browser.execute_script("return arguments[0].naturalWidth", chart) > 100)
+        # Letters of nine points of the narrow chart are at least eight pixels high on this screen.
+        shown, drawn = (
+            browser.execute_script(f"return arguments[0].{name}Width", chart) for name in ("client", "natural")
+        )
+        assert shown / drawn * 9 / 72 * 110 >= 8
+        tops = [browser.find_element("id", name).rect["y"] for name in ("analyse", "message", "timeline", "examples")]
+        assert tops == sorted(tops)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_everything_that_can_be_used_has_a_name_for_screen_readers(browser: Any, page: str, small_corpus: Path) -> None:
+    upload(browser, page, sorted((small_corpus / "videos").rglob("*.mp4"))[0])
+    wait_for(browser, lambda: "person 1" in text_of(browser, "message"))
+    wait_for(browser, lambda: browser.find_elements("css selector", "#overlay video"))
+    used = browser.find_elements("css selector", "button, input, select, textarea, a, video, img")
+    nameless = [
+        each.get_attribute("outerHTML")[:200] for each in used if each.is_displayed() and not each.accessible_name
+    ]
+    assert nameless == [] and len(used) > 10
+    assert browser.find_element("css selector", "html").get_attribute("lang") == "en"
+
+
+def test_two_visitors_at_once_get_each_their_own_answer(page: str, small_corpus: Path, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    noise = write_video(tmp_path / "noise.mp4", noisy_frames(30, 64, 64))
+    clips = [sorted((small_corpus / "videos").rglob("*.mp4"))[0], noise] * 2
+
+    def ask(clip: Path) -> str:
+        return Client(page, verbose=False).predict(handle_file(str(clip)), EVERY_PERSON, api_name="/analyse")[0]
+
+    with ThreadPoolExecutor(len(clips)) as pool:
+        answers = list(pool.map(ask, clips))
+    assert ["person 1" in answer for answer in answers] == [True, False, True, False]
+    assert ["No face was found" in answer for answer in answers] == [False, True, False, True]
+
+
 def test_a_visitor_is_told_that_there_is_no_face(browser: Any, page: str, tmp_path: Path) -> None:
     upload(browser, page, write_video(tmp_path / "noise.mp4", noisy_frames(30, 64, 64)))
     wait_for(browser, lambda: "No face was found" in text_of(browser, "message"))
@@ -165,5 +233,5 @@ def test_the_demonstration_model_says_that_it_knows_drawn_faces_only(small_corpu
     demonstration = Demonstration(str(DEMONSTRATION_MODEL), Limits())
     assert demonstration.note == DEMONSTRATION_NOTE
     noise = write_lossless_video(tmp_path / "noise.mkv", noisy_frames(20, 64, 64))
-    result, _ = demonstration.analyse(str(noise), EVERY_PERSON, tmp_path)
-    assert DEMONSTRATION_NOTE in summarise(result, demonstration.note)
+    answer = demonstration.analyse(str(noise), EVERY_PERSON, tmp_path)
+    assert DEMONSTRATION_NOTE in summarise(answer, demonstration.note)
