@@ -1,6 +1,7 @@
 """`mtcae convert`: released checkpoints as model folders."""
 
 import argparse
+from dataclasses import fields
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,19 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Converts one checkpoint and says where every key went."""
-    from mtcae_dfer.release.convert import convert_checkpoint
+    from mtcae_dfer.release.convert import ConversionOptions, convert_checkpoint
 
-    report = convert_checkpoint(
-        options.checkpoint,
-        options.output,
-        heads=options.heads,
-        allow_pickle=options.allow_pickle,
-        image_size=options.image_size,
-        num_frames=options.num_frames,
-        region_size=options.region_size,
-        stage_depths=options.stage_depths,
-        labels=options.labels,
-    )
+    untold = {field.name: getattr(options, field.name) for field in fields(ConversionOptions)}
+    report = convert_checkpoint(options.checkpoint, options.output, ConversionOptions(**untold), options.allow_pickle)
     for source, targets in report["placed"].items():
         print(f"{source} -> {', '.join(targets) or 'set aside'}")
     print(

@@ -154,7 +154,7 @@ AXES: dict[str, Callable[[MTCAEConfig], list[VariantPlan]]] = {
 
 
 def _task_names(config: MTCAEConfig) -> list[str]:
-    return [task["name"] for task in config.tasks]
+    return [task.name for task in config.task_descriptions]
 
 
 def _task_variant(axis: str, names: Sequence[str], title: str) -> VariantPlan:
@@ -185,7 +185,8 @@ def preset_config(model: ModelArguments) -> MTCAEConfig:
         ValueError: it is a checkpoint: its structure is fixed.
     """
     tasks = choose_tasks(model)
-    return MTCAEConfig(**model.model_config, **({} if tasks is None else {"tasks": tasks}))
+    fields = model.model_config if tasks is None else {**model.model_config, "tasks": tasks}
+    return MTCAEConfig(**fields)
 
 
 def ablate(parsed: argparse.Namespace, run_words: Sequence[str]) -> Ablation:

@@ -164,19 +164,18 @@ def refuse_system_options(words: Sequence[str]) -> None:
 
 def refuse_missing_faces(plan: Plan, systems: Sequence[VariantPlan], protocol: str | None) -> None:
     """Raises a ValueError where systems learn from faces and no training clip has one."""
-    learning_faces = [entry.name for entry in systems if not _learns_expression_alone(entry)]
+    learning_faces = []
+    for entry in systems:
+        chosen = dict(zip(entry.arguments[::2], entry.arguments[1::2], strict=True))
+        preset = read_preset(chosen["--model"])["model_config"]
+        if "single_task" not in (chosen.get("--structure"), preset.get("structure")):
+            learning_faces.append(entry.name)
     rows = load_fold(plan.dataset, protocol, plan.folds[0])["train"]
     if learning_faces and not any(any(found) for found in rows["face_found"]):
         raise ValueError(
             f"{plan.dataset}: no training clip has a face, which {', '.join(learning_faces)} learn from: "
             "build the data set with face labels, or choose other --systems"
         )
-
-
-def _learns_expression_alone(system: VariantPlan) -> bool:
-    options = read_preset(system.arguments[1])
-    chosen = dict(zip(system.arguments[::2], system.arguments[1::2], strict=True))
-    return "single_task" in (chosen.get("--structure"), options["model_config"].get("structure"))
 
 
 def compare(parsed: argparse.Namespace, run_words: Sequence[str]) -> Comparison:
@@ -275,7 +274,7 @@ def count_multiply_adds(model: MTCAEForMultiTaskVideo) -> int:
 @torch.no_grad()
 def time_prediction(model: MTCAEForMultiTaskVideo) -> float:
     """Clips per second of the forward pass, after a first one that does not count."""
-    model = model.to("cuda") if torch.cuda.is_available() else model
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     clips = _random_clips(model, TIMED_CLIPS)
     passes, start = -1, time.perf_counter()
     while passes < 1 or time.perf_counter() - start < TIMED_SECONDS:

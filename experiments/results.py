@@ -321,7 +321,7 @@ def _fold_figures(run: FinishedRun) -> FoldFigures:
 
 def _summaries(folds: Sequence[FoldFigures], sums: SubjectSums) -> dict[str, Summary]:
     pooled, intervals = figures_of(sums), bootstrap_intervals(sums)
-    summaries = {}
+    summaries: dict[str, Summary] = {}
     for key in FIGURE_KEYS:
         mean, std = _mean_and_std([fold[key] for fold in folds])
         constant, _ = _mean_and_std([fold["constant_predictor"][key] for fold in folds])

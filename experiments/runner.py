@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mtcae_dfer.hub_dataset.files import write_json
+from mtcae_dfer.training.evaluation.percents import percent
 from mtcae_dfer.training.evaluation.report import REPORT_FILE, Report, load_report
 from mtcae_dfer.training.threads import THREADS_VARIABLE
 
@@ -41,6 +42,10 @@ class Experiment:
         """The command line that starts it, or goes on with what a killed one left in its folder."""
         command = [sys.executable, "-m", self.module, *self.arguments, "--output_dir", str(folder)]
         return [*command, "--resume_from_checkpoint", "latest"] if has_checkpoints(folder) else command
+
+    def as_stored(self) -> dict[str, Any]:
+        """What experiment.json in its folder holds."""
+        return {"module": self.module, "arguments": list(self.arguments)}
 
 
 @dataclass
@@ -98,10 +103,12 @@ def is_done(experiment: Experiment, folder: Path) -> bool:
         ValueError: it holds a run of other arguments.
     """
     finished = (folder / REPORT_FILE).exists()
-    if (finished or has_checkpoints(folder)) and _stored_command(folder) != _stored_form(experiment):
-        raise ValueError(
-            f"{folder} holds a run of other arguments than these: choose another output folder, or remove this one"
-        )
+    if finished or has_checkpoints(folder):
+        file = folder / EXPERIMENT_FILE
+        if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != experiment.as_stored():
+            raise ValueError(
+                f"{folder} holds a run of other arguments than these: choose another output folder, or remove this one"
+            )
     return finished
 
 
@@ -115,8 +122,10 @@ def read_result(experiment: Experiment, output_dir: Path) -> Report:
 
 def _work_off(waiting: list[Experiment], output_dir: Path, jobs: int, total: int) -> list[str]:
     """Starts experiments as places get free and awaits them; returns a line for each that failed."""
-    waiting, running, failed, announced = list(waiting), [], [], set()
-    done = total - len(waiting)
+    waiting, done = list(waiting), total - len(waiting)
+    running: list[_Running] = []
+    failed: list[str] = []
+    announced: set[str] = set()  # names of those that wait for another process
     try:
         while waiting or running:
             for ended in [entry for entry in running if entry.process.poll() is not None]:
@@ -153,7 +162,7 @@ def _start(
             return experiment
         # What an earlier start of the same command left running may have finished meanwhile.
         command = [sys.executable, "-c", ""] if is_done(experiment, folder) else experiment.command(folder)
-        write_json(folder / EXPERIMENT_FILE, _stored_form(experiment))
+        write_json(folder / EXPERIMENT_FILE, experiment.as_stored())
         with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
             # The process inherits the lock and so holds it as long as it lives, even when we are killed.
             process = subprocess.Popen(
@@ -177,20 +186,17 @@ def _folder_lock(folder: Path) -> Iterator[int | None]:
 
 def _environment(place: int, jobs: int) -> dict[str, str]:
     """The environment of one of `jobs` processes: its share of the threads, and its own CUDA device of several."""
+    import torch
+
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, THREADS_VARIABLE: threads}
-    devices = _cuda_devices()
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    else:
+        devices = [str(number) for number in range(torch.cuda.device_count())]
     if jobs > 1 and len(devices) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
     return environment
-
-
-def _cuda_devices() -> list[str]:
-    import torch
-
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _announce(ended: _Running, output_dir: Path, count: str) -> str | None:
@@ -200,7 +206,8 @@ def _announce(ended: _Running, output_dir: Path, count: str) -> str | None:
     if ended.process.returncode == 0 and (folder / REPORT_FILE).exists():
         # What resuming needs, and nobody resumes it: the optimiser states of many large runs would fill a disk.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        summary = _summary(read_result(experiment, output_dir))
+        test: Any = read_result(experiment, output_dir).get("test", {})
+        summary = "".join(f"{key.upper()} {percent(test[key])} %, " for key in ("uar", "war") if key in test)
         print(f"{count} {experiment.name}: {summary}{minutes:.1f} min", flush=True)
         return None
     problem = f"{experiment.name} ({last_line(folder / LOG_FILE)}; see {folder / LOG_FILE})"
@@ -208,24 +215,8 @@ def _announce(ended: _Running, output_dir: Path, count: str) -> str | None:
     return problem
 
 
-def _summary(result: Any) -> str:
-    figures = result.get("test", {})
-    return "".join(f"{key.upper()} {100 * figures[key]:.1f} %, " for key in ("uar", "war") if key in figures)
-
-
 def last_line(log: Path) -> str:
     """The last line of a log that says something: of a failed run, its error."""
     # Progress bars overwrite themselves by carriage returns.
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-
-
-def _stored_form(experiment: Experiment) -> dict[str, Any]:
-    return {"module": experiment.module, "arguments": list(experiment.arguments)}
-
-
-def _stored_command(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None

@@ -5,7 +5,6 @@ of the file is then placed, or the conversion stops and names it.
 """
 
 import argparse
-import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +25,14 @@ from transformers import (
 
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
 from mtcae_dfer.configuration_tpsbt import TPSBTConfig
+from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification
 from mtcae_dfer.modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
 
 REPORT_FILE = "conversion_report.json"
 CONTAINER_KEYS = ("model", "module", "state_dict")
 HEAD_WIDTH = 64  # of all released models
+UNREADABLE = "is no readable checkpoint: torn, or a file of another kind"
 
 StateDict = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -90,11 +91,12 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> StateDict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointConversionError(f"{path}: there is no such file")
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path, allow_pickle)
-    return _unwrap(path, content)
-
-
-UNREADABLE = "is no readable checkpoint: torn, or a file of another kind"
+    if path.suffix != ".safetensors":
+        return _unwrap(path, _load_pickle(path, allow_pickle))
+    try:
+        return _unwrap(path, load_file(path))
+    except SafetensorError as error:
+        raise CheckpointConversionError(f"{path}: {UNREADABLE}") from error
 
 
 def _load_pickle(path: Path, allow_pickle: bool) -> Any:
@@ -107,25 +109,13 @@ def _load_pickle(path: Path, allow_pickle: bool) -> Any:
             f"{path}: reading it needs code that is not installed here ({error})"
         ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
-        raise CheckpointConversionError(f"{path}: {_explain_refusal(str(error))}") from error
-
-
-def _explain_refusal(message: str) -> str:
-    """One line out of PyTorch's explanation of why it does not read a file."""
-    wanted = re.search(r"GLOBAL ([\w.]+)", message)
-    if wanted is None:
-        return UNREADABLE
-    return (
-        f"reading it would call {wanted[1]}, and such a file can run any code. If you trust where it comes from, "
-        "pass --allow-pickle"
-    )
-
-
-def _load_safetensors(path: Path) -> StateDict:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointConversionError(f"{path}: {UNREADABLE}") from error
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))  # in PyTorch's explanation of why it does not read a file
+        if wanted is None:
+            raise CheckpointConversionError(f"{path}: {UNREADABLE}") from error
+        raise CheckpointConversionError(
+            f"{path}: reading it would call {wanted[1]}, and such a file can run any code. If you trust where it comes "
+            "from, pass --allow-pickle"
+        ) from error
 
 
 def _unwrap(path: Path, content: Any) -> StateDict:
@@ -160,18 +150,19 @@ def _count_blocks(state: StateDict, prefix: str) -> int:
     return max(map(int, numbers)) + 1 if numbers else 0
 
 
-def _read_embedding_sizes(state: StateDict, prefix: str) -> dict[str, Any]:
-    width, channels, tubelet, height, columns = _shape_of(state, f"{prefix}patch_embed.proj.weight", 5)
-    patch_size = height if height == columns else [height, columns]
-    return {"hidden_size": width, "num_channels": channels, "tubelet_size": tubelet, "patch_size": patch_size}
-
-
 def _read_encoder_sizes(state: StateDict, prefix: str, options: ConversionOptions) -> dict[str, Any]:
-    sizes = _read_embedding_sizes(state, prefix)
-    sizes["num_hidden_layers"] = _count_blocks(state, f"{prefix}blocks.")
-    sizes["intermediate_size"] = _shape_of(state, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0]
-    sizes["num_attention_heads"] = options.heads or _count_heads("encoder", sizes["hidden_size"])
-    return sizes | {"num_frames": options.num_frames, "layer_norm_eps": 1e-6}
+    width, channels, tubelet, height, columns = _shape_of(state, f"{prefix}patch_embed.proj.weight", 5)
+    return {
+        "hidden_size": width,
+        "num_channels": channels,
+        "tubelet_size": tubelet,
+        "patch_size": height if height == columns else [height, columns],
+        "num_hidden_layers": _count_blocks(state, f"{prefix}blocks."),
+        "intermediate_size": _shape_of(state, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0],
+        "num_attention_heads": options.heads or _count_heads("encoder", width),
+        "num_frames": options.num_frames,
+        "layer_norm_eps": 1e-6,
+    }
 
 
 def _read_decoder_sizes(state: StateDict) -> dict[str, Any]:
@@ -427,21 +418,6 @@ def plan_conversion(state: StateDict, options: ConversionOptions) -> ConversionP
 # --------------------------------------------------------------------------------------------- moving the tensors
 
 
-def _expected_shape(placement: Placement, parameters: Mapping[str, torch.Tensor]) -> Shape:
-    rows, *columns = parameters[placement.targets[0]].shape
-    return (rows * len(placement.targets), *columns)
-
-
-def _find_misshapen(state: StateDict, plan: ConversionPlan, parameters: Mapping[str, torch.Tensor]) -> list[str]:
-    findings = []
-    for placement in plan.placements:
-        if placement.source in state and placement.targets:
-            shape, expected = tuple(state[placement.source].shape), _expected_shape(placement, parameters)
-            if shape != expected:
-                findings.append(f"{placement.source} {shape} instead of {expected}")
-    return findings
-
-
 def check_keys(state: StateDict, plan: ConversionPlan, parameters: Mapping[str, torch.Tensor]) -> None:
     """Stops unless checkpoint and plan hold the same keys with the same shapes.
 
@@ -454,10 +430,17 @@ def check_keys(state: StateDict, plan: ConversionPlan, parameters: Mapping[str, 
         CheckpointConversionError: names every missing, unknown and misshapen key.
     """
     expected = [placement.source for placement in plan.placements]
+    misshapen = []
+    for placement in plan.placements:
+        if placement.source in state and placement.targets:
+            rows, *columns = parameters[placement.targets[0]].shape
+            shape, wanted = tuple(state[placement.source].shape), (rows * len(placement.targets), *columns)
+            if shape != wanted:
+                misshapen.append(f"{placement.source} {shape} instead of {wanted}")
     findings = {
         "missing": [key for key in expected if key not in state],
         "unknown": sorted(state.keys() - set(expected)),
-        "misshapen": _find_misshapen(state, plan, parameters),
+        "misshapen": misshapen,
     }
     problems = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in findings.items() if keys]
     if problems:
@@ -468,7 +451,7 @@ def check_keys(state: StateDict, plan: ConversionPlan, parameters: Mapping[str, 
 
 def move_tensors(state: StateDict, plan: ConversionPlan) -> StateDict:
     """The checkpoint's tensors under the model's names; fused projections are cut into equal row blocks."""
-    moved = {}
+    moved: StateDict = {}
     for placement in plan.placements:
         if not placement.targets:
             continue
@@ -494,13 +477,8 @@ def build_model(state: StateDict, options: ConversionOptions) -> tuple[PreTraine
 def convert_checkpoint(
     path: str | Path,
     output_dir: str | Path,
-    heads: int | None = None,
+    options: ConversionOptions | None = None,
     allow_pickle: bool = False,
-    image_size: int | None = None,
-    num_frames: int = 16,
-    region_size: Sequence[int] | None = None,
-    stage_depths: Sequence[int] | None = None,
-    labels: list[str] | None = None,
 ) -> dict[str, Any]:
     """Converts a released checkpoint into a model folder with a report of every key.
 
@@ -510,13 +488,8 @@ def convert_checkpoint(
     Args:
         path: the checkpoint file.
         output_dir: the folder to write; it must be empty or not exist.
-        heads: attention heads of the encoder; None = width / 64.
+        options: what the tensors do not tell; None = the released models' values.
         allow_pickle: True lets the file run code while it is read.
-        image_size: height and width of a frame in pixels; None = 224 for VideoMAE, 160 for others.
-        num_frames: frames of a clip.
-        region_size: LGI-Former's regions in tokens along time, height and width; None = 2 x 5 x 10.
-        stage_depths: TPSBT's blocks of each stage; None = 12, 6, 3.
-        labels: names of the classes in the checkpoint's order.
 
     Returns:
         The report: architecture, model class, number of keys, and the parameters that each key went to; none for the
@@ -529,14 +502,13 @@ def convert_checkpoint(
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise CheckpointConversionError(f"{output_dir}: exists and is not an empty folder; name another one")
     state = read_checkpoint(path, allow_pickle)
-    options = ConversionOptions(heads, image_size, num_frames, region_size, stage_depths, labels)
     try:
-        model, plan = build_model(state, options)
+        model, plan = build_model(state, options or ConversionOptions())
     except ValueError as error:
         raise CheckpointConversionError(f"{path}: {error}") from error
     model.save_pretrained(output_dir)
     report = describe_conversion(path, plan)
-    (output_dir / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    write_json(output_dir / REPORT_FILE, report)
     return report
 
 
@@ -549,6 +521,3 @@ def describe_conversion(path: str | Path, plan: ConversionPlan) -> dict[str, Any
         "num_keys": len(plan.placements),
         "placed": {placement.source: list(placement.targets) for placement in plan.placements},
     }
-
-
-__all__ = ["CheckpointConversionError", "convert_checkpoint"]

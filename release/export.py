@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.video_processing_utils import BaseVideoProcessor
 
 from mtcae_dfer.hub_dataset.files import appearing_folder, write_json
 from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 
 FORMATS = ("onnx", "torch-export")
 DTYPES = ("fp32", "fp16", "int8")
@@ -118,7 +118,7 @@ def _check_choices(output: Path, format: str, dtype: str) -> None:
 # ------------------------------------------------------------------------------------------------ clips and truth
 
 
-def example_clips(model: MTCAEForMultiTaskVideo, processor: BaseVideoProcessor, count: int) -> torch.Tensor:
+def example_clips(model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor, count: int) -> torch.Tensor:
     """Noise of the model's input shape, (count, T, 3, H, W), the same at every call."""
     generator = torch.Generator().manual_seed(0)
     height, width = processor.size["height"], processor.size["width"]
@@ -186,6 +186,7 @@ def write_onnx(model: MTCAEForMultiTaskVideo, clips: torch.Tensor, file: Path, d
         program = torch.onnx.export(
             trace(model, clips), input_names=[INPUT_NAME], output_names=names, opset_version=OPSET, verbose=False
         )
+        assert program is not None  # only the exporter of older releases writes the file itself
         program.save(str(file), external_data=size > LARGEST_SINGLE_FILE)
         if dtype == "int8":
             _quantise_onnx(file, size > LARGEST_SINGLE_FILE)
@@ -270,12 +271,13 @@ def _silence() -> Iterator[None]:
 
 def describe_export(
     model: MTCAEForMultiTaskVideo,
-    processor: BaseVideoProcessor,
+    processor: MTCAEVideoProcessor,
     format: str,
     dtype: str,
     differences: dict[str, float],
 ) -> ExportDescription:
     """Everything that a program without this package needs to use a graph."""
+    names: dict[int, str] = dict(model.config.id2label or {})
     outputs = [
         {"name": task.name, "kind": task.kind, "per": task.per, "shape": list(task.output_shape)}
         for task in model.tasks
@@ -290,7 +292,7 @@ def describe_export(
         mean=list(processor.image_mean),
         std=list(processor.image_std),
         outputs=outputs,
-        expressions=[model.config.id2label[index] for index in range(len(model.config.id2label))],
+        expressions=[names[number] for number in sorted(names)],
         largest_difference=differences,
         versions=_versions(format),
     )

@@ -41,7 +41,7 @@ def read_frames(video: str, num_frames: int, width: int, height: int) -> tuple[n
 
 def prepare(frames: np.ndarray, mean: list[float], std: list[float]) -> np.ndarray:
     """(T, H, W, 3) uint8 -> pixel_values (1, T, 3, H, W) float32."""
-    normalised = (frames / np.float32(255) - np.float32(mean)) / np.float32(std)
+    normalised = (frames / np.float32(255) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)[None], dtype=np.float32)
 
 

@@ -16,6 +16,7 @@ from mtcae_dfer.modeling_lgi_former import stratified_tube_mask
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.release.convert import (
     CheckpointConversionError,
+    ConversionOptions,
     convert_checkpoint,
 )
 
@@ -301,7 +302,8 @@ def draw_clips() -> torch.Tensor:
 def convert(weights: Weights, tmp_path: Path, **options: object) -> dict:
     torch.save({"model": weights, "epoch": 99, "args": argparse.Namespace(lr=1e-3)}, tmp_path / "released.pth")
     regions = {"region_size": REGION} if any("lg_region" in key for key in weights) else {}
-    return convert_checkpoint(tmp_path / "released.pth", tmp_path / "out", **({"image_size": 32} | regions | options))
+    untold = ConversionOptions(**({"image_size": 32} | regions | options))
+    return convert_checkpoint(tmp_path / "released.pth", tmp_path / "out", untold)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +416,7 @@ def test_every_container_gives_the_same_model(wrap, tmp_path: Path) -> None:
     torch.save(wrap(weights), tmp_path / "wrapped.pt")
     save_file(weights, tmp_path / "wrapped.safetensors")
     for name in ("wrapped.pt", "wrapped.safetensors"):
-        report = convert_checkpoint(tmp_path / name, tmp_path / f"{name}.out", image_size=32)
+        report = convert_checkpoint(tmp_path / name, tmp_path / f"{name}.out", ConversionOptions(image_size=32))
         assert report["num_keys"] == 162
 
 
@@ -474,9 +476,9 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> 
 
     torch.save({"model": draw_videomae(False), "args": Payload()}, tmp_path / "payload.pth")
     with pytest.raises(CheckpointConversionError, match=r"would call \w+.mkdir.*--allow-pickle"):
-        convert_checkpoint(tmp_path / "payload.pth", tmp_path / "out", image_size=32)
+        convert_checkpoint(tmp_path / "payload.pth", tmp_path / "out", ConversionOptions(image_size=32))
     assert not (tmp_path / "ran").exists()
-    convert_checkpoint(tmp_path / "payload.pth", tmp_path / "out", image_size=32, allow_pickle=True)
+    convert_checkpoint(tmp_path / "payload.pth", tmp_path / "out", ConversionOptions(image_size=32), allow_pickle=True)
     assert (tmp_path / "ran").exists()
 
 
