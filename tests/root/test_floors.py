@@ -12,11 +12,15 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 ROOT = Path(__file__).parents[2]
 # The page stands on top of all rooms; nobody imports it.
 ROOT_MODULES = sorted(path for path in ROOT.glob("*.py") if path.name not in ("__init__.py", "app.py"))
-DATASET_MODULES = sorted((ROOT / "hub_dataset").glob("*.py"))
 REMOTE_CODE_MAY_IMPORT = {
     *("transformers", "torch", "torchvision", "numpy", "av", "huggingface_hub", "safetensors", "PIL"),
 }
-HIGHER_ROOMS = {"mtcae_dfer", "hub_dataset", "training"}
+# A room uses the rooms on lower floors and its own; those on one floor do not know each other.
+FLOORS = {"root": 0, "hub_dataset": 1, "training": 2, "inference": 2, "experiments": 3, "release": 4, "commands": 5}
+HIGHER_ROOMS = {"mtcae_dfer", *FLOORS} - {"root"}
+HIGHER_ROOMS = {"mtcae_dfer", *FLOORS} - {"root"}
+# They stand on top of all rooms; nobody imports them.
+SCRIPTS = {"training.run", "training.pretrain", "training.run_mtl_er", "app"}
 # Calls that only make a value; anything else at import time might read, write or ask the network.
 HARMLESS_CALLS = {
     *("OutputRecorder", "TypeVar", "dict", "field", "frozenset", "logging.getLogger", "logging.get_logger", "range"),
@@ -54,18 +58,65 @@ def test_the_remote_code_loader_finds_every_module_and_no_other(path: Path) -> N
     assert set(get_relative_imports(path)) == {module for module, level in imports(path) if level}
 
 
-@pytest.mark.parametrize("path", DATASET_MODULES, ids=lambda path: path.name)
-def test_the_data_set_does_not_know_the_training(path: Path) -> None:
-    assert [module for module, _ in imports(path) if "training" in module] == []
+def imported_modules() -> dict[str, set[str]]:
+    """Every module of the package by its name ("training.loop") -> modules of the package that it imports.
+
+    Imports inside functions and under TYPE_CHECKING count like all others.
+    """
+    folders = [ROOT, *(ROOT / room for room in FLOORS if room != "root")]
+    files = {*folders[0].glob("*.py"), *(file for folder in folders[1:] for file in folder.rglob("*.py"))}
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    used: dict[str, set[str]] = {}
+    for name, file in names.items():
+        used[name] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                # "training/loop.py" stands in "training": one dot is its own folder, every further one a folder above.
+                above = ["mtcae_dfer", *name.split(".")][: -node.level] if node.level else []
+                start = ".".join([*above, *([node.module] if node.module else [])])
+                # What is named may be a module of the package, or something that stands in it.
+                found = [start, *(f"{start}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            inside = (module.removeprefix("mtcae_dfer.") for module in found if module.startswith("mtcae_dfer."))
+            used[name] |= {module for module in inside if module in names}
+    return used
 
 
-def test_root_modules_have_no_import_circle() -> None:
-    below = {path.stem: {module for module, level in imports(path) if level == 1} for path in ROOT_MODULES}
+def room_of(module: str) -> str:
+    return module.split(".")[0] if "." in module else "root"
+
+
+def test_a_room_uses_lower_rooms_only() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, others in imported_modules().items()
+        for other in others
+        if name not in SCRIPTS and room_of(name) != room_of(other) and FLOORS[room_of(name)] <= FLOORS[room_of(other)]
+    ]
+    assert upward == []
+
+
+def test_nobody_imports_a_script() -> None:
+    assert [(name, others & SCRIPTS) for name, others in imported_modules().items() if others & SCRIPTS] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    below = imported_modules()
     while below:
-        free = [name for name, needed in below.items() if not needed & below.keys()]
+        free = [name for name, needed in below.items() if not needed & below.keys() - {name}]
         assert free, f"a circle among {sorted(below)}"
         for name in free:
             del below[name]
+
+
+def test_the_floors_see_imports_of_every_kind() -> None:
+    used = imported_modules()
+    assert "modeling_mtcae" in used["__init__"]  # relative
+    assert "hub_dataset.files" in used["training.evaluation.report"]  # absolute
+    assert "release.push" in used["training.run"]  # inside a function
 
 
 @pytest.mark.parametrize("path", ROOT_MODULES, ids=lambda path: path.name)
