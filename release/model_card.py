@@ -130,7 +130,7 @@ def render_card(
     licences = license_chain(results)
     license_name = license_name or resulting_license(licences)
     label_source = results["dataset"].get("label_source", "unknown")
-    values = {
+    values: dict[str, Any] = {
         "head": card_data(repo_id, results, license_name).to_yaml(),
         "repo_id": repo_id,
         "model_name": repo_id.split("/")[-1],

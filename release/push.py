@@ -71,8 +71,8 @@ def results_of(run_dir: Path) -> CrossValidation:
     if around.exists():
         results = load_results(around)
         if results["kind"] == "cross_validation":
-            runs = [(entry["fold"], entry["seed"]) for entry in results["folds"]]
-            if (fold, report["seed"]) in runs:
+            tested = [(entry["fold"], entry["seed"]) for entry in results["folds"]]
+            if (fold, report["seed"]) in tested:
                 return results
     name = hub_name(str(report["options"]["model"]))
     return summarise_folds(name, report["protocol"], (), [FinishedRun(fold, report["seed"], run_dir, report)])
