@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -262,20 +262,26 @@ def _build_from_folder(arguments: argparse.Namespace) -> int:
 
 
 def _build_from_stills(arguments: argparse.Namespace) -> int:
+    from mtcae_dfer.hub_dataset.building.corpus_building import build_stills
     from mtcae_dfer.hub_dataset.corpora.folder import subject_finder
-    from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions, prepare_stills
-    from mtcae_dfer.hub_dataset.stills.sources import StillsReading, read_stills
+    from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions
+    from mtcae_dfer.hub_dataset.stills.sources import StillsReading
 
-    spellings = dict(_renaming(text) for text in arguments.rename)
     classes = None if arguments.classes is None else tuple(arguments.classes)
-    reading = StillsReading(classes, spellings, subject_finder(None, arguments.subject_pattern))
+    spellings = dict(_renaming(text) for text in arguments.rename)
     stills = StillsOptions(camera_frames=arguments.camera_path, seed=arguments.seed)
-    source = read_stills(arguments.source, reading)
-    folder = Path(arguments.stills_dir or f"{os.path.abspath(arguments.output)}-stills")
-    prepared = prepare_stills(source, folder, stills)
-    arguments.num_frames = arguments.camera_path or arguments.num_frames
-    options = replace(_build_options(arguments, classes), stills=stills, label_source=source.label_source)
-    return _build(prepared.clips, arguments, options, prepared.left_out, prepared.remarks)
+    findings, report = build_stills(
+        arguments.source,
+        arguments.output,
+        replace(_build_options(arguments, classes), stills=stills),
+        StillsReading(classes, spellings, subject_finder(None, arguments.subject_pattern)),
+        arguments.stills_dir,
+        workers=arguments.workers,
+        engine=arguments.engine,
+        ray_address=arguments.ray_address,
+    )
+    _print_report(report)
+    return 1 if {failure["name"] for failure in report.failures} - findings.left_out.keys() else 0
 
 
 def _renaming(text: str) -> tuple[str, str]:
@@ -325,13 +331,7 @@ def _build_options(arguments: argparse.Namespace, class_names: Sequence[str] | N
     )
 
 
-def _build(
-    clips: Sequence[Clip],
-    arguments: argparse.Namespace,
-    options: BuildOptions,
-    left_out: Mapping[str, str] | None = None,
-    remarks: Mapping[str, str] | None = None,
-) -> int:
+def _build(clips: Sequence[Clip], arguments: argparse.Namespace, options: BuildOptions) -> int:
     from mtcae_dfer.hub_dataset.building.build import build_dataset
 
     report = build_dataset(
@@ -341,11 +341,9 @@ def _build(
         workers=arguments.workers,
         engine=arguments.engine,
         ray_address=arguments.ray_address,
-        left_out=left_out,
-        remarks=remarks,
     )
     _print_report(report)
-    return 1 if {failure["name"] for failure in report.failures} - set(left_out or ()) else 0
+    return 1 if report.failures else 0
 
 
 def _fold_lines(report: BuildReport) -> list[str]:
@@ -371,7 +369,7 @@ def _print_report(report: BuildReport) -> None:
     print(f", and {report.interpolated_share:.1%} interpolated" if report.interpolated_share else "")
     if report.clips_without_face:
         print(f"  clips without any face: {len(report.clips_without_face)}, such as {report.clips_without_face[0]}")
-    for kind, entries in (("only partly read", report.warnings), ("left out", report.failures)):
+    for kind, entries in (("with a warning", report.warnings), ("left out", report.failures)):
         if entries:
             print(f"  {len(entries)} clips {kind}:", file=sys.stderr)
         for entry in entries:

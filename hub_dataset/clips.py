@@ -52,6 +52,14 @@ class Clip:
     camera_path: CameraPath | None = field(default=None, compare=False)  # for clips that were filmed of a still
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What preparing a source found that belongs into the report of a data set."""
+
+    left_out: dict[str, str] = field(default_factory=dict)  # reason by name of what is not among the clips
+    remarks: dict[str, str] = field(default_factory=dict)  # by name of a clip, what a user should know of it
+
+
 @dataclass(eq=False)
 class ClipLabels:
     """Face labels of the T sampled frames of one clip. Coordinates are divided by the frame's width and height."""

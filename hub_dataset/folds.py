@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
 
@@ -68,7 +68,8 @@ class Protocol:
 
     def to_dict(self) -> dict:
         """As plain lists and dictionaries, for JSON."""
-        return {"name": self.name, "kind": self.kind, "folds": [_lists(asdict(fold)) for fold in self.folds]}
+        folds = [{"name": fold.name, **{split: list(getattr(fold, split)) for split in SPLITS}} for fold in self.folds]
+        return {"name": self.name, "kind": self.kind, "folds": folds}
 
 
 def split_kinds(corpus: str | None = None) -> tuple[str, ...]:
@@ -330,7 +331,3 @@ def _fold(groups: list[list[str]], position: int, validation_share: float, name:
 def _shuffled(subjects: Iterable[str], seed: int) -> list[str]:
     """Subjects in an order that depends on the seed and the names alone, not on a random generator's version."""
     return sorted(set(subjects), key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).digest())
-
-
-def _lists(fold: dict) -> dict:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fold.items()}

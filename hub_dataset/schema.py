@@ -11,7 +11,7 @@ import numpy as np
 from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels, DatasetError
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
 
 LANDMARK_COUNT = 5
 ACTION_UNIT_PREFIX = "action_unit_"
@@ -88,18 +88,44 @@ def _affect_of_frames(clip: Clip, frame_indices: np.ndarray) -> dict[str, np.nda
     return dict(zip(affect_columns(told.action_unit_numbers), values.T, strict=True))
 
 
+# How a label column is decoded: its type, and the shape of one frame's value.
+LABEL_COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "frame_indices": (np.int64, ()),
+    "face_boxes": (np.float32, (4,)),
+    "face_landmarks": (np.float32, (LANDMARK_COUNT, 2)),
+    "face_found": (np.bool_, ()),
+    "face_confidence": (np.float32, ()),
+    "face_count": (np.int64, ()),
+    "face_interpolated": (np.bool_, ()),
+}
+
+
 def labels_from_row(row: Mapping[str, Any]) -> ClipLabels:
-    """The face labels of a row, as `dataset[i]` gives it or with all arrays flat: the one decoder of a row.
+    """The face labels of a row, as `dataset[i]` gives it or with all arrays flat.
 
     Returns:
         Labels of the row's T frames, in the shapes that `ClipLabels` tells.
     """
-    return ClipLabels(
-        frame_indices=np.asarray(row["frame_indices"], dtype=np.int64),
-        face_boxes=np.asarray(row["face_boxes"], dtype=np.float32).reshape(-1, 4),
-        face_landmarks=np.asarray(row["face_landmarks"], dtype=np.float32).reshape(-1, LANDMARK_COUNT, 2),
-        face_found=np.asarray(row["face_found"], dtype=bool),
-        face_confidence=np.asarray(row["face_confidence"], dtype=np.float32),
-        face_count=np.asarray(row["face_count"], dtype=np.int64),
-        face_interpolated=np.asarray(row["face_interpolated"], dtype=bool),
-    )
+    return ClipLabels(**{name: decode_labels(name, row[name]) for name in LABEL_COLUMNS})
+
+
+def labels_from_rows(rows: Dataset, names: Sequence[str] = tuple(LABEL_COLUMNS)) -> dict[str, np.ndarray]:
+    """Face labels of many rows at once.
+
+    Args:
+        rows: N rows of a built data set.
+        names: the wanted ones of LABEL_COLUMNS.
+
+    Returns:
+        For each name an array (N, T, ...), in the shapes of a clip's labels behind N.
+    """
+    columns = rows.select_columns(list(names)).with_format("numpy")[:]
+    decoded = {name: decode_labels(name, np.stack(list(columns[name]))) for name in names}
+    # (N * T, ...) -> (N, T, ...)
+    return {name: values.reshape(len(rows), -1, *values.shape[1:]) for name, values in decoded.items()}
+
+
+def decode_labels(name: str, values: Any) -> np.ndarray:
+    """The one decoder of a label column: values of any nesting to (frames, ...)."""
+    kind, shape = LABEL_COLUMNS[name]
+    return np.asarray(values, dtype=kind).reshape(-1, *shape)

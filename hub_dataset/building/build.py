@@ -21,7 +21,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,7 +41,15 @@ from mtcae_dfer.hub_dataset.building.report import (
     summarise,
     write_build_report,
 )
-from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, DatasetError, FrameLabels, LabelledClip, order_class_names
+from mtcae_dfer.hub_dataset.clips import (
+    BuiltClip,
+    Clip,
+    DatasetError,
+    Findings,
+    FrameLabels,
+    LabelledClip,
+    order_class_names,
+)
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, make_protocol
 from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LabellingOptions, label_clips
@@ -92,8 +100,7 @@ def build_dataset(
     progress: bool = True,
     engine: str = "processes",
     ray_address: str | None = None,
-    left_out: Mapping[str, str] | None = None,
-    remarks: Mapping[str, str] | None = None,
+    findings: Findings | None = None,
 ) -> BuildReport:
     """Builds a data set that `datasets.load_dataset(output_dir)` opens.
 
@@ -110,9 +117,8 @@ def build_dataset(
         engine: "processes": workers on this machine; "ray": a Ray cluster whose machines see the clips under the same
             paths. The data set is the same.
         ray_address: of a running cluster, for "ray"; None starts one on this machine.
-        left_out: reason by name of what the source holds beside the clips and is not to be in the data set; stands in
-            the report among the failures.
-        remarks: by name of a clip, what a user should know of it; stands in the report among the warnings.
+        findings: of the source; what it leaves out stands in the report among the failures, its remarks among the
+            warnings.
 
     Returns:
         The report; `report.failures` is not empty where clips were left out.
@@ -132,17 +138,18 @@ def build_dataset(
     class_names = order_class_names((clip.expression for clip in clips), options.class_names)
     protocol = make_protocol(
         divided_units(clips, options.splits),
-        options.splits,
-        options.seed,
-        options.num_folds,
-        options.validation_share,
-        options.test_share,
-        options.corpus,
+        kind=options.splits,
+        seed=options.seed,
+        num_folds=options.num_folds,
+        validation_share=options.validation_share,
+        test_share=options.test_share,
+        corpus=options.corpus,
     )
     identity = _identity(clips, class_names, protocol, options)
-    left_out, remarks = left_out or {}, remarks or {}
+    findings = findings or Findings()
+    left_out, remarks = findings.left_out, findings.remarks
     if left_out or remarks:
-        digest = hashlib.sha256(json.dumps([dict(left_out), dict(remarks)], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([left_out, remarks], sort_keys=True).encode()).hexdigest()
         identity["source"] = f"{len(left_out)} left out, {len(remarks)} remarks, {digest}"
     with _one_line_for_disk_errors(output):
         finished = _finished_report(output, identity)
@@ -289,14 +296,23 @@ def _labeller(engine: str, workers: int | None, ray_address: str | None) -> Labe
         return lambda clips, options: label_clips_on_ray(clips, options, workers, ray_address)
     if ray_address is not None:
         raise DatasetError("A Ray address was given, but not the engine 'ray'.")
-    return lambda clips, options: label_clips(clips, options, _worker_count(workers, len(clips)))
+
+    def label_here(clips: Sequence[Clip], options: LabellingOptions) -> Iterator[LabelledClip]:
+        usual = max(1, min(os.cpu_count() or 1, len(clips) // CLIPS_PER_WORKER))
+        return label_clips(clips, options, usual if workers is None else workers)
+
+    return label_here
 
 
 def _label_all(
     clips: Sequence[Clip], options: LabellingOptions, folder: Path, label: Labeller, progress: bool
 ) -> list[LabelledClip]:
     """Labels of all clips, in their order; shards that an earlier call finished are read, the others are made."""
-    shards = list(_label_shards(clips, folder))
+    starts = range(0, len(clips), CLIPS_PER_LABEL_SHARD)
+    runs = [clips[start : start + CLIPS_PER_LABEL_SHARD] for start in starts]
+    shards = [
+        (run, folder / f"{start:08d}-{start + len(run):08d}.parquet") for start, run in zip(starts, runs, strict=True)
+    ]
     missing = [(run, file) for run, file in shards if not file.exists()]
     wanted = [clip for run, _ in missing for clip in run]
     results = label(wanted, options)
@@ -310,19 +326,6 @@ def _label_all(
                 bar.update()
             write_labels(file, shard)
     return [labelled for _, file in shards for labelled in read_labels(file)]
-
-
-def _label_shards(clips: Sequence[Clip], folder: Path) -> Iterator[tuple[Sequence[Clip], Path]]:
-    """Runs of clips, each with the file that keeps its labels."""
-    for start in range(0, len(clips), CLIPS_PER_LABEL_SHARD):
-        run = clips[start : start + CLIPS_PER_LABEL_SHARD]
-        yield run, folder / f"{start:08d}-{start + len(run):08d}.parquet"
-
-
-def _worker_count(workers: int | None, clip_count: int) -> int:
-    if workers is not None:
-        return workers
-    return max(1, min(os.cpu_count() or 1, clip_count // CLIPS_PER_WORKER))
 
 
 def sort_out(clips: Sequence[Clip], labelled: Sequence[LabelledClip]) -> tuple[list[BuiltClip], dict[str, str]]:

@@ -1,16 +1,21 @@
-"""From a published corpus to a data set in one call: read its folder, then build."""
+"""From a published corpus, or from stills, to a data set in one call: read the source, then build."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.building.report import BuildReport
+from mtcae_dfer.hub_dataset.clips import Findings
 from mtcae_dfer.hub_dataset.corpora.reading import CorpusReading
 from mtcae_dfer.hub_dataset.corpora.registry import Corpus, find_corpus
-from mtcae_dfer.hub_dataset.folds import split_kinds
+from mtcae_dfer.hub_dataset.folds import GIVEN, split_kinds
+from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
+from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions, prepare_stills
+from mtcae_dfer.hub_dataset.stills.sources import StillsReading, read_stills
 
 
 def build_corpus(
@@ -43,6 +48,48 @@ def build_corpus(
     reading = corpus.read(source, **reader_options)
     options = corpus_options(corpus, reading, options or BuildOptions(splits=split_kinds(name)[0]))
     return reading, build_dataset(reading.clips, output_dir, options, workers, progress, engine, ray_address)
+
+
+def build_stills(
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    options: BuildOptions | None = None,
+    reading: StillsReading | None = None,
+    stills_dir: str | os.PathLike | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    engine: str = "processes",
+    ray_address: str | None = None,
+) -> tuple[Findings, BuildReport]:
+    """Builds a data set from labelled pictures.
+
+    Args:
+        source: see `read_stills`.
+        output_dir, workers, progress, engine, ray_address: see `build_dataset`.
+        options: how to build; `stills` says how pictures become clips. None takes the source's own splits and one
+            labelled frame a still.
+        reading: what the source leaves open.
+        stills_dir: folder of the prepared pictures; None takes OUTPUT-stills.
+
+    Returns:
+        What was left out or is to be told of the source, and the report of the build.
+
+    Raises:
+        DatasetError: as `read_stills`, `prepare_stills` and `build_dataset`.
+    """
+    options = options or BuildOptions(splits=GIVEN, labelling=LabellingOptions(num_frames=1))
+    stills = options.stills or StillsOptions()
+    found = read_stills(source, reading)
+    folder = Path(stills_dir or f"{os.path.abspath(output_dir)}-stills")
+    clips, findings = prepare_stills(found, folder, stills, progress)
+    labelling = options.labelling
+    if stills.camera_frames:
+        labelling = replace(labelling, num_frames=stills.camera_frames)
+    options = replace(
+        options, stills=stills, labelling=labelling, label_source=options.label_source or found.label_source
+    )
+    report = build_dataset(clips, output_dir, options, workers, progress, engine, ray_address, findings)
+    return findings, report
 
 
 def corpus_options(corpus: Corpus, reading: CorpusReading, options: BuildOptions) -> BuildOptions:

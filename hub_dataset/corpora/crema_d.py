@@ -86,7 +86,9 @@ def read_crema_d(source: str | os.PathLike, labels: str = "intended") -> CorpusR
     if not demographics:
         notes.append(f"no {DEMOGRAPHICS_TABLE}: clips have no age, sex, race and ethnicity")
     clips, repeated = keep_one_per_recording(understood, lambda clip: file_stem(clip.name))
-    release = _release(votes, set(clips))
+    # All recordings of the release: those that the table lists, or else the grid less what was never released.
+    listed = sorted(name for name in votes if _NAME.fullmatch(name))
+    release = [_recording(name) for name in listed] if votes else _grid_without_unreleased(set(clips))
     chosen, without_label = _choose_labels(clips.values(), labels)
     return CorpusReading(
         clips=tuple(sorted(chosen, key=lambda clip: clip.name)),
@@ -169,14 +171,6 @@ def _label_source(labels: str) -> str:
 # The official release
 
 
-def _release(votes: Mapping[str, str], present: set[str]) -> list[Recording]:
-    """All recordings of the release: those that the table lists, or else the grid less what was never released."""
-    if votes:
-        listed = (name for name in votes if _NAME.fullmatch(name))
-        return [_recording(name) for name in sorted(listed)]
-    return _grid_without_unreleased(present)
-
-
 def _recording(name: str) -> Recording:
     actor, _, emotion, _ = name.split("_")
     return Recording(name, EMOTIONS.get(emotion, emotion), actor)
@@ -201,19 +195,13 @@ def _grid_without_unreleased(present: set[str]) -> list[Recording]:
     grid = _grid()
     for recording in grid:
         if recording.key not in present and recording.key.endswith("XX"):
-            absent[_range_of(recording.subject), recording.expression].append(recording)
+            ranges = (first for first, last, _ in NEVER_RELEASED if first <= recording.subject <= last)
+            absent[next(ranges, ""), recording.expression].append(recording)
+    counts_of_range = {first: counts for first, _, counts in NEVER_RELEASED}
     never_released = {
         recording
         for (first, expression), recordings in absent.items()
-        if len(recordings) <= _unreleased_count(first, expression)
+        if len(recordings) <= counts_of_range.get(first, {}).get(expression, 0)
         for recording in recordings
     }
     return [recording for recording in grid if recording not in never_released]
-
-
-def _range_of(actor: str) -> str:
-    return next((first for first, last, _ in NEVER_RELEASED if first <= actor <= last), "")
-
-
-def _unreleased_count(first: str, expression: str) -> int:
-    return next((counts.get(expression, 0) for start, _, counts in NEVER_RELEASED if start == first), 0)

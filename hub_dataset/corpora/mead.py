@@ -75,23 +75,31 @@ def read_mead(
     understood, not_understood = parse_names(names, lambda name: _parse(Path(source), name))
     if not understood:
         refuse_other_corpus(source, EXPECTED, names)
-    wanted = [clip for clip in understood if _is_wanted(clip, views, levels)]
+    wanted = [
+        clip for clip in understood if clip.attributes["view"] in views and int(clip.attributes["level"]) in levels
+    ]
     if not wanted:
         refuse_other_corpus(source, f"MEAD's views {', '.join(views)}, levels {', '.join(map(str, levels))}", names)
+    passed_over = len(understood) - len(wanted)
     clips, repeated = keep_one_per_recording(wanted, _official_path)
     folders = {str(PurePosixPath(path).parent) for path in clips}
     actors = {clip.subject for clip in clips.values()}
     release = _release(sorted(actors | set(ACTORS)), views, levels)
+    lines = missing_recordings([each for each in release if each.subject in actors], folders)
+    absent = sorted({each.subject for each in release} - actors)
     return CorpusReading(
         clips=tuple(sorted(clips.values(), key=lambda clip: clip.name)),
         class_names=CLASSES,
-        label_source=_label_source(views, levels),
-        missing=_missing(release, folders, actors),
+        label_source=(
+            f"MEAD, views: {', '.join(views)}; intensity levels: {', '.join(map(str, levels))}. "
+            "Labels are the acted emotions that the folders' names give."
+        ),
+        missing=(*(f"all clips of subject {actor}" for actor in absent), *(f"all clips of {line}" for line in lines)),
         extra=extra_recordings(release, folders),
         repeated=repeated,
         not_understood=not_understood,
         counts=_count_lines(clips.values(), actors, views, levels),
-        notes=_notes(len(understood) - len(wanted)),
+        notes=(f"{passed_over} videos are of other views or levels: passed over",) if passed_over else (),
     )
 
 
@@ -110,10 +118,6 @@ def _parse(folder: Path, name: str) -> Clip | str:
     attributes = {"emotion": emotion, "view": view, "level": level, "number": number}
     attributes["sex"] = "male" if actor[0] == "M" else "female"
     return Clip(folder / name, EMOTIONS[emotion], actor, name, attributes)
-
-
-def _is_wanted(clip: Clip, views: Sequence[str], levels: Sequence[int]) -> bool:
-    return clip.attributes["view"] in views and int(clip.attributes["level"]) in levels
 
 
 def _official_path(clip: Clip) -> str:
@@ -137,12 +141,6 @@ def _release(actors: Sequence[str], views: Sequence[str], levels: Sequence[int])
     ]
 
 
-def _missing(release: Sequence[Recording], folders: set[str], actors: set[str]) -> tuple[str, ...]:
-    lines = missing_recordings([each for each in release if each.subject in actors], folders)
-    absent = sorted({each.subject for each in release} - actors)
-    return (*(f"all clips of subject {actor}" for actor in absent), *(f"all clips of {line}" for line in lines))
-
-
 def _count_lines(
     clips: Iterable[Clip], actors: set[str], views: Sequence[str], levels: Sequence[int]
 ) -> tuple[str, ...]:
@@ -152,14 +150,3 @@ def _count_lines(
         differing = (name for name in CLASSES if found[name] != PAPER_COUNTS[name])
         lines += [f"class {name}: {found[name]}, where the paper uses {PAPER_COUNTS[name]}" for name in differing]
     return tuple(lines)
-
-
-def _label_source(views: Sequence[str], levels: Sequence[int]) -> str:
-    return (
-        f"MEAD, views: {', '.join(views)}; intensity levels: {', '.join(map(str, levels))}. "
-        "Labels are the acted emotions that the folders' names give."
-    )
-
-
-def _notes(passed_over: int) -> tuple[str, ...]:
-    return (f"{passed_over} videos are of other views or levels: passed over",) if passed_over else ()

@@ -87,24 +87,38 @@ def read_ravdess(
     understood, not_understood = parse_names(names, lambda name: _parse(Path(source), name, class_count))
     if not understood:
         refuse_other_corpus(source, EXPECTED, names)
-    wanted = [clip for clip in understood if _is_wanted(clip, modality, channel)]
+    wanted = [
+        clip
+        for clip in understood
+        if clip.attributes["channel"] == channel and modality in (clip.attributes["modality"], "either")
+    ]
     if not wanted:
         refuse_other_corpus(source, f"{modality} {channel} recordings of RAVDESS", names)
     # Files without sound come first, so that they are the ones kept of a performance that is there twice.
     wanted.sort(key=lambda clip: (clip.attributes["modality"] != "video-only", clip.name))
-    clips, repeated = keep_one_per_recording(wanted, lambda clip: _key(clip, modality))
+    passed_over = len(understood) - len(wanted)
+    # Where both kinds of files count, the name of the file without sound stands for the performance.
+    clips, repeated = keep_one_per_recording(
+        wanted, lambda clip: f"02{file_stem(clip.name)[2:]}" if modality == "either" else file_stem(clip.name)
+    )
+    if modality == "either":  # the release has each performance under two names: that is no repeat
+        pairs = [line.split(": the same recording as ") for line in repeated]
+        repeated = tuple(": the same recording as ".join(pair) for pair in pairs if len(set(map(file_stem, pair))) == 1)
     release = _release(class_count, modality, channel)
-    class_names = _class_names(class_count, channel)
+    sung = {_expression(emotion, class_count) for emotion in EMOTIONS_OF_CHANNEL[channel]}
+    class_names = tuple(name for name in CLASSES_OF_COUNT[class_count] if name in sung)
+    kind = "one file per performance, video-only where it is there" if modality == "either" else f"{modality} files"
+    calm = "calm counts as neutral" if class_count == 7 else "calm is a class of its own"
     return CorpusReading(
         clips=tuple(sorted(clips.values(), key=lambda clip: clip.name)),
         class_names=class_names,
-        label_source=_label_source(class_count, modality, channel),
+        label_source=f"RAVDESS, {channel}, {kind}. Labels are the acted emotions that the file names give; {calm}.",
         missing=missing_recordings(release, clips),
         extra=extra_recordings(release, clips),
-        repeated=_real_repeats(repeated, modality),
+        repeated=repeated,
         not_understood=not_understood,
         counts=count_differences(release, [(clip.expression, clip.subject) for clip in clips.values()], class_names),
-        notes=_notes(len(understood) - len(wanted), modality, channel),
+        notes=(f"{passed_over} videos are not {channel}, {modality}: passed over",) if passed_over else (),
     )
 
 
@@ -124,32 +138,18 @@ def _parse(folder: Path, name: str, class_count: int) -> Clip | str:
     for field, (code, meanings) in fields.items():
         if code not in meanings:
             return f"{field} {code} is unknown"
-    other = _folder_of_another_actor(name, actor)
-    if other:
-        return f"stands in the folder {other}, but names actor {actor}"
+    folder_name = PurePosixPath(name).parent.name
+    match = _ACTOR_FOLDER.fullmatch(folder_name)
+    if match and match[1] != actor:
+        return f"stands in the folder {folder_name}, but names actor {actor}"
     attributes = {field: meanings[code] for field, (code, meanings) in fields.items()}
     attributes |= {"repetition": repetition, "sex": "male" if int(actor) % 2 else "female"}
     return Clip(folder / name, _expression(emotion, class_count), actor, name, attributes)
 
 
-def _folder_of_another_actor(name: str, actor: str) -> str | None:
-    match = _ACTOR_FOLDER.fullmatch(PurePosixPath(name).parent.name)
-    return match[0] if match and match[1] != actor else None
-
-
 def _expression(emotion: str, class_count: int) -> str:
     name = EMOTIONS[emotion]
     return "neutral" if name == "calm" and class_count == 7 else name
-
-
-def _is_wanted(clip: Clip, modality: str, channel: str) -> bool:
-    return clip.attributes["channel"] == channel and modality in (clip.attributes["modality"], "either")
-
-
-def _key(clip: Clip, modality: str) -> str:
-    """The file's name; where both kinds of files count, that of the file without sound stands for the performance."""
-    stem = file_stem(clip.name)
-    return f"02{stem[2:]}" if modality == "either" else stem
 
 
 def _release(class_count: int, modality: str, channel: str) -> list[Recording]:
@@ -161,31 +161,3 @@ def _release(class_count: int, modality: str, channel: str) -> list[Recording]:
         for actor, emotion, *take in grid
         if not (EMOTIONS[emotion] == "neutral" and INTENSITIES[take[0]] == "strong")
     ]
-
-
-def _class_names(class_count: int, channel: str) -> tuple[str, ...]:
-    sung = {_expression(emotion, class_count) for emotion in EMOTIONS_OF_CHANNEL[channel]}
-    return tuple(name for name in CLASSES_OF_COUNT[class_count] if name in sung)
-
-
-def _label_source(class_count: int, modality: str, channel: str) -> str:
-    kind = "one file per performance, video-only where it is there" if modality == "either" else f"{modality} files"
-    calm = "calm counts as neutral" if class_count == 7 else "calm is a class of its own"
-    return f"RAVDESS, {channel}, {kind}. Labels are the acted emotions that the file names give; {calm}."
-
-
-def _real_repeats(repeated: tuple[str, ...], modality: str) -> tuple[str, ...]:
-    """With "either", the files with sound are no finding: the release has every performance twice."""
-    if modality != "either":
-        return repeated
-    return tuple(line for line in repeated if _pair_of_stems(line) == 1)
-
-
-def _pair_of_stems(line: str) -> int:
-    """How many different file names a line about a repeated recording holds."""
-    left_out, kept = line.split(": the same recording as ")
-    return len({file_stem(left_out), file_stem(kept)})
-
-
-def _notes(passed_over: int, modality: str, channel: str) -> tuple[str, ...]:
-    return (f"{passed_over} videos are not {channel}, {modality}: passed over",) if passed_over else ()

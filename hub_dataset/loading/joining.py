@@ -40,7 +40,8 @@ class VideoMatch:
         parts = [f"{self.folder} holds {len(self.found)} of {wanted} labelled videos"]
         for kind, names in (("missing", self.missing), ("with other content", self.different)):
             if names:
-                parts.append(f"{len(names)} {kind}: {_some(names, limit)}")
+                rest = "" if limit is None or len(names) <= limit else f" and {len(names) - limit} more"
+                parts.append(f"{len(names)} {kind}: {', '.join(names[:limit])}{rest}")
         return "; ".join(parts)
 
 
@@ -75,7 +76,11 @@ def match_videos(hashes: Mapping[str, str], videos: str | os.PathLike, progress:
     hash_once = cache(_hash)
 
     def look_up(name: str) -> tuple[str, list[Path], Path | None]:
-        candidates = _candidates(folder, name, elsewhere)
+        # The likeliest first: those whose last folders, too, are called as the clip's.
+        direct = folder / name
+        others = [file for file in elsewhere.get(direct.name, ()) if file != direct]
+        others.sort(key=lambda file: -_parts_in_common(name, file))
+        candidates = [direct, *others] if direct.is_file() else others
         return name, candidates, next((file for file in candidates if hash_once(file) == hashes[name]), None)
 
     found: dict[str, Path] = {}
@@ -101,14 +106,12 @@ def _changed_copies(
     last_names = Counter(PurePosixPath(name).name for name in names)
 
     def is_copy(name: str, file: Path) -> bool:
-        return file not in taken and (last_names[file.name] == 1 or _same_place(name, file.relative_to(folder)))
+        # In MEAD the last name alone, such as 001.mp4, says nothing: there one path has to end with the other.
+        shorter = min(len(PurePosixPath(name).parts), len(file.relative_to(folder).parts))
+        same_place = _parts_in_common(name, file.relative_to(folder)) == shorter
+        return file not in taken and (last_names[file.name] == 1 or same_place)
 
     return [name for name, candidates in not_found.items() if any(is_copy(name, file) for file in candidates)]
-
-
-def _same_place(name: str, file: Path) -> bool:
-    """Whether one path ends with the other: in MEAD, the last name alone, such as 001.mp4, says nothing."""
-    return _parts_in_common(name, file) == min(len(PurePosixPath(name).parts), len(file.parts))
 
 
 def _parts_in_common(name: str, file: Path) -> int:
@@ -135,20 +138,8 @@ def _files_by_last_name(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _candidates(folder: Path, name: str, elsewhere: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """Files that may be the video, the likeliest first: those whose last folders, too, are called as the clip's."""
-    direct = folder / name
-    others = [file for file in elsewhere.get(PurePosixPath(name).name, ()) if file != direct]
-    return ([direct] if direct.is_file() else []) + sorted(others, key=lambda file: -_parts_in_common(name, file))
-
-
 def _hash(file: Path) -> str:
     try:
         return hash_file(file)[0]
     except OSError as error:
         raise DatasetError(f"{file} cannot be read ({error.strerror}): mend that and load again.") from error
-
-
-def _some(names: Sequence[str], limit: int | None) -> str:
-    told = ", ".join(names[:limit])
-    return told if limit is None or len(names) <= limit else f"{told} and {len(names) - limit} more"

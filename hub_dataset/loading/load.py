@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtcae_dfer.hub_dataset.building.report import BuildReport, read_build_report
+from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.clips import ClipLabels, DatasetError
 from mtcae_dfer.hub_dataset.loading.joining import VideoMatch, VideoMatchError, match_videos
 from mtcae_dfer.hub_dataset.schema import labels_from_row
@@ -72,7 +72,7 @@ def match_labels(dataset_dir: str | os.PathLike, videos: str | os.PathLike, prog
     Raises:
         DatasetError: the data set holds its videos, or as `match_videos`.
     """
-    if _holds_videos(read_build_report(dataset_dir)):
+    if read_build_report(dataset_dir).options["embed_videos"]:
         raise DatasetError(f"{dataset_dir} holds its videos: load it without `videos`.")
     return match_videos(_hashes(Path(dataset_dir)), videos, progress)
 
@@ -102,10 +102,6 @@ def clip_bytes(row: Mapping[str, Any]) -> bytes:
         return Path(video["path"]).read_bytes()
     except OSError as error:
         raise DatasetError(f"{video['path']} cannot be read ({error.strerror}): load the data set again.") from error
-
-
-def _holds_videos(report: BuildReport) -> bool:
-    return report.options["embed_videos"]
 
 
 def _hashes(dataset_dir: Path) -> dict[str, str]:

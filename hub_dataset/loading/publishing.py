@@ -91,7 +91,8 @@ def push_dataset(upload: Upload, private: bool = False) -> str:
     try:
         repository = api.create_repo(upload.repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         there = api.list_repo_files(repository, repo_type="dataset")
-        stale = [path for path in there if path not in upload.sizes and _is_ours(path)]
+        ours = (f"{SHEETS_FOLDER}/", "data/")
+        stale = [path for path in there if path not in upload.sizes and path.startswith(ours)]
         operations: list[CommitOperation] = [CommitOperationDelete(path) for path in stale]
         operations += [CommitOperationAdd(path, upload.dataset_dir / path) for path in upload.sizes]
         commit = api.create_commit(
@@ -103,10 +104,6 @@ def push_dataset(upload: Upload, private: bool = False) -> str:
             f"{upload.repo_id} could not be uploaded ({reason}): log in with `hf auth login`?"
         ) from error
     return commit.commit_url
-
-
-def _is_ours(path: str) -> bool:
-    return path.startswith((f"{SHEETS_FOLDER}/", "data/"))
 
 
 def check_repo_id(repo_id: str) -> None:

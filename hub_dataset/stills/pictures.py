@@ -8,6 +8,7 @@ picture is stored as PNG, which reads back to the same pixels.
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 KEPT_FORMATS = {"JPEG": ".jpg", "PNG": ".png"}
 SMALLEST_SIDE = 16  # pixels; in less than that nobody sees an expression
-MOST_PIXELS = 100_000_000
 FINGERPRINT_SIDE = 16  # a fingerprint has 16 × 16 bits
 BACKGROUND = (255, 255, 255)  # behind transparent parts
 
@@ -55,18 +55,23 @@ def prepare_picture(content: bytes, options: PictureOptions) -> Picture:
     Raises:
         PictureError: the file is no readable picture, holds several (an animation), or is too small or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if content.startswith(POINTER_BEGIN):
         raise PictureError("is a Git LFS pointer, not a picture: run `git lfs pull` in its folder")
     try:
-        with Image.open(io.BytesIO(content)) as stored:
-            _refuse(stored)
-            stored.load()
-            upright = ImageOps.exif_transpose(stored)
-            picture = _screen_colours(upright)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as stored:
+                _refuse(stored)
+                stored.load()
+                picture = _screen_colours(ImageOps.exif_transpose(stored))
     except PictureError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels: reduce it") from error
+    except UnidentifiedImageError as error:  # whose message tells an address in memory
+        raise PictureError("cannot be read as a picture (of no known format)") from error
     except Exception as error:  # whatever a file makes the decoder raise is this file's fault
         reason = str(error).splitlines() or [type(error).__name__]
         raise PictureError(f"cannot be read as a picture ({reason[0]})") from error
@@ -101,8 +106,6 @@ def _refuse(stored: Image) -> None:
     width, height = stored.size
     if min(width, height) < SMALLEST_SIDE:
         raise PictureError(f"has {width}x{height} pixels: too small to show a face")
-    if width * height > MOST_PIXELS:
-        raise PictureError(f"has {width}x{height} pixels: reduce it to at most {MOST_PIXELS // 10**6} million")
 
 
 def _screen_colours(picture: Image) -> Image:

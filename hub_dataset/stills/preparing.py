@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mtcae_dfer.hub_dataset.clips import CameraPath, Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import CameraPath, Clip, DatasetError, Findings
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.folds import SPLITS, name_part
 from mtcae_dfer.hub_dataset.stills.camera_path import draw_camera_path, film
@@ -38,18 +38,9 @@ class StillsOptions:
             raise DatasetError(f"camera_frames={self.camera_frames} must be 0, or at least 2 frames")
 
 
-@dataclass(frozen=True)
-class PreparedStills:
-    """What came of a source's stills."""
-
-    clips: tuple[Clip, ...]
-    left_out: dict[str, str]  # reason by name
-    remarks: dict[str, str]  # by name of pictures that are among the clips
-
-
 def prepare_stills(
     source: StillsSource, folder: Path, options: StillsOptions | None = None, progress: bool = True
-) -> PreparedStills:
+) -> tuple[list[Clip], Findings]:
     """Writes the picture (or the filmed clip) of every still and lists them as clips.
 
     Pictures that cannot be used are left out with the reason. Where the source tells splits, a training picture of
@@ -62,9 +53,11 @@ def prepare_stills(
         options: how stills become clips.
         progress: whether to show a progress bar.
 
+    Returns:
+        The clips, and what is left out or to be told.
+
     Raises:
-        DatasetError: no picture can be used, or a table is damaged.
-        OSError: a file cannot be written.
+        DatasetError: no picture can be used, a table is damaged, or a file cannot be written.
     """
     options = options or StillsOptions()
     clips: list[Clip] = []
@@ -84,10 +77,23 @@ def prepare_stills(
             camera_path = draw_camera_path(
                 still.name, options.seed, options.camera_frames, picture.image.width / picture.image.height
             )
-        path = _write(picture, camera_path, folder)
-        part = still.split
+        try:
+            path = _write(picture, camera_path, folder)
+        except OSError as error:
+            raise DatasetError(
+                f"{error.filename or folder} cannot be written ({error.strerror}): mend that and start again; finished "
+                "pictures are kept."
+            ) from error
         clips.append(
-            Clip(path, still.expression, still.subject, still.name, still.attributes, part, camera_path=camera_path)
+            Clip(
+                path=path,
+                expression=still.expression,
+                subject=still.subject,
+                name=still.name,
+                attributes=still.attributes,
+                part=still.split,
+                camera_path=camera_path,
+            )
         )
         fingerprints.append(picture.fingerprint)
     if not clips:
@@ -99,7 +105,7 @@ def prepare_stills(
         told = f"shows the same photograph as {copy.name} of the {copy.part} pictures"
         (left_out if clip.part == "train" else remarks)[clip.name] = told
     kept = [clip for clip in clips if clip.name not in left_out]
-    return PreparedStills(tuple(assign_parts(kept)), left_out, remarks)
+    return assign_parts(kept), Findings(left_out, remarks)
 
 
 def assign_parts(clips: list[Clip]) -> list[Clip]:

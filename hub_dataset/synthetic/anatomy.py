@@ -144,10 +144,15 @@ class FaceGeometry:
 def draw_identity(random: np.random.Generator, tone: float) -> FaceIdentity:
     """Draws a person. `tone` in 0..1 places the skin between light and dark; the rest comes from `random`."""
     uniform = random.uniform
-    skin = _between(SKIN_TONES, tone) * uniform(0.95, 1.04)
-    hair = HAIR_COLOURS[_hair_index(random, tone)] * uniform(0.8, 1.15)
+    steps = np.linspace(0.0, 1.0, len(SKIN_TONES))
+    skin = np.array([np.interp(tone, steps, channel) for channel in SKIN_TONES.T]) * uniform(0.95, 1.04)
+    # Fair hair is drawn for lighter skin only; gray for one in ten of all.
+    is_gray = random.random() < 0.1
+    coloured = 3 if tone > 0.55 else len(HAIR_COLOURS) - 1
+    hair = HAIR_COLOURS[-1 if is_gray else random.integers(coloured)] * uniform(0.8, 1.15)
     redness = np.array([uniform(0.84, 0.96), uniform(0.56, 0.70), uniform(0.56, 0.72)])
     bearded = random.random() < 0.2
+    eye_colours = 3 if tone > 0.55 else len(EYE_COLOURS)
     return FaceIdentity(
         chin=uniform(1.30, 1.48),
         skull=uniform(1.32, 1.46),
@@ -173,7 +178,7 @@ def draw_identity(random: np.random.Generator, tone: float) -> FaceIdentity:
         skin_colour=tuple(np.clip(skin, 0, 250)),
         hair_colour=tuple(np.clip(hair, 0, 250)),
         brow_colour=tuple(np.clip(0.75 * hair + 0.12 * skin, 0, 250) * 0.85),
-        eye_colour=tuple(EYE_COLOURS[_eye_index(random, tone)] * uniform(0.85, 1.15)),
+        eye_colour=tuple(EYE_COLOURS[random.integers(eye_colours)] * uniform(0.85, 1.15)),
         lip_colour=tuple(np.clip(skin * redness + np.array([14, 0, 4]), 0, 250)),
         hair_style=HAIR_STYLES[random.integers(len(HAIR_STYLES))],
         hair_volume=uniform(0.06, 0.15),
@@ -182,24 +187,6 @@ def draw_identity(random: np.random.Generator, tone: float) -> FaceIdentity:
         glasses=bool(random.random() < 0.15),
         strand_seed=int(random.integers(2**31)),
     )
-
-
-def _between(table: np.ndarray, share: float) -> np.ndarray:
-    """The colour at `share` (0..1) of the way through a table of colours (K, 3) -> (3,)."""
-    steps = np.linspace(0.0, 1.0, len(table))
-    return np.array([np.interp(share, steps, table[:, channel]) for channel in range(3)])
-
-
-def _hair_index(random: np.random.Generator, tone: float) -> int:
-    """Fair hair is drawn for lighter skin only; gray for one in ten of all."""
-    if random.random() < 0.1:
-        return len(HAIR_COLOURS) - 1
-    return int(random.integers(3 if tone > 0.55 else len(HAIR_COLOURS) - 1))
-
-
-def _eye_index(random: np.random.Generator, tone: float) -> int:
-    choices = (0, 1, 2) if tone > 0.55 else tuple(range(len(EYE_COLOURS)))
-    return int(choices[random.integers(len(choices))])
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from mtcae_dfer.hub_dataset.synthetic.anatomy import (
     FaceGeometry,
     FaceIdentity,
     FacePose,
-    Shape,
     face_contour,
     place_in_frame,
     smooth_curve,
@@ -75,10 +74,15 @@ class _FacePainter:
         self.base, self.base_mask = self._paint_head()
         locks = _hair_locks(identity)
         self.locks = [self._fixed(points) for points in locks]
-        self.lock_strands = [self._fixed(strand) for lock in locks for strand in _lock_strands(lock)]
+        # Lines down each lock of hair (40, 2), between its inner and outer edge.
+        edges = [(lock[2:17], lock[24:39][::-1]) for lock in locks]
+        strands = [(1 - share) * inner + share * outer for inner, outer in edges for share in (0.25, 0.5, 0.75)]
+        self.lock_strands = [self._fixed(strand) for strand in strands]
         self.light = self._coarse_light()
         self.background = self._paint_background()
-        self.noise = self._noise()
+        # Sensor noise, somewhat larger than the frame: each frame cuts its own window from it.
+        field = self.random.standard_normal((frame_size + 48, frame_size + 48, 3), np.float32)
+        self.noise = np.round(field * scene.noise).astype(np.int16)
         self.fills = [(shape, self._fixed(shape.points)) for shape in geometry.shapes if shape.kind in ("fill", "line")]
         self.creases = [(shape, self._fixed(shape.points)) for shape in geometry.shapes if shape.kind == "crease"]
         self.broad = [
@@ -97,9 +101,17 @@ class _FacePainter:
             canvas, self.lock_strands, False, self.colours["strand"], self._line_width(0.015), cv2.LINE_AA, SHIFT
         )
         for shape, points in self.fills:
-            self._paint_shape(canvas, shape, points[index])
+            colour = self.colours[shape.paint]
+            if shape.kind == "fill":
+                cv2.fillPoly(canvas, [points[index]], colour, cv2.LINE_AA, SHIFT)
+            else:
+                width = self._line_width(shape.width)
+                cv2.polylines(canvas, [points[index]], False, colour, width, cv2.LINE_AA, SHIFT)
         lit = cv2.multiply(canvas, self._light_layer(index), scale=1.0 / LIGHT_ONE)
-        return self._add_noise(self._place(lit, mask, index))
+        placed = self._place(lit, mask, index)
+        row, column = self.random.integers(0, self.noise.shape[0] - self.frame_size + 1, 2)
+        noise = self.noise[row : row + self.frame_size, column : column + self.frame_size]
+        return cv2.add(placed, np.ascontiguousarray(noise), dtype=cv2.CV_8U)
 
     # -- coordinates
 
@@ -138,13 +150,6 @@ class _FacePainter:
                 )
         return canvas, mask
 
-    def _paint_shape(self, canvas: np.ndarray, shape: Shape, points: np.ndarray) -> None:
-        colour = self.colours[shape.paint]
-        if shape.kind == "fill":
-            cv2.fillPoly(canvas, [points], colour, cv2.LINE_AA, SHIFT)
-        else:
-            cv2.polylines(canvas, [points], False, colour, self._line_width(shape.width), cv2.LINE_AA, SHIFT)
-
     def _light_layer(self, index: int) -> np.ndarray:
         """Light (height, width, 3): directed light and bright spots, dimmed by folds and creases."""
         glow, fold = np.zeros((2, *self.light.shape[:2]), np.uint8)
@@ -179,11 +184,6 @@ class _FacePainter:
         cover = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR).astype(np.float32) / 255.0
         return cv2.blendLinear(head, self.background, cover, 1.0 - cover)
 
-    def _add_noise(self, frame: np.ndarray) -> np.ndarray:
-        row, column = self.random.integers(0, self.noise.shape[0] - self.frame_size + 1, 2)
-        noise = self.noise[row : row + self.frame_size, column : column + self.frame_size]
-        return cv2.add(frame, np.ascontiguousarray(noise), dtype=cv2.CV_8U)
-
     # -- once per clip
 
     def _paint_head(self) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +203,10 @@ class _FacePainter:
             cv2.fillPoly(canvas, [fixed], self.colours[paint], cv2.LINE_AA, SHIFT)
             if paint == "skin":
                 self._tint_skin(canvas)
-        self._paint_strands(canvas)
+        random, hair = np.random.default_rng(identity.strand_seed), np.array(self.colours["hair"])
+        for points in _hair_strands(identity, random):  # lighter and darker ones over the flat hair
+            colour = np.clip(hair * random.uniform(0.72, 1.3), 0, 255).tolist()
+            cv2.polylines(canvas, [self._fixed(points)], False, colour, self._line_width(0.012), cv2.LINE_AA, SHIFT)
         return canvas, mask
 
     def _tint_skin(self, canvas: np.ndarray) -> None:
@@ -225,14 +228,6 @@ class _FacePainter:
         flat[:] = self.colours[paint]
         canvas[:] = cv2.blendLinear(flat, canvas, weight, 1.0 - weight)
 
-    def _paint_strands(self, canvas: np.ndarray) -> None:
-        """Lighter and darker strands over the flat hair."""
-        random = np.random.default_rng(self.identity.strand_seed)
-        hair = np.array(self.colours["hair"])
-        for points in _hair_strands(self.identity, random):
-            colour = np.clip(hair * random.uniform(0.72, 1.3), 0, 255).tolist()
-            cv2.polylines(canvas, [self._fixed(points)], False, colour, self._line_width(0.012), cv2.LINE_AA, SHIFT)
-
     def _coarse_light(self) -> np.ndarray:
         """Lambert's law on an ellipsoid, (height / 4, width / 4, 3) uint8 with 128 for one."""
         scene = self.scene
@@ -252,29 +247,18 @@ class _FacePainter:
         light *= scene.exposure * (1.0 - 0.16 * np.clip(radius, 0, 1.2) ** 2)
         return np.clip(light[..., None] * np.array(scene.light_tint) * LIGHT_ONE, 0, 255).astype(np.uint8)
 
-    def _noise(self) -> np.ndarray:
-        """A field of sensor noise, somewhat larger than the frame, from which each frame cuts its own window."""
-        size = self.frame_size + 48
-        return np.round(self.random.standard_normal((size, size, 3), np.float32) * self.scene.noise).astype(np.int16)
-
     def _paint_background(self) -> np.ndarray:
+        """The room; before it back hair, neck with the chin's shadow, and shoulders, at the head's mean place."""
         frame = _background(self.scene, self.frame_size)
-        self._paint_body(frame)
-        return frame
-
-    def _paint_body(self, frame: np.ndarray) -> None:
-        """Hair behind the neck, neck with the chin's shadow, and shoulders, at the head's average place."""
         shade = 0.80 * self.scene.exposure * np.array(self.scene.light_tint)
+        mean = FacePose(**{name: np.array([values.mean()]) for name, values in vars(self.pose).items()})
         for paint, outline, gain in _body_outlines(self.identity):
             colour = self.scene.shirt_colour if paint == "shirt" else self.colours[paint]
-            self._fill_in_frame(frame, outline, np.clip(np.array(colour) * shade * gain, 0, 255))
-
-    def _fill_in_frame(self, frame: np.ndarray, outline: np.ndarray, colour: np.ndarray) -> None:
-        pose = self.pose
-        mean = FacePose(*(np.array([values.mean()]) for values in vars(pose).values()))
-        pixels = place_in_frame(outline[None], mean)[0] * self.frame_size - 0.5
-        fixed = np.round(pixels * (1 << SHIFT)).astype(np.int32)
-        cv2.fillPoly(frame, [fixed], colour.tolist(), cv2.LINE_AA, SHIFT)
+            lit = np.clip(np.array(colour) * shade * gain, 0, 255).tolist()
+            pixels = place_in_frame(outline[None], mean)[0] * self.frame_size - 0.5
+            fixed = np.round(pixels * (1 << SHIFT)).astype(np.int32)
+            cv2.fillPoly(frame, [fixed], lit, cv2.LINE_AA, SHIFT)
+        return frame
 
 
 def _darken(light: np.ndarray, shadow: np.ndarray) -> np.ndarray:
@@ -337,7 +321,10 @@ def _head_outlines(identity: FaceIdentity) -> list[tuple[str, np.ndarray]]:
     outlines += [("ear", _ellipse(side * 1.0, 0.14, 0.12, identity.ear_size)) for side in (-1, 1)]
     outlines.append(("skin", face_contour(identity, -identity.skull)))
     if identity.hair_style == "curly":
-        outlines += [("hair", circle) for circle in _curls(identity)]
+        radius = 0.17 + identity.hair_volume * 0.6
+        for angle in np.linspace(1.06 * np.pi, -0.06 * np.pi, 15):
+            centre = (np.cos(angle), -np.sin(angle) * (identity.skull - 0.02))
+            outlines.append(("hair", _ellipse(*centre, radius, radius, 20)))
     if identity.hair_style != "bald":
         paint = "scalp" if identity.hair_style == "buzz" else "hair"
         outlines.append((paint, _hair_cap(identity)))
@@ -365,12 +352,6 @@ def _hair_line(identity: FaceIdentity, side: float) -> np.ndarray:
         identity.hair_style, [(-0.74, -0.70), (-0.36, top - 0.02), (0.0, top + 0.02), (0.36, top - 0.02), (0.74, -0.70)]
     )
     return smooth_curve([*left, *middle, *right], 40)
-
-
-def _curls(identity: FaceIdentity) -> list[np.ndarray]:
-    angle = np.linspace(1.06 * np.pi, -0.06 * np.pi, 15)
-    radius = 0.17 + identity.hair_volume * 0.6
-    return [_ellipse(1.0 * np.cos(a), -np.sin(a) * (identity.skull - 0.02), radius, radius, 20) for a in angle]
 
 
 def _hair_locks(identity: FaceIdentity) -> list[np.ndarray]:
@@ -402,23 +383,15 @@ def _hair_strands(identity: FaceIdentity, random: np.random.Generator) -> list[n
     outer, inner = cap[1:41], cap[42:][::-1]  # both from the viewer's left to the right, 40 points each
     strands = []
     for place in random.uniform(1.0, 38.0, 90):
-        root, tip = (_at(line, place + random.uniform(-1, 1)) for line in (inner, outer))
+        root, tip = (
+            np.array([np.interp(place + aside, np.arange(len(line)), line[:, axis]) for axis in range(2)])
+            for line, aside in ((inner, random.uniform(-1, 1)), (outer, random.uniform(-1, 1)))
+        )
         start, end = np.sort(random.uniform(0.04, 0.96, 2))
         bend = 0.06 * np.sign(root[0]) * np.array([1.0, 0.0])
         reach = np.linspace(start, end, 6)[:, None]
         strands.append((1 - reach) * root + reach * tip + 4 * reach * (1 - reach) * bend)
     return strands
-
-
-def _at(line: np.ndarray, place: float) -> np.ndarray:
-    """Point (2,) of a line (N, 2) at a fractional index."""
-    return np.array([np.interp(place, np.arange(len(line)), line[:, axis]) for axis in range(2)])
-
-
-def _lock_strands(lock: np.ndarray) -> list[np.ndarray]:
-    """Lines down a lock of hair (40, 2), between its inner and outer edge."""
-    inner, outer = lock[2:17], lock[24:39][::-1]
-    return [(1 - share) * inner + share * outer for share in (0.25, 0.5, 0.75)]
 
 
 def _beard_outline(identity: FaceIdentity) -> np.ndarray:

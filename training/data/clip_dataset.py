@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -15,9 +15,8 @@ from tqdm import tqdm
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.face_crop import FACE_CROP_MARGIN, FaceCrop, face_crop
 from mtcae_dfer.face_geometry import map_to_crop
-from mtcae_dfer.hub_dataset.clips import ClipLabels
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes
-from mtcae_dfer.hub_dataset.schema import labels_from_row
+from mtcae_dfer.hub_dataset.schema import labels_from_rows
 from mtcae_dfer.training.affect.tasks import affect_tasks, label_key, read_affect_labels
 from mtcae_dfer.training.arguments import FaceCropArguments
 from mtcae_dfer.training.data.augmentation import (
@@ -208,13 +207,10 @@ def clip_generator(seed: int, epoch: int, index: int) -> torch.Generator:
 
 def read_labels(rows: datasets.Dataset) -> dict[str, torch.Tensor]:
     """All labels of N clips: labels (N,), face_boxes (N, T, 4), face_landmarks (N, T, 5, 2), face_found (N, T)."""
-    columns = [option.name for option in fields(ClipLabels) if option.name in rows.column_names]
-    clips = [labels_from_row(row) for row in rows.select_columns(columns).with_format("numpy")]
+    told = labels_from_rows(rows, ("face_boxes", "face_landmarks", "face_found"))
     return {
         "labels": torch.tensor(rows["expression"], dtype=torch.long),
-        "face_boxes": torch.from_numpy(np.stack([clip.face_boxes for clip in clips])),
-        "face_landmarks": torch.from_numpy(np.stack([clip.face_landmarks for clip in clips])),
-        "face_found": torch.from_numpy(np.stack([clip.face_found for clip in clips])),
+        **{name: torch.from_numpy(values) for name, values in told.items()},
     }
 
 
