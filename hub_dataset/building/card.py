@@ -10,6 +10,7 @@ from mtcae_dfer.hub_dataset.building.report import BuildReport
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT
 from mtcae_dfer.hub_dataset.corpora.registry import find_corpus
 from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL, fold_table
+from mtcae_dfer.hub_dataset.templates import fill_template
 
 TEMPLATE = "data_set_card.md.jinja"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -32,21 +33,12 @@ def render_card(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[s
         license_name: licence of the videos, as the Hub spells it.
     """
     import yaml
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": "{:.1%}".format, "cell": lambda text: text.replace("|", "\\|")}
     kind = report.protocol["kind"]
     units = "parts" if kind in KINDS_OF_PARTS else "subjects"
     subjects = report.subject_counts
     corpus = report.options.get("corpus")
-    return environment.get_template(TEMPLATE).render(
+    values = dict(
         report=report,
         head=yaml.safe_dump(_head(report, files, license_name), sort_keys=False, allow_unicode=True),
         options={"label_source": None, "stills": None, **report.options},
@@ -59,7 +51,10 @@ def render_card(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[s
         corpus=find_corpus(corpus) if corpus else None,
         longest_list=CLIPS_IN_LIST,
         longest_table=SUBJECTS_IN_TABLE,
+        percent="{:.1%}".format,
+        cell=lambda text: text.replace("|", "\\|"),
     )
+    return fill_template(Path(__file__).with_name(TEMPLATE), values)
 
 
 def _head(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[str]]], license_name: str) -> dict[str, Any]:
