@@ -38,7 +38,6 @@ class FrameBackboneConfig(PreTrainedConfig):
     """
 
     model_type = "frame_backbone"
-    takes_fewer_frames = True
     sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None  # an image model of transformers; None = DINOv2 ViT-S/14

@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import TransformersKwargs, logging
 
-from .configuration_lgi_former import as_height_and_width, compute_token_grid, require
-from .modeling_encoders import build_encoder_config
+from .configuration_lgi_former import require
+from .modeling_encoders import ClipShape, build_encoder_config, describe_clips
 
 logger = logging.get_logger(__name__)
 
@@ -342,9 +342,7 @@ class MTCAEConfig(PreTrainedConfig):
             require(len(names) > 1, "contrastive_weight", weight, "needs two tasks at least: it compares them")
 
     def _check_token_grid(self) -> None:
-        # An encoder that knows its own grid has checked it.
-        if not hasattr(self.encoder_config, "token_grid"):
-            compute_token_grid(self.encoder_config, field_prefix="encoder_config.")
+        describe_clips(self.encoder_config)
 
     @property
     def task_descriptions(self) -> list[TaskDescription]:
@@ -367,9 +365,14 @@ class MTCAEConfig(PreTrainedConfig):
         return self.encoder_config.hidden_size
 
     @property
+    def clip_shape(self) -> ClipShape:
+        """What the encoder takes and gives, in one object."""
+        return describe_clips(self.encoder_config)
+
+    @property
     def num_frames(self) -> int:
         """T, the number of frames of a clip."""
-        return self.encoder_config.num_frames
+        return self.clip_shape.num_frames
 
     @property
     def tubelet_size(self) -> int:
@@ -379,18 +382,17 @@ class MTCAEConfig(PreTrainedConfig):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of a frame, in pixels."""
-        return as_height_and_width(self.encoder_config.image_size)
+        return self.clip_shape.image_size
 
     @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of the patch that one token covers, in pixels."""
-        return as_height_and_width(self.encoder_config.patch_size)
+        return self.clip_shape.patch_size
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
         """(t, h, w): tubelets, rows and columns of the encoder's tokens, which come in this raster order."""
-        # An encoder that shortens time on its way says so itself.
-        return getattr(self.encoder_config, "token_grid", None) or compute_token_grid(self.encoder_config)
+        return self.clip_shape.token_grid
 
 
 __all__ = ["EXPRESSIONS", "MTCAEConfig", "TaskDescription", "paper_tasks"]

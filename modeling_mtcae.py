@@ -18,7 +18,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mtcae import MTCAEConfig, TaskDescription, unknown_config_names
-from .modeling_encoders import build_encoder, load_encoder
+from .modeling_encoders import build_encoder, encode_clips, load_encoder
 from .modeling_heads import MTCAEHeatMapHead, MTCAEPooling, build_head
 from .modeling_layers import ZeroStartLinear
 from .modeling_structure_mnc import MNC, points_in_box
@@ -246,13 +246,13 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             encoded = BaseModelOutput(last_hidden_state=encoded_clips)
         else:
             self._check_inputs(pixel_values, kwargs)
-            encoded = self.encoder(pixel_values, **kwargs)
+            encoded = encode_clips(self.encoder, pixel_values, **kwargs)
         self._check_tokens(encoded.last_hidden_state)
         return encoded
 
     def _check_inputs(self, pixel_values: torch.Tensor, kwargs: dict[str, Any]) -> None:
         config = self.config
-        takes_fewer = getattr(config.encoder_config, "takes_fewer_frames", False)
+        takes_fewer = config.clip_shape.takes_fewer_frames
         frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 0
         if frames != config.num_frames and not (takes_fewer and 0 < frames < config.num_frames):
             raise ValueError(
@@ -392,9 +392,10 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         """Puts a pre-trained encoder under fresh decoders and heads.
 
         Args:
-            pretrained_encoder: folder or Hub id of a VideoMAE, LGI-Former or TPSBT checkpoint: base model, pre-training
-                model or fine-tuned classifier.
-            encoder_overrides: fields of the encoder's config to change, for example `{"image_size": 160}`.
+            pretrained_encoder: folder or Hub id of a video encoder's checkpoint: base model, pre-training model or
+                fine-tuned classifier; or of an image model, which then looks at every frame (`FrameBackboneModel`).
+            encoder_overrides: fields of the encoder's config to change, for example `{"image_size": 160}`; of
+                `FrameBackboneConfig` for an image model. `num_frames` and `image_size` go by these names everywhere.
             **config_overrides: fields of `MTCAEConfig`.
 
         Raises:
@@ -410,14 +411,15 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         # Copied tensor by tensor: loading the checkpoint into the whole model, or assigning the module, loses the
         # biases of queries and values, whose names transformers converts for the model type "videomae" alone.
         model.encoder.load_state_dict(loaded.state_dict())
-        model._log_new_weights(pretrained_encoder, report["unexpected_keys"])
+        model._log_new_weights(pretrained_encoder, report)
         return model
 
-    def _log_new_weights(self, source: str, unused: Iterable[str]) -> None:
-        new = [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
+    def _log_new_weights(self, source: str, report: dict[str, Any]) -> None:
+        new = [f"encoder.{name}" for name in report.get("fresh_keys", ())]
+        new += [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
         logger.warning(
             f"Encoder weights taken from {source}. New and untrained: {summarise_names(new, depth=3)}. "
-            f"Not used from the checkpoint: {summarise_names(unused, depth=1)}."
+            f"Not used from the checkpoint: {summarise_names(report['unexpected_keys'], depth=1)}."
         )
 
 

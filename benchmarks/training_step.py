@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
-from mtcae_dfer.modeling_encoders import PAPER_ENCODER
+from mtcae_dfer.modeling_encoders import PAPER_ENCODER, encode_clips
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 
 # Peak of dense products in bfloat16, FLOP/s; float32 by TF32 is half of it.
@@ -147,7 +147,7 @@ def count_training_flops(candidate: Candidate, model: nn.Module, inputs: dict[st
     if not candidate.frozen or candidate.cached:
         return 3.0 * whole
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.encoder(inputs["pixel_values"])
+        encode_clips(model.encoder, inputs["pixel_values"])
     return 3.0 * whole - 2.0 * counter.get_total_flops()
 
 

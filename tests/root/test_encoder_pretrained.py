@@ -198,7 +198,8 @@ def test_a_folder_without_an_encoder_is_refused_in_one_line(tmp_path: Path, spoi
     message = str(refused.value)
     assert message.startswith(f"{folder} ") and "\n" not in message
     assert message.endswith(
-        "give a folder with config.json and model.safetensors, or a Hub id, of a VideoMAE, LGI-Former or TPSBT model."
+        "give a folder with config.json and model.safetensors, or a Hub id, of a video encoder (videomae, vjepa2, "
+        "vivit, timesformer, videoprism_vision_model, lgi_former, tpsbt) or of an image model of transformers."
     )
 
 

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo
 from mtcae_dfer.configuration_mtcae import STRUCTURES
+from mtcae_dfer.modeling_encoders import ENCODERS, Encoder
 from mtcae_dfer.modeling_heads import MTCAEHeatMapHead, build_head
 from mtcae_dfer.modeling_layers import ZeroStartLinear
 from mtcae_dfer.modeling_structure_mnc import SMALLEST_SIDE
@@ -302,7 +303,7 @@ def test_pixels_of_shorter_clips_need_an_encoder_that_takes_them(monkeypatch: py
     model = heat_map_model()
     with pytest.raises(ValueError, match=r"\(2, 2, 3, 32, 32\); this model takes \(clips, 4 frames"):
         model(random_clips()[:, :2])
-    monkeypatch.setattr(type(model.config.encoder_config), "takes_fewer_frames", True, raising=False)
+    monkeypatch.setitem(ENCODERS, "videomae", Encoder(takes_fewer_frames=True))
     encoded = BaseModelOutput(last_hidden_state=torch.zeros(2, 4, 24))
     monkeypatch.setattr(VideoMAEModel, "forward", lambda *arguments, **options: encoded)
     assert model(random_clips()[:, :2]).face_boxes.shape == (2, 2, 4)

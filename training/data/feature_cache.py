@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mtcae_dfer.modeling_encoders import encode_clips
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.evaluation.predictions import normalise
@@ -175,7 +176,8 @@ def _encode_batch(
 ) -> None:
     loaded = clips.views(batch)
     with accelerator.autocast():
-        encoded = model.encoder(normalise(processor, loaded["frames"].to(accelerator.device))).last_hidden_state
+        pixel_values = normalise(processor, loaded["frames"].to(accelerator.device))
+        encoded = encode_clips(model.encoder, pixel_values).last_hidden_state
     values = {"encoded": encoded.float().cpu(), **{name: loaded[name] for name in ARRAYS[1:]}}
     indices, views = (list(numbers) for numbers in zip(*batch, strict=True))
     for name, value in values.items():
