@@ -182,7 +182,7 @@ def put_a_whole_model(folder: Path) -> None:
         (remove_weights, "no file named model.safetensors"),
         (remove_config, "Should have a `model_type` key"),
         (remove_a_layer, "lacks 15 weights of this videomae encoder, .*, first encoder.layer.1.attention"),
-        (cut_off_weights, "holds no encoder that can be read .*header"),
+        (cut_off_weights, "holds no encoder that can be read .*model.safetensors is cut off, or no safetensors file"),
         (spoil_config, "not a valid JSON file"),
         (put_a_text_model, "model_type='bert': is no video encoder that a cascade can read"),
         (put_a_whole_model, "model_type='mtcae': is a whole model of this repository"),
