@@ -106,7 +106,16 @@ def labels_from_row(row: Mapping[str, Any]) -> ClipLabels:
     Returns:
         Labels of the row's T frames, in the shapes that `ClipLabels` tells.
     """
-    return ClipLabels(**{name: decode_labels(name, row[name]) for name in LABEL_COLUMNS})
+    decoded = {name: decode_labels(name, row[name]) for name in LABEL_COLUMNS}
+    return ClipLabels(
+        frame_indices=decoded["frame_indices"],
+        face_boxes=decoded["face_boxes"],
+        face_landmarks=decoded["face_landmarks"],
+        face_found=decoded["face_found"],
+        face_confidence=decoded["face_confidence"],
+        face_count=decoded["face_count"],
+        face_interpolated=decoded["face_interpolated"],
+    )
 
 
 def labels_from_rows(rows: Dataset, names: Sequence[str] = tuple(LABEL_COLUMNS)) -> dict[str, np.ndarray]:

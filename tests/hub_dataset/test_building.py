@@ -26,6 +26,7 @@ from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, labels_from_row, load_multitask_dataset, protocol_name
+from mtcae_dfer.hub_dataset.schema import labels_from_rows
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.video_reading import read_clip
@@ -76,6 +77,17 @@ def test_load_dataset_opens_the_folder_with_splits_by_subject(built, clips):
     assert len(set.union(*subjects.values())) == 4
     assert sorted(name for rows in splits.values() for name in rows["name"]) == [clip.name for clip in clips]
     assert splits["train"].features["expression"].names == ["happiness", "sadness"]
+
+
+def test_labels_of_many_rows_are_those_of_each_row(built):
+    rows = load_dataset(str(built))["train"]
+    together = labels_from_rows(rows)
+    assert together["face_landmarks"].shape == (len(rows), 4, 5, 2) and together["face_found"].dtype == bool
+    for position, row in enumerate(rows):
+        np.testing.assert_array_equal(together["frame_indices"][position], row["frame_indices"])
+        np.testing.assert_allclose(together["face_boxes"][position], np.array(row["face_boxes"]), rtol=1e-6)
+        np.testing.assert_array_equal(together["face_found"][position], row["face_found"])
+    assert list(labels_from_rows(rows, ["face_boxes"])) == ["face_boxes"]
 
 
 def test_rows_hold_the_untouched_video_and_the_labels_of_its_frames(built, clips):
