@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "accelerate", "av", "facenet-pytorch", "onnxruntime", "torchao")
 
 
-def keep_table(name: str, title: str, lines: Sequence[str], device: str = "cpu") -> Path:
+def keep_table(name: str, title: str, lines: Sequence[str], device: str = "cpu", folder: Path = RESULTS) -> Path:
     """Writes a benchmark's Markdown table with all that is needed to read it; returns the file.
 
     Args:
@@ -23,11 +23,12 @@ def keep_table(name: str, title: str, lines: Sequence[str], device: str = "cpu")
         title: first line.
         lines: the table and its remarks, in Markdown.
         device: where the models ran.
+        folder: of the table; made where it is missing.
     """
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     head = [f"# {title}", "", f"- Command: `{command}`", f"- Date: {date.today()}", f"- Machine: {machine(device)}"]
-    file = RESULTS / f"{name}.md"
+    file = folder / f"{name}.md"
     file.write_text("\n".join([*head, f"- Versions: {versions()}", "", *lines]) + "\n", encoding="utf-8")
     return file
 

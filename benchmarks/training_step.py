@@ -31,7 +31,22 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 
 # Peak of dense products in bfloat16, FLOP/s; float32 by TF32 is half of it.
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
-SMALL_ENCODER = {"image_size": 112, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+# What differs from the paper's model, and the decoders' width.
+SIZES = {
+    "paper": ({}, 512),
+    "small": ({"image_size": 112, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}, 128),
+    # To try the benchmark itself: its figures mean nothing.
+    "tiny": (
+        {
+            "image_size": 32,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        },
+        32,
+    ),
+}
 TARGET_RATIO = 1.25
 CLASSIFIER = "VideoMAE classifier"
 ENCODING, CACHED = "frozen_encoder, encoding", "frozen_encoder, cached features"
@@ -84,12 +99,12 @@ def build_candidates(compiles: bool, models: Sequence[str] = (), wanted_modes: S
 
 def build_model(candidate: Candidate, size: str) -> nn.Module:
     """A fresh model of a candidate."""
-    encoder = dict(PAPER_ENCODER) | (SMALL_ENCODER if size == "small" else {})
+    changes, width = SIZES[size]
+    encoder = dict(PAPER_ENCODER) | changes
     if candidate.head_dim is None:
         config = VideoMAEConfig(**{name: value for name, value in encoder.items() if name != "model_type"})
         model: nn.Module = VideoMAEForVideoClassification(config)
     else:
-        width = 128 if size == "small" else 512
         head_dim = candidate.head_dim * width // 512
         model = MTCAEForMultiTaskVideo(
             MTCAEConfig(encoder_config=encoder, decoder_hidden_size=width, decoder_head_dim=head_dim)
@@ -235,7 +250,7 @@ def _compare_cached(candidates: list[Candidate]) -> list[str]:
 def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("paper", "small"), default="paper" if on_gpu else "small")
+    parser.add_argument("--size", choices=tuple(SIZES), default="paper" if on_gpu else "small")
     parser.add_argument("--batch", type=int, default=16 if on_gpu else 2, help="clips in a step (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s")
