@@ -277,7 +277,7 @@ def describe_export(
     differences: dict[str, float],
 ) -> ExportDescription:
     """Everything that a program without this package needs to use a graph."""
-    names: dict[int, str] = dict(model.config.id2label or {})
+    names = {int(number): name for number, name in (model.config.id2label or {}).items()}
     outputs = [
         {"name": task.name, "kind": task.kind, "per": task.per, "shape": list(task.output_shape)}
         for task in model.tasks

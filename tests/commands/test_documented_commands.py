@@ -47,7 +47,9 @@ def test_documented_commands_and_their_options_exist(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documented_files_and_modules_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    assert [name for name in NAMED_FILE.findall(text) if not (ROOT / name).is_file()] == []
+    # NAME stands for what a reader chooses.
+    named = [name for name in NAMED_FILE.findall(text) if "NAME" not in name]
+    assert [name for name in named if not (ROOT / name).is_file()] == []
     for module in NAMED_MODULE.findall(text):
         parts = module.removeprefix("mtcae_dfer.").split(".")
         assert (ROOT / "/".join(parts)).with_suffix(".py").is_file() or (ROOT / "/".join(parts)).is_dir(), module
