@@ -20,6 +20,7 @@ table of its own.
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 import statistics
 import sys
@@ -27,7 +28,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,38 +183,34 @@ def measure_processes(settings: Settings) -> list[str]:
     """A step of two processes against one, with the same clips for each process."""
     if settings.on_gpu and torch.cuda.device_count() < 2:
         raise PartLeftOut(f"two GPUs are needed, and there is {torch.cuda.device_count()}")
-    alone = step_seconds(0, settings, "none", processes=1, port=0)
+    alone = step_seconds("none", settings, settings.device)
+    with tempfile.TemporaryDirectory() as folder:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"tcp://localhost:{free.getsockname()[1]}"
+        file = Path(folder) / "seconds.json"
+        torch.multiprocessing.spawn(in_process, (settings, address, file), nprocs=2)
+        together: dict[str, float] = json.loads(file.read_text())
     rows = ["| | clips/s | over one process |", "|---|---:|---:|", f"| one process | {settings.batch / alone:.2f} | |"]
-    for wrapper in WRAPPERS:
-        with tempfile.TemporaryDirectory() as folder:
-            with socket.socket() as free:
-                free.bind(("localhost", 0))
-                port = free.getsockname()[1]
-            file = Path(folder) / "seconds"
-            torch.multiprocessing.spawn(in_process, (settings, wrapper, port, file), nprocs=2)
-            together = float(file.read_text())
-        rate = 2 * settings.batch / together
-        rows.append(f"| two, {wrapper} | {rate:.2f} | {rate * alone / settings.batch:.2f} |")
+    for wrapper, seconds in together.items():
+        rows.append(f"| two, {wrapper} | {2 * settings.batch / seconds:.2f} | {2 * alone / seconds:.2f} |")
     return [f"Cascade of size `{settings.size}`, {settings.batch} clips for each process, bf16.", "", *rows]
 
 
-def in_process(rank: int, settings: Settings, wrapper: str, port: int, file: Path) -> None:
-    """One of two processes; the first writes down the seconds of a step."""
-    seconds = step_seconds(rank, settings, wrapper, processes=2, port=port)
+def in_process(rank: int, settings: Settings, address: str, file: Path) -> None:
+    """One of two processes; the first writes down the seconds of a step with each wrapper."""
+    device = f"cuda:{rank}" if settings.on_gpu else "cpu"
+    if settings.on_gpu:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if settings.on_gpu else "gloo", address, world_size=2, rank=rank)
+    seconds = {wrapper: step_seconds(wrapper, settings, device) for wrapper in WRAPPERS}
     if rank == 0:
-        file.write_text(str(seconds))
+        file.write_text(json.dumps(seconds))
     torch.distributed.destroy_process_group()
 
 
-def step_seconds(rank: int, settings: Settings, wrapper: str, processes: int, port: int) -> float:
-    """Median seconds of a training step in bf16 of one process among several."""
-    device = f"cuda:{rank}" if settings.on_gpu else "cpu"
-    if processes > 1:
-        backend = "nccl" if settings.on_gpu else "gloo"
-        address = f"tcp://localhost:{port}"
-        torch.distributed.init_process_group(backend, address, world_size=processes, rank=rank)
-        if settings.on_gpu:
-            torch.cuda.set_device(device)
+def step_seconds(wrapper: str, settings: Settings, device: str) -> float:
+    """Median seconds of a training step in bf16, in this process or together with the others."""
     torch.manual_seed(0)
     model = cascade(settings).to(device).train()
     candidate = training_step.Candidate("cascade", "", head_dim=64)
@@ -228,7 +225,7 @@ def step_seconds(rank: int, settings: Settings, wrapper: str, processes: int, po
         optimiser.step()
         optimiser.zero_grad()
 
-    return take_turns({"step": step}, settings)["step"]
+    return take_turns({"step": step}, replace(settings, device=device))["step"]
 
 
 def wrap(model: MTCAEForMultiTaskVideo, wrapper: str, settings: Settings) -> nn.Module:

@@ -30,7 +30,7 @@ from mtcae_dfer.experiments.ablate import (
 )
 from mtcae_dfer.experiments.cross_validate import REHEARSAL_PROTOCOL, Plan, make_plan
 from mtcae_dfer.experiments.paper_results import PAPER_CORPORA, PaperFigures
-from mtcae_dfer.experiments.results import Ablation, Variant, write_results
+from mtcae_dfer.experiments.results import Ablation, write_results
 from mtcae_dfer.experiments.runner import run_experiments
 from mtcae_dfer.experiments.tables import (
     Rows,
@@ -41,7 +41,7 @@ from mtcae_dfer.experiments.tables import (
     format_text,
     paper_cells,
 )
-from mtcae_dfer.hub_dataset.files import replacing, write_json
+from mtcae_dfer.hub_dataset.files import write_json, write_text
 from mtcae_dfer.hub_dataset.loading.protocols import load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import read_preset
@@ -195,7 +195,9 @@ def compare(parsed: argparse.Namespace, run_words: Sequence[str]) -> Comparison:
     results = collect_ablation(plan, systems, output_dir, reports)
     comparison = summarise(results, plan, output_dir, parsed.size)
     write_results(results, output_dir)
-    print(write_comparison(comparison, results, output_dir))
+    write_json(output_dir / COMPARISON_FILE, comparison)
+    write_text(output_dir / TABLE_FILE, format_comparison(comparison, results, markdown=True))
+    print(format_comparison(comparison, results, markdown=False))
     draw_results(results, output_dir)
     print(f"{COMPARISON_FILE}, {TABLE_FILE}, results.json and plots: {output_dir}")
     return comparison
@@ -203,6 +205,23 @@ def compare(parsed: argparse.Namespace, run_words: Sequence[str]) -> Comparison:
 
 def summarise(results: Ablation, plan: Plan, output_dir: Path, size: str) -> Comparison:
     """The table's content, with every system's cost measured on this machine."""
+    machine = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    if torch.cuda.is_available():
+        machine = torch.cuda.get_device_name()
+    systems = []
+    for variant in results["variants"]:
+        first_run = next(iter(plan.experiments(prefix=f"{variant['name']}/").values()))
+        model = MTCAEForMultiTaskVideo.from_pretrained(output_dir / first_run.name)
+        uar, war = variant["result"]["summary"]["uar"], variant["result"]["summary"]["war"]
+        system = ComparedSystem(
+            name=variant["name"],
+            title=variant["title"],
+            uar={"mean": uar["mean"], "std": uar["std"]},
+            war={"mean": war["mean"], "std": war["std"]},
+            cost=measure_cost(model),
+            paper=variant["paper"],
+        )
+        systems.append(system)
     return Comparison(
         kind="comparison",
         protocol=results["protocol"],
@@ -210,29 +229,9 @@ def summarise(results: Ablation, plan: Plan, output_dir: Path, size: str) -> Com
         seeds=results["seeds"],
         folds=len(plan.folds),
         size=size,
-        machine=describe_machine(),
-        systems=[_summarise_system(entry, plan, output_dir) for entry in results["variants"]],
+        machine=machine,
+        systems=systems,
     )
-
-
-def _summarise_system(variant: Variant, plan: Plan, output_dir: Path) -> ComparedSystem:
-    first_run = next(iter(plan.experiments(prefix=f"{variant['name']}/").values()))
-    summary = variant["result"]["summary"]
-    return ComparedSystem(
-        name=variant["name"],
-        title=variant["title"],
-        uar={"mean": summary["uar"]["mean"], "std": summary["uar"]["std"]},
-        war={"mean": summary["war"]["mean"], "std": summary["war"]["std"]},
-        cost=measure_cost(MTCAEForMultiTaskVideo.from_pretrained(output_dir / first_run.name)),
-        paper=variant["paper"],
-    )
-
-
-def describe_machine() -> str:
-    """What the speed was measured on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
 def measure_cost(model: MTCAEForMultiTaskVideo) -> Cost:
@@ -296,14 +295,6 @@ def comparison_rows(comparison: Comparison) -> Rows:
         cells = [f"{cost['parameters']:,}", f"{cost['multiply_adds'] / 1e6:,.0f} M", f"{cost['clips_per_second']:.1f}"]
         rows.append([system["title"], *figures, *cells, *paper_cells(system["paper"])])
     return rows
-
-
-def write_comparison(comparison: Comparison, results: Ablation, output_dir: Path) -> str:
-    """Writes comparison.json and comparison.md; returns the tables as text for the terminal."""
-    write_json(output_dir / COMPARISON_FILE, comparison)
-    with replacing(output_dir / TABLE_FILE) as temporary:
-        temporary.write_text(format_comparison(comparison, results, markdown=True) + "\n", "utf-8")
-    return format_comparison(comparison, results, markdown=False)
 
 
 def format_comparison(comparison: Comparison, results: Ablation, markdown: bool) -> str:

@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from mtcae_dfer.experiments.results import CrossValidation, FinishedRun, summarise_folds, write_results
 from mtcae_dfer.experiments.runner import Experiment, is_done, run_experiments
 from mtcae_dfer.hub_dataset.folds import Protocol
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
-from mtcae_dfer.training.arguments import DataArguments, RunArguments, parse_run_arguments
+from mtcae_dfer.training.arguments import RunArguments, parse_run_arguments
 from mtcae_dfer.training.evaluation.report import Report
+from mtcae_dfer.training.running import Stopwatch, make_synthetic_dataset
 
 REHEARSAL_PROTOCOL = "folds:3"
 # What the command itself decides for each of its runs.
@@ -69,7 +72,8 @@ def make_plan(parsed: argparse.Namespace, run_words: Sequence[str]) -> Plan:
         ValueError: something cannot be used; the message is one line for the user.
     """
     arguments = _check_run_words(run_words)
-    dataset = parsed.dataset or make_rehearsal_dataset(arguments.data)
+    # The synthetic corpus, drawn and labelled unless it is there.
+    dataset = parsed.dataset or make_synthetic_dataset(arguments.data, Accelerator(cpu=True), Stopwatch())
     wanted = parsed.protocol or (None if parsed.dataset else REHEARSAL_PROTOCOL)
     protocol = resolve_protocol(dataset, wanted)
     told = () if wanted is None else ("--protocol", wanted)
@@ -97,15 +101,6 @@ def _read_seeds(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def make_rehearsal_dataset(options: DataArguments) -> str:
-    """The embedded synthetic corpus as a data set, drawn and labelled unless it is there; returns its folder."""
-    from accelerate import Accelerator
-
-    from mtcae_dfer.training.running import Stopwatch, make_synthetic_dataset
-
-    return make_synthetic_dataset(options, Accelerator(cpu=True), Stopwatch())
-
-
 def collect_folds(
     plan: Plan, name: str, experiments: dict[tuple[str, int], Experiment], output_dir: Path, reports: dict[str, Report]
 ) -> CrossValidation:
@@ -116,16 +111,6 @@ def collect_folds(
     ]
     arguments = next(iter(experiments.values())).arguments[: -len(("--fold", "fold", "--seed", "seed"))]
     return summarise_folds(name, plan.protocol.name, arguments, runs)
-
-
-def refuse_missing_folds(experiments: Sequence[Experiment], output_dir: Path) -> None:
-    """Raises a ValueError that names the runs which are not finished yet."""
-    missing = [entry.name for entry in experiments if not is_done(entry, output_dir / entry.name)]
-    if missing:
-        raise ValueError(
-            f"{output_dir} lacks {len(missing)} of {len(experiments)} runs: {', '.join(missing)}; run them by the same "
-            "command with --fold NAME, or all by the same command without --collect"
-        )
 
 
 def cross_validate(parsed: argparse.Namespace, run_words: Sequence[str]) -> CrossValidation | None:
@@ -141,7 +126,12 @@ def cross_validate(parsed: argparse.Namespace, run_words: Sequence[str]) -> Cros
         run_experiments([plan.experiment(fold, seed) for seed in plan.seeds], output_dir, parsed.jobs)
         return None
     if parsed.collect:
-        refuse_missing_folds(list(experiments.values()), output_dir)
+        missing = [entry.name for entry in experiments.values() if not is_done(entry, output_dir / entry.name)]
+        if missing:
+            raise ValueError(
+                f"{output_dir} lacks {len(missing)} of {len(experiments)} runs: {', '.join(missing)}; run them by the "
+                "same command with --fold NAME, or all by the same command without --collect"
+            )
     reports = run_experiments(list(experiments.values()), output_dir, parsed.jobs)
     name = parsed.name or next(iter(reports.values()))["options"]["model"]
     results = collect_folds(plan, name, experiments, output_dir, reports)

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from mtcae_dfer.experiments.runner import Experiment, run_experiments
 from mtcae_dfer.experiments.statistics import mean_and_std
 from mtcae_dfer.hub_dataset.building.report import read_build_report
-from mtcae_dfer.hub_dataset.files import replacing, write_json
+from mtcae_dfer.hub_dataset.files import write_json, write_text
 from mtcae_dfer.training.arguments import DataArguments
 from mtcae_dfer.training.evaluation.percents import percent, with_deviation
 from mtcae_dfer.training.evaluation.report import FIGURES, Figures
@@ -75,7 +75,10 @@ def measure_gain(options: GainOptions) -> str:
     arms = dict(zip(ARMS, (from_scratch, pretrained), strict=True))
     reports = run_experiments([experiment for arm in arms.values() for experiment in arm], output_dir, options.jobs)
     figures = {arm: [reports[experiment.name]["test"] for experiment in arm_runs] for arm, arm_runs in arms.items()}
-    return write_result(options, figures, output_dir)
+    write_json(output_dir / RESULT_FILE, {"data": SYNTHETIC_DATA, "options": asdict(options), "figures": figures})
+    table = format_gain(options, figures)
+    write_text(output_dir / TABLE_FILE, table)
+    return table
 
 
 def draw_clips(options: GainOptions, output_dir: Path) -> Path:
@@ -131,16 +134,6 @@ def fine_tuning_experiment(
     data = ("--dataset", str(dataset_dir), "--protocol", str(protocol))
     start = ("--encoder", str(encoder)) if encoder is not None else ()
     return Experiment(f"{arm.replace(' ', '-')}-{seed}", (*words, *data, *start))
-
-
-def write_result(options: GainOptions, figures: Mapping[str, Sequence[Figures]], output_dir: Path) -> str:
-    """Writes every seed's figures and the table; returns the table."""
-    table = format_gain(options, figures)
-    stored = {"data": SYNTHETIC_DATA, "options": asdict(options), "figures": figures}
-    write_json(output_dir / RESULT_FILE, stored)
-    with replacing(output_dir / TABLE_FILE) as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
-    return table
 
 
 def format_gain(options: GainOptions, figures: Mapping[str, Sequence[Figures]]) -> str:

@@ -174,7 +174,11 @@ def sum_by_subject(
     places = np.array([names.index(subject) for subject in subjects])
     confusion = np.zeros((len(names), num_classes, num_classes), dtype=np.int64)
     np.add.at(confusion, (places, labels, predicted), 1)
-    sums = {key: _frame_sums(values, frames, places, len(names)) for key, values in face_figures.items()}
+    sums = {}
+    for key, means in face_figures.items():
+        of_clips = np.where(frames > 0, means * frames, 0.0)
+        unknown = np.isnan(means).all()
+        sums[key] = np.full(len(names), np.nan) if unknown else np.bincount(places, of_clips, minlength=len(names))
     return SubjectSums(
         tuple(names),
         confusion,
@@ -182,9 +186,3 @@ def sum_by_subject(
         sums["landmark_nme"],
         np.bincount(places, weights=frames, minlength=len(names)),
     )
-
-
-def _frame_sums(means: np.ndarray, frames: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
-    if np.isnan(means).all():
-        return np.full(count, np.nan)
-    return np.bincount(places, weights=np.where(frames > 0, means * frames, 0.0), minlength=count)

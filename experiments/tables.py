@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtcae_dfer.experiments.paper_results import PAPER_CORPORA, PaperFigures
 from mtcae_dfer.experiments.results import FIGURE_KEYS, Ablation, CrossValidation, GroupFigures, Variant
-from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.hub_dataset.files import write_text
 from mtcae_dfer.training.evaluation.percents import UNKNOWN, interval, percent, with_deviation
 from mtcae_dfer.training.evaluation.report import FIGURES
 
@@ -17,8 +17,7 @@ Rows = list[list[str]]  # a header and rows of cells
 
 def write_tables(results: CrossValidation | Ablation, output_dir: Path) -> str:
     """Writes results.md; returns the same as text for the terminal."""
-    with replacing(output_dir / TABLE_FILE) as temporary:
-        temporary.write_text(format_results(results, markdown=True) + "\n", encoding="utf-8")
+    write_text(output_dir / TABLE_FILE, format_results(results, markdown=True))
     return format_results(results, markdown=False)
 
 

@@ -57,15 +57,23 @@ def plain_values(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def write_text(file: Path, text: str) -> None:
+    """Writes a whole text file or none, with a line's end at its end.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(file) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def write_json(file: Path, values: Any) -> None:
     """Writes a whole JSON file or none; numbers that are none become null.
 
     Raises:
         OSError: the file cannot be written.
     """
-    text = json.dumps(plain_values(values), indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(file) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(file, json.dumps(plain_values(values), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def walk_folder(folder: Path) -> Iterator[tuple[Path, list[str]]]:
