@@ -1,6 +1,8 @@
-"""`mtcae explain`: where the decoders looked, as pictures of their attention on the frames."""
+"""`mtcae explain`: where the decoders looked and what they answered, drawn on the frames."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from torch.nn import functional
 
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.inference.models import ModelError
-from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.inference.pictures import PREDICTED
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
+from mtcae_dfer.pipeline_mtcae import NO_NUMBERS
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.video_reading import read_clip
 
@@ -17,15 +21,32 @@ from mtcae_dfer.video_reading import read_clip
 EXPLAINED_STRUCTURES = ("cascaded", "non_fully_shared", "fully_shared")
 FRAME_WIDTH = 2.0  # inches
 LONGEST_SIDE = 640  # pixels of the frames in the picture
+MOST_HEADS, HEAD_SIZE = 8, 0.6  # heads drawn beside a strip, and their width as a share of a frame's
+PALE = 0.25  # share of a picture in what the model does not see; the rest is white
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the model looked at in a clip of T frames, and what it answered.
+
+    Token grids (h, w) cover `seen`, the part of the frame that the model sees.
+    """
+
+    attention: dict[str, torch.Tensor]  # task -> (heads, T, h, w) of its last layer; each head's sums to 1
+    heat_maps: dict[str, torch.Tensor]  # task -> (T, h, w), the mean over its points, of tasks that have such maps
+    scores: dict[str, float]  # name of the expression -> probability
+    boxes: torch.Tensor | None = None  # (T, 4) in pixels of the source video
+    landmarks: torch.Tensor | None = None  # (T, 5, 2) likewise
+    seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # divided by frame width and height
 
 
 def explain_video(
     video: str, model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor, output_png: Path, shown_frames: int = 6
 ) -> dict[str, float]:
-    """Draws the attention of every stage on a video's frames.
+    """Draws on a video's frames where every stage looked and what it answered.
 
     Returns:
-        The expression scores {name: probability}.
+        The expression scores {name: probability}, the most probable first.
 
     Raises:
         VideoReadingError: the video cannot be read.
@@ -33,27 +54,39 @@ def explain_video(
     """
     inputs = processor(video, return_metadata=True)
     (metadata,) = inputs["video_metadata"]
-    maps, scores = attention_maps(model, inputs["pixel_values"])
+    outputs, attention = read_attention(model, inputs["pixel_values"])
+    labels = dict((model.config.id2label or {}).items())
+    (answer,) = processor.post_process_multi_task(outputs, metadata=[metadata], id2label=labels)
+    if not all(math.isfinite(probability) for probability in answer["expression"].values()):
+        raise FloatingPointError(NO_NUMBERS)
+    explanation = Explanation(
+        attention,
+        read_heat_maps(model, outputs),
+        answer["expression"],
+        answer["face_boxes"],
+        answer["face_landmarks"],
+        metadata.crop_box,
+    )
     scale = min(1.0, LONGEST_SIDE / max(metadata.height, metadata.width))
     size = (max(1, round(metadata.height * scale)), max(1, round(metadata.width * scale)))
     frames = read_clip(video, size=size, frame_indices=metadata.frame_indices).frames
-    draw_explanation(frames, maps, scores, metadata.timestamps, output_png, shown_frames)
-    return scores
+    draw_explanation(frames, explanation, metadata.timestamps, output_png, shown_frames, scale)
+    return explanation.scores
 
 
 @torch.inference_mode()
-def attention_maps(
+def read_attention(
     model: MTCAEForMultiTaskVideo, pixel_values: torch.Tensor
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Cross-attention of the last layer of every task's decoder, averaged over heads and queries.
+) -> tuple[MTCAEMultiTaskOutput, dict[str, torch.Tensor]]:
+    """The model's answer, and the cross-attention of the last layer of every task's decoder, averaged over queries.
 
     Args:
         model: in evaluation mode; its attention is computed in the plain way for this call.
         pixel_values: (1, T, 3, H, W).
 
     Returns:
-        Task name -> (T, h, w), how much of the attention falls on each part of each frame: all of them sum to 1. And
-        the expression scores {name: probability}.
+        The output; and task name -> (heads, T, h, w), how much of each head's attention falls on each part of each
+        frame: all of them sum to 1 for every head.
 
     Raises:
         ModelError: the model has no decoder for every task, or predicts no expression.
@@ -64,76 +97,143 @@ def attention_maps(
             f"a model of structure '{config.structure}' with tasks {', '.join(names)} cannot be explained: "
             "it takes a decoder for every task, one of them the expression"
         )
+    asked = {"output_heat_maps": True} if any(task.pooling == "heat_map" for task in model.tasks) else {}
     attention = config._attn_implementation
     model.set_attn_implementation("eager")  # others keep no weights
     try:
-        outputs = model(pixel_values.to(model.device), output_attentions=True)
+        outputs = model(pixel_values.to(model.device), output_attentions=True, **asked)
     finally:
         model.set_attn_implementation(attention)
     # A shared decoder comes first; every decoder has the same number of layers.
     layers = outputs.cross_attentions[-len(names) * config.decoder_num_layers :]
     last_layers = layers[config.decoder_num_layers - 1 :: config.decoder_num_layers]
-    maps = {name: _onto_frames(weights, config) for name, weights in zip(names, last_layers, strict=True)}
+    return outputs, {name: _onto_frames(weights, config) for name, weights in zip(names, last_layers, strict=True)}
+
+
+def attention_maps(
+    model: MTCAEForMultiTaskVideo, pixel_values: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """As `read_attention`, averaged over heads: task name -> (T, h, w), and the expression scores."""
+    outputs, attention = read_attention(model, pixel_values)
     probabilities = outputs.logits[0].float().softmax(dim=-1).tolist()
-    names_of = {int(index): name for index, name in (config.id2label or {}).items()}
-    return maps, {names_of[index]: probability for index, probability in enumerate(probabilities)}
+    names_of = {int(index): name for index, name in (model.config.id2label or {}).items()}
+    scores = {names_of[index]: probability for index, probability in enumerate(probabilities)}
+    return {name: maps.mean(dim=0) for name, maps in attention.items()}, scores
+
+
+def read_heat_maps(model: MTCAEForMultiTaskVideo, outputs: MTCAEMultiTaskOutput) -> dict[str, torch.Tensor]:
+    """Task name -> (T, h, w), the mean over its points; none where the model reads nothing off heat maps."""
+    names = [task.name for task in model.tasks if task.pooling == "heat_map"]
+    # (1, T, points, h, w) -> (T, h, w)
+    return {name: maps[0].mean(dim=1).cpu() for name, maps in zip(names, outputs.heat_maps or (), strict=True)}
 
 
 def _onto_frames(weights: torch.Tensor, config: Any) -> torch.Tensor:
-    """(1, heads, N, N) query x memory -> (T, h, w): a tubelet's share is divided among its frames."""
+    """(1, heads, N, N) query x memory -> (heads, T, h, w): a tubelet's share is divided among its frames."""
     tubelets, rows, columns = config.token_grid
-    # (1, heads, N, N) -> (N,), over memory -> (t, h, w)
-    received = weights[0].float().mean(dim=(0, 1)).view(tubelets, rows, columns).cpu()
+    # (1, heads, N, N) -> (heads, N), over memory -> (heads, t, h, w)
+    received = weights[0].float().mean(dim=1).unflatten(-1, (tubelets, rows, columns)).cpu()
     frames_per_tubelet = config.num_frames // tubelets
-    return received.repeat_interleave(frames_per_tubelet, dim=0) / frames_per_tubelet
+    return received.repeat_interleave(frames_per_tubelet, dim=1) / frames_per_tubelet
 
 
 def draw_explanation(
     frames: torch.Tensor,
-    maps: dict[str, torch.Tensor],
-    scores: dict[str, float],
+    explanation: Explanation,
     timestamps: Sequence[float],
     output_png: Path,
     shown_frames: int = 6,
+    scale: float = 1.0,
 ) -> Path:
-    """Draws a strip of frames, and below it one strip per task with its attention upsampled onto the frames.
+    """Draws a strip of frames with predicted boxes and points, and below it where each task looked.
+
+    One strip a task shows the attention of its last layer on the frames, with the task's own boxes or points, and at
+    its right the single heads of one frame; one more strip shows the task's heat maps, where it has some. What the
+    model does not see is pale.
 
     Args:
-        frames: uint8 (T, 3, H, W).
-        maps: task name -> (T, h, w), as `attention_maps` gives them; the brightest place of each row is its maximum.
-        scores: {name: probability} for the title.
+        frames: uint8 (T, 3, H, W), in the proportions of the video.
+        explanation: what is drawn.
         timestamps: T seconds.
         output_png: the picture; written under a temporary name first.
         shown_frames: how many of the T frames to show, evenly spread.
+        scale: of the frames, in pixels of the source video.
     """
     from matplotlib.figure import Figure
 
     shown = torch.linspace(0, len(frames) - 1, min(len(frames), shown_frames)).round().long().unique().tolist()
+    middle = shown[len(shown) // 2]
+    heads = min(MOST_HEADS, max(len(maps) for maps in explanation.attention.values()))
+    strips: dict[str, torch.Tensor | None] = {"frame": None}
+    for task, maps in explanation.attention.items():
+        strips[task] = maps.mean(dim=0)
+        if task in explanation.heat_maps:
+            strips[f"{task}: heat maps"] = explanation.heat_maps[task]
+    widths = [FRAME_WIDTH] * len(shown) + [FRAME_WIDTH * HEAD_SIZE] * heads
     height = FRAME_WIDTH * frames.shape[-2] / frames.shape[-1] + 0.25
-    figure = Figure(figsize=(FRAME_WIDTH * len(shown) + 0.6, height * (1 + len(maps)) + 0.5), layout="constrained")
-    axes = figure.subplots(1 + len(maps), len(shown), squeeze=False)
-    for column, index in enumerate(shown):
-        _draw_picture(axes[0, column], frames[index], f"{timestamps[index]:.2f} s")
-        for row, attention in enumerate(maps.values(), start=1):
-            _draw_picture(axes[row, column], frames[index], "")
-            _draw_attention(axes[row, column], attention[index], frames.shape[-2:], attention[shown])
-    for row, name in enumerate(["frame", *maps]):
+    figure = Figure(figsize=(sum(widths) + 0.6, height * len(strips) + 0.5), layout="constrained")
+    axes = figure.subplots(len(strips), len(widths), squeeze=False, width_ratios=widths)
+    for row, (name, strip) in enumerate(strips.items()):
+        for column, index in enumerate(shown):
+            _draw_frame(axes[row, column], frames[index], explanation.seen)
+            axes[row, column].set_title(f"{timestamps[index]:.2f} s" if row == 0 else "", fontsize=8)
+            if strip is not None:
+                _draw_map(axes[row, column], strip[index], strip[shown], explanation.seen)
+            _draw_answers(axes[row, column], explanation, name, index, scale)
+        for head, place in enumerate(axes[row, len(shown) :]):
+            place.set_axis_off()
+            if name in explanation.attention and head < len(explanation.attention[name]):
+                maps = explanation.attention[name][head]
+                _draw_frame(place, frames[middle], explanation.seen)
+                _draw_map(place, maps[middle], maps[shown], explanation.seen)
+                place.set_title(f"head {head + 1}, {timestamps[middle]:.2f} s", fontsize=6)
         axes[row, 0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row, 0].transAxes)
-    best = max(scores, key=scores.__getitem__)
-    figure.suptitle(f"{best} {scores[best]:.0%}: where each stage's last layer looked", fontsize=10)
+    best = max(explanation.scores, key=explanation.scores.__getitem__)
+    figure.suptitle(f"{best} {explanation.scores[best]:.0%}: where each stage's last layer looked", fontsize=10)
     with replacing(Path(output_png)) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return output_png
 
 
-def _draw_picture(axes: Any, frame: torch.Tensor, title: str) -> None:
-    axes.imshow(frame.permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
-    axes.set_title(title, fontsize=8)
+def _draw_frame(axes: Any, frame: torch.Tensor, seen: Sequence[float]) -> None:
+    """A frame uint8 (3, H, W), pale where the model does not see it."""
+    height, width = frame.shape[-2:]
+    left, right = (round(edge * width) for edge in seen[::2])
+    top, bottom = (round(edge * height) for edge in seen[1::2])
+    picture = (255 - PALE * (255 - frame.float())).to(torch.uint8)
+    picture[:, top:bottom, left:right] = frame[:, top:bottom, left:right]
+    picture = picture.permute(1, 2, 0)  # (3, H, W) -> (H, W, 3)
+    axes.imshow(picture.numpy())
+    # A point outside of the frame must not shrink it.
+    axes.set_autoscale_on(False)
     axes.set_axis_off()
 
 
-def _draw_attention(axes: Any, attention: torch.Tensor, size: Sequence[int], scale_by: torch.Tensor) -> None:
-    """One frame's attention (h, w), coloured by the range of its row (…, h, w)."""
-    upsampled = functional.interpolate(attention[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
+def _draw_map(axes: Any, grid: torch.Tensor, scale_by: torch.Tensor, seen: Sequence[float]) -> None:
+    """One frame's map (h, w) on the part that the model sees, coloured by the range of its strip (…, h, w)."""
+    width, height = axes.get_xlim()[1] + 0.5, axes.get_ylim()[0] + 0.5
+    left, right = (edge * width - 0.5 for edge in seen[::2])
+    top, bottom = (edge * height - 0.5 for edge in seen[1::2])
+    # Smooth, and never darker or brighter than the tokens themselves.
+    size = [max(grid.shape[0], round(bottom - top)), max(grid.shape[1], round(right - left))]
+    fine = functional.interpolate(grid[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     low, high = float(scale_by.min()), float(scale_by.max())
-    axes.imshow(upsampled.numpy(), cmap="inferno", alpha=0.6, vmin=low, vmax=max(high, low + 1e-12))
+    colours = {"cmap": "inferno", "alpha": 0.6, "vmin": low, "vmax": max(high, low + 1e-12)}
+    axes.imshow(fine.numpy(), extent=(left, right, bottom, top), aspect="equal", **colours)
+
+
+def _draw_answers(axes: Any, explanation: Explanation, name: str, index: int, scale: float) -> None:
+    """The boxes and points that a task predicts, on its own strips; both on that of the frames."""
+    from matplotlib.patches import Rectangle
+
+    task = name.split(":")[0]
+    # Half a pixel: a picture's coordinates count from the middle of its first pixel, a frame's from the edge.
+    if explanation.boxes is not None and task in ("frame", "face_box"):
+        left, top, right, bottom = (explanation.boxes[index] * scale - 0.5).tolist()
+        axes.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=PREDICTED, linewidth=1.5)
+        )
+    if explanation.landmarks is not None and task in ("frame", "face_landmarks"):
+        points = (explanation.landmarks[index] * scale - 0.5).numpy()
+        edge = {"markeredgecolor": "black", "markeredgewidth": 0.3}
+        axes.plot(points[:, 0], points[:, 1], linestyle="", marker="o", markersize=3, color=PREDICTED, **edge)

@@ -11,10 +11,8 @@ import torch
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.inference.annotated_video import LabelPlaces, LabelText, Painter, write_overlay
-from mtcae_dfer.inference.explain import attention_maps
 from mtcae_dfer.inference.timeline_files import draw_timeline, write_csv
 from mtcae_dfer.video_reading import FrameStream
-from tests.support.tiny_models import random_clips, tiny_model
 from tests.support.video_files import rotate_track, write_numbered_video
 
 
@@ -154,17 +152,3 @@ def test_the_command_writes_everything_asked_for(small_run: Path, small_corpus: 
     picture = tmp_path / "why.png"
     assert main(["explain", str(clip), "--model", str(small_run), "--output", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_attention_maps_are_the_last_layers_average_and_sum_to_one() -> None:
-    model, clips = tiny_model(), random_clips(1)
-    before = model.config._attn_implementation
-    maps, scores = attention_maps(model, clips)
-    assert list(maps) == [task.name for task in model.config.task_descriptions]
-    assert sum(scores.values()) == pytest.approx(1.0, abs=1e-5)
-    assert model.config._attn_implementation == before
-    model.set_attn_implementation("eager")
-    last = model(clips, output_attentions=True).cross_attentions[-1]
-    expected = last.mean(dim=(0, 1, 2)).view(2, 2, 2)  # tubelets, rows, columns
-    assert torch.allclose(maps["expression"][::2] + maps["expression"][1::2], expected, atol=1e-6)
-    assert all(float(attention.sum()) == pytest.approx(1.0, abs=1e-5) for attention in maps.values())
