@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn import functional
@@ -55,7 +55,8 @@ def explain_video(
     inputs = processor(video, return_metadata=True)
     (metadata,) = inputs["video_metadata"]
     outputs, attention = read_attention(model, inputs["pixel_values"])
-    labels = dict((model.config.id2label or {}).items())
+    labels: dict[int | str, str] = {}
+    labels.update(model.config.id2label or {})  # type: ignore[arg-type]  # its keys are of either type
     (answer,) = processor.post_process_multi_task(outputs, metadata=[metadata], id2label=labels)
     if not all(math.isfinite(probability) for probability in answer["expression"].values()):
         raise FloatingPointError(NO_NUMBERS)
@@ -115,7 +116,7 @@ def attention_maps(
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """As `read_attention`, averaged over heads: task name -> (T, h, w), and the expression scores."""
     outputs, attention = read_attention(model, pixel_values)
-    probabilities = outputs.logits[0].float().softmax(dim=-1).tolist()
+    probabilities = cast(torch.Tensor, outputs.logits)[0].float().softmax(dim=-1).tolist()
     names_of = {int(index): name for index, name in (model.config.id2label or {}).items()}
     scores = {names_of[index]: probability for index, probability in enumerate(probabilities)}
     return {name: maps.mean(dim=0) for name, maps in attention.items()}, scores
