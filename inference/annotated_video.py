@@ -86,7 +86,7 @@ def write_overlay(
     frames = FrameStream(video)
     painter = Painter(result, look or Look())
     with replacing(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = _add_video_stream(container, frames.info, painter.size)
+        stream = _add_video_stream(container, frames.info, painter.enlarged(frames.info.width, frames.info.height))
         sound = _Sound(video, container)
         for frame in tqdm(frames, "overlay", total=len(frames.times), unit="frame", disable=not progress):
             picture = painter.paint(frame.picture(), frame.time)
@@ -179,16 +179,21 @@ class Painter:
 
     def __init__(self, result: dict[str, Any], look: Look | None = None) -> None:
         look = look or Look()
-        scale = max(1.0, look.least_side / min(result["width"], result["height"]))
-        self.people = [_PersonOverTime(person, scale) for person in result["people"]]
-        self.size = (round(result["width"] * scale), round(result["height"] * scale))
-        self.line = max(1, round(min(self.size) / 270))
-        self.font = _font(max(9, round(min(self.size) * look.letters)))
-        self.places = LabelPlaces(self.size, 2 * self.line)
+        self.scale = max(1.0, look.least_side / min(result["width"], result["height"]))
+        self.people = [_PersonOverTime(person, self.scale) for person in result["people"]]
+        size = self.enlarged(result["width"], result["height"])
+        self.line = max(1, round(min(size) / 270))
+        self.font = _font(max(9, round(min(size) * look.letters)))
+        self.places = LabelPlaces(size, 2 * self.line)
+
+    def enlarged(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of a frame when it is drawn on."""
+        return round(width * self.scale), round(height * self.scale)
 
     def paint(self, picture: torch.Tensor, seconds: float) -> torch.Tensor:
         """uint8 (3, H, W) -> the same, enlarged by the scale, with what is known of that moment."""
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(self.size, Image.Resampling.BILINEAR)
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        image = image.resize(self.enlarged(*image.size), Image.Resampling.BILINEAR)
         draw = ImageDraw.Draw(image, "RGBA")
         shown = [person for person in (each.at(seconds) for each in self.people) if person is not None]
         texts = {person.track: self._texts(draw, person) for person in shown}

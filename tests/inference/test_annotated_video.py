@@ -1,7 +1,5 @@
 """What a timeline looks like: the annotated video keeps size, times and sound; table, chart and explanation."""
 
-import csv
-import json
 from pathlib import Path
 
 import av
@@ -9,18 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtcae_dfer.commands.command_line import main
-from mtcae_dfer.inference.annotated_video import LabelPlaces, LabelText, Painter, write_overlay
-from mtcae_dfer.inference.timeline_files import draw_timeline, write_csv
+from mtcae_dfer.inference.annotated_video import LabelPlaces, LabelText, Look, Painter, write_overlay
 from mtcae_dfer.video_reading import FrameStream
+from tests.support.timelines import result_with
 from tests.support.video_files import rotate_track, write_numbered_video
-
-
-def result_with(*boxes: tuple[float, list[float]], scores: dict | None = None, width=80, height=48) -> dict:
-    frames = [{"time": seconds, "box": box, "landmarks": [[1.0, 1.0]] * 5} for seconds, box in boxes]
-    window = {"start": 0.0, "end": 1.0, "face_coverage": 1.0, "scores": scores, "frames": frames}
-    person = {"track": 1, "start": 0.0, "end": 1.0, "windows": [window]}
-    return {"duration": 1.0, "fps": 25.0, "width": width, "height": height, "people": [person] if boxes else []}
 
 
 def write_video_with_sound(file: Path) -> Path:
@@ -117,38 +107,14 @@ def test_a_video_without_people_says_so_on_every_frame() -> None:
     assert Painter(result_with(width=400, height=200)).paint(black, 0.5)[:, :40].any()
 
 
-def test_the_table_has_a_row_per_person_and_window(tmp_path: Path) -> None:
-    result = result_with((0.5, [0, 0, 1, 1]), scores={"joy, great": 0.75, "fear": 0.25})
-    empty = {"start": 1.0, "end": 2.0, "face_coverage": 0.0, "scores": None, "frames": []}
-    result["people"][0]["windows"].append(empty)
-    write_csv({"film.mp4": result}, tmp_path / "out.csv")
-    first, second = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
-    assert (first["track"], first["expression"], first["joy, great"], first["fear"]) == (
-        "1",
-        "joy, great",
-        "0.7500",
-        "0.2500",
-    )
-    assert (second["start"], second["face_coverage"], second["expression"], second["fear"]) == ("1.0", "0.0", "", "")
-
-
-@pytest.mark.parametrize("boxes", [[], [(0.5, [0, 0, 1, 1])]])
-def test_a_chart_is_drawn_with_people_and_without(boxes: list, tmp_path: Path) -> None:
-    file = draw_timeline(result_with(*boxes), tmp_path / "chart.png")
-    assert file.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_command_writes_everything_asked_for(small_run: Path, small_corpus: Path, tmp_path: Path, capsys) -> None:
-    clip = sorted((small_corpus / "videos").rglob("*.mp4"))[0]
-    names = {"--json": "out.json", "--csv": "out.csv", "--timeline": "out.png", "--overlay": "out.mp4"}
-    words = [word for option, name in names.items() for word in (option, str(tmp_path / name))]
-    assert main(["predict", str(clip), "--model", str(small_run), "--people", "single", *words]) == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names.values())
-    result = json.loads((tmp_path / "out.json").read_text())
-    assert len(result["people"]) == 1 and result["people"][0]["windows"][0]["scores"]
-    assert "person 1" in capsys.readouterr().out
-    assert main(["predict", "missing.mp4", "--model", str(small_run), "--csv", str(tmp_path / "no.csv")]) == 2
-    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
-    picture = tmp_path / "why.png"
-    assert main(["explain", str(clip), "--model", str(small_run), "--output", str(picture)]) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+def test_small_videos_are_enlarged_where_it_is_asked_for(tmp_path: Path) -> None:
+    video = write_numbered_video(tmp_path / "video.mp4", 10)  # 80 x 48
+    result = result_with((0.0, [10, 10, 40, 40]))
+    output = write_overlay(str(video), result, tmp_path / "out.mp4", progress=False, look=Look(least_side=240))
+    info = FrameStream(output).info
+    assert (info.width, info.height) == (400, 240)
+    black = torch.zeros(3, 48, 80, dtype=torch.uint8)
+    painted = Painter(result, Look(least_side=240)).paint(black, 0.0).sum(dim=0)
+    assert painted.shape == (240, 400)
+    columns = torch.nonzero(painted[150])[:, 0].tolist()
+    assert min(columns) == 50 and max(column for column in columns if column < 210) in (199, 200)  # 10 and 40, by five

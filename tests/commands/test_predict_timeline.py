@@ -1,0 +1,83 @@
+"""`mtcae predict` with a timeline, of one video or of a study."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pandas
+import pytest
+
+from mtcae_dfer.commands.command_line import main
+from mtcae_dfer.inference.studies import find_videos
+from tests.support.video_files import write_text_as_video
+
+
+def test_the_command_writes_everything_asked_for(small_run: Path, small_corpus: Path, tmp_path: Path, capsys) -> None:
+    clip = sorted((small_corpus / "videos").rglob("*.mp4"))[0]
+    names = {"--json": "out.json", "--csv": "out.csv", "--timeline": "out.png", "--overlay": "out.mp4"}
+    words = [word for option, name in names.items() for word in (option, str(tmp_path / name))]
+    assert main(["predict", str(clip), "--model", str(small_run), "--people", "single", *words]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names.values())
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert len(result["people"]) == 1 and result["people"][0]["windows"][0]["scores"]
+    assert "person 1" in capsys.readouterr().out
+    assert main(["predict", "missing.mp4", "--model", str(small_run), "--csv", str(tmp_path / "no.csv")]) == 2
+    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
+    picture = tmp_path / "why.png"
+    assert main(["explain", str(clip), "--model", str(small_run), "--output", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def study(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two videos in folders of their own, one that is none, and what is no video at all."""
+    folder = tmp_path_factory.mktemp("study") / "wave 1"
+    for number, clip in enumerate(sorted((small_corpus / "videos").rglob("*.mp4"))[:2]):
+        (folder / f"person_{number}").mkdir(parents=True)
+        shutil.copy(clip, folder / f"person_{number}" / "clip.mp4")
+    write_text_as_video(folder / "broken.mp4")
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+def test_a_folder_gives_one_table_and_names_the_bad_file_at_the_end(
+    small_run: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    outputs = ["--csv", str(tmp_path / "all.csv"), "--json", str(tmp_path / "all.json")]
+    words = ["--model", str(small_run), "--people", "single", "--window-seconds", "0.5"]
+    assert main(["predict", str(study), *words, *outputs]) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "broken.mp4" in line or "could not" in line]
+    assert told[0] == "1 of 3 videos could not be read:" and len(told) == 2 and "broken.mp4" in told[1]
+    table = pandas.read_csv(tmp_path / "all.csv")
+    names = [str(study / f"person_{number}" / "clip.mp4") for number in range(2)]
+    assert sorted(set(table["file"])) == names
+    assert list(table.columns[:7]) == "file track start end face_coverage expression probability".split()
+    assert (table["neutral"] + table["happiness"]).dropna().tolist() == pytest.approx(
+        [1.0] * len(table.dropna()), abs=2e-4
+    )
+    entries = json.loads((tmp_path / "all.json").read_text())
+    assert [entry["video"] for entry in entries] == [str(study / "broken.mp4"), *names]
+    assert set(entries[0]) == {"video", "error"} and "people" in entries[1]
+
+
+def test_rows_can_be_frames(small_run: Path, study: Path, tmp_path: Path) -> None:
+    clip, output = study / "person_0" / "clip.mp4", tmp_path / "frames.csv"
+    words = ["--model", str(small_run), "--people", "single", "--per-frame", "--csv", str(output)]
+    assert main(["predict", str(clip), *words]) == 0
+    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    times = [float(row["time"]) for row in rows]
+    assert times == sorted(times) and len(set(times)) == len(times) >= 16
+    assert all(float(row["x2"]) > float(row["x1"]) and row["nose_x"] for row in rows)
+
+
+def test_names_folders_and_patterns_mean_videos_each_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
+    first, second = "person_0/clip.mp4", "person_1/clip.mp4"
+    assert find_videos(["person_0"]) == [first]
+    assert find_videos(["**/clip.mp4"]) == [first, second]
+    assert find_videos([second, "person_*/*.mp4", "./person_0/clip.mp4"]) == [second, first]
+    assert find_videos([first, "*.avi"]) == [first, "*.avi"]  # told when it is read, and the first one is read
+    Path("[odd] name.mp4").touch()
+    assert find_videos(["[odd] name.mp4"]) == ["[odd] name.mp4"]
+    Path("[odd] name.mp4").unlink()
