@@ -63,7 +63,7 @@ def test_a_folder_gives_one_table_and_names_the_bad_file_at_the_end(
 
 def test_rows_can_be_frames(small_run: Path, study: Path, tmp_path: Path) -> None:
     clip, output = study / "person_0" / "clip.mp4", tmp_path / "frames.csv"
-    words = ["--model", str(small_run), "--people", "single", "--per-frame", "--csv", str(output)]
+    words = ["--model", str(small_run), "--per-frame", "--csv", str(output)]
     assert main(["predict", str(clip), *words]) == 0
     rows = list(csv.DictReader(output.open(encoding="utf-8")))
     times = [float(row["time"]) for row in rows]
