@@ -1,4 +1,4 @@
-"""Released checkpoints of VideoMAE, MAE-DFER and SVFAP -> folders that the Auto* classes load, as `mtcae convert`.
+"""Released checkpoints of VideoMAE, MAE-DFER, SVFAP, MARLIN and S4D -> folders for the Auto* classes: `mtcae convert`.
 
 The keys that a checkpoint must hold follow from its architecture and sizes, which are read off its tensors. Every key
 of the file is then placed, or the conversion stops and names it.
@@ -8,7 +8,7 @@ import argparse
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,18 @@ from transformers import (
     VideoMAEConfig,
     VideoMAEForPreTraining,
     VideoMAEForVideoClassification,
+    VideoMAEImageProcessor,
+    VideoMAEModel,
 )
 
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
 from mtcae_dfer.configuration_tpsbt import TPSBTConfig
 from mtcae_dfer.hub_dataset.files import write_json
-from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification
+from mtcae_dfer.modeling_lgi_former import (
+    LGIFormerForPreTraining,
+    LGIFormerForVideoClassification,
+    sinusoid_positions,
+)
 from mtcae_dfer.modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
 
 REPORT_FILE = "conversion_report.json"
@@ -57,10 +63,11 @@ class Placement:
 class ConversionPlan:
     """A released architecture with the sizes of one checkpoint: the model to build and every key's place."""
 
-    architecture: str  # VideoMAE | MAE-DFER | SVFAP
+    architecture: str  # VideoMAE | MAE-DFER | SVFAP | MARLIN | S4D
     model_class: type[PreTrainedModel]
     config: PreTrainedConfig
     placements: list[Placement]
+    normalises_pixels: bool = True  # False: it was trained on colours in [0, 1], not on those of ImageNet's statistics
 
 
 @dataclass
@@ -68,7 +75,7 @@ class ConversionOptions:
     """What the tensors do not tell; None leaves the released models' value."""
 
     heads: int | None = None  # attention heads of the encoder; None = width / 64
-    image_size: int | None = None  # height and width of a frame in pixels; None = 224 (VideoMAE), 160 (others)
+    image_size: int | None = None  # height and width of a frame in pixels; None = 224 (VideoMAE, MARLIN), 160 (others)
     num_frames: int = 16  # frames of a clip
     region_size: Sequence[int] | None = None  # LGI-Former's regions in tokens; None = 2 x 5 x 10
     stage_depths: Sequence[int] | None = None  # TPSBT's blocks of each stage; None = 12, 6, 3
@@ -294,19 +301,23 @@ def _is_pre_training(state: StateDict) -> bool:
 
 
 def plan_videomae(state: StateDict, options: ConversionOptions) -> ConversionPlan:
-    """Original VideoMAE: a fine-tuned classifier (mean pooling, or the first token), or a pre-training model."""
+    """VideoMAE: a fine-tuned classifier (mean pooling, or the first token), a pre-training model, or an encoder."""
     pre_training = _is_pre_training(state)
     prefix = "encoder." if pre_training else ""
     # Without mean pooling the tokens end in a norm, and the classifier reads the first.
     mean_pooling = not pre_training and "norm.weight" not in state
+    has_head = any(key.startswith(("head.", "decoder.")) for key in state)
+    base = "videomae." if has_head else ""
     sizes = _read_encoder_sizes(state, prefix, options) | {"image_size": options.image_size or 224}
     placements = [
-        *_with_bias(f"{prefix}patch_embed.proj", "videomae.embeddings.patch_embeddings.projection"),
-        *_place_blocks(_place_videomae_block, sizes["num_hidden_layers"], f"{prefix}blocks", "videomae.encoder.layer"),
+        *_with_bias(f"{prefix}patch_embed.proj", f"{base}embeddings.patch_embeddings.projection"),
+        *_place_blocks(_place_videomae_block, sizes["num_hidden_layers"], f"{prefix}blocks", f"{base}encoder.layer"),
     ]
     if not mean_pooling:
-        placements += _with_bias(f"{prefix}norm", "videomae.layernorm")
+        placements += _with_bias(f"{prefix}norm", f"{base}layernorm")
     sizes["use_mean_pooling"] = mean_pooling
+    if not has_head:
+        return ConversionPlan("VideoMAE", VideoMAEModel, VideoMAEConfig(**sizes), placements)
     if not pre_training:
         placements += _with_bias("head", "classifier")
         placements += _with_bias("fc_norm", "fc_norm") if mean_pooling else []
@@ -396,6 +407,85 @@ def _place_cross_block(source: str, target: str) -> list[Placement]:
     ]
 
 
+def _place_marlin_block(source: str, target: str) -> list[Placement]:
+    """VideoMAE's block with MARLIN's names of the MLP."""
+    own_names = {"mlp.fc1": "mlp.layers.0.linear", "mlp.fc2": "mlp.layers.1.linear"}
+    placements = []
+    for placement in _place_videomae_block(source, target):
+        name = placement.source
+        for old, new in own_names.items():
+            name = name.replace(f".{old}.", f".{new}.")
+        placements.append(Placement(name, placement.targets))
+    return placements
+
+
+def plan_marlin(state: StateDict, options: ConversionOptions) -> ConversionPlan:
+    """MARLIN's encoder, alone or out of the full model, whose decoder is set aside.
+
+    It is VideoMAE's with another epsilon and pixels that are not normalised.
+    """
+    prefix = "encoder." if _is_pre_training(state) else ""
+    width, channels, tubelet, patch, _ = _shape_of(state, f"{prefix}patch_embedding.projection.weight", 5)
+    image_size = options.image_size or 224
+    config = VideoMAEConfig(
+        hidden_size=width,
+        num_channels=channels,
+        tubelet_size=tubelet,
+        patch_size=patch,
+        num_hidden_layers=_count_blocks(state, f"{prefix}blocks."),
+        intermediate_size=_shape_of(state, f"{prefix}blocks.0.mlp.layers.0.linear.weight", 2)[0],
+        num_attention_heads=options.heads or _count_heads("encoder", width),
+        num_frames=options.num_frames,
+        image_size=image_size,
+        layer_norm_eps=1e-5,
+        use_mean_pooling=False,
+    )
+    _check_marlin_positions(state[f"{prefix}pos_embedding.emb"], config)
+    placements = [
+        *_with_bias(f"{prefix}patch_embedding.projection", "embeddings.patch_embeddings.projection"),
+        *_place_blocks(_place_marlin_block, config.num_hidden_layers, f"{prefix}blocks", "encoder.layer"),
+        *_with_bias(f"{prefix}norm", "layernorm"),
+        # Computed here, and checked to be the same.
+        Placement(f"{prefix}pos_embedding.emb", ()),
+    ]
+    placements += [Placement(key, ()) for key in state if key.startswith(("decoder.", "enc_dec_proj."))]
+    return ConversionPlan("MARLIN", VideoMAEModel, config, placements, normalises_pixels=False)
+
+
+def _check_marlin_positions(stored: torch.Tensor, config: VideoMAEConfig) -> None:
+    """Refuses stored positions that are not the sinusoids that VideoMAE computes for these clips."""
+    tubelets, places = config.num_frames // config.tubelet_size, (config.image_size // config.patch_size) ** 2
+    expected = sinusoid_positions(tubelets * places, config.hidden_size)
+    if stored.shape != expected.shape:
+        raise CheckpointConversionError(
+            f"pos_embedding.emb holds {stored.shape[1]} positions, and {config.num_frames} frames of "
+            f"{config.image_size} x {config.image_size} pixels have {tubelets * places}; give --image-size or "
+            "--num-frames"
+        )
+    difference = (stored.float() - expected).abs().max()
+    if difference > 1e-3:
+        raise CheckpointConversionError(
+            f"pos_embedding.emb is not the table of sinusoids that VideoMAE computes (largest difference {difference})"
+        )
+
+
+def plan_s4d(state: StateDict, options: ConversionOptions) -> ConversionPlan:
+    """S4D: VideoMAE at 160 x 160 with a prefix, and a head for videos beside one for stills, which is set aside."""
+    released: dict[str, str] = {}
+    stills = []
+    for key in state:
+        name = key.removeprefix("backbone.")
+        if name.startswith("head.image."):
+            stills.append(key)
+        else:
+            released[name.replace("head.video.", "head.", 1)] = key
+    renamed = {name: state[key] for name, key in released.items()}
+    plan = plan_videomae(renamed, replace(options, image_size=options.image_size or 160))
+    placements = [Placement(released.get(place.source, place.source), place.targets) for place in plan.placements]
+    placements += [Placement(key, ()) for key in stills]
+    return ConversionPlan("S4D", plan.model_class, plan.config, placements)
+
+
 def plan_conversion(state: StateDict, options: ConversionOptions) -> ConversionPlan:
     """Recognises the architecture by keys that no other has.
 
@@ -407,11 +497,16 @@ def plan_conversion(state: StateDict, options: ConversionOptions) -> ConversionP
         return plan_mae_dfer(state, options)
     if any(name.startswith(("temporal_downsamples.", "spatial_downsamples.")) for name in names):
         return plan_svfap(state, options)
+    if "patch_embedding.projection.weight" in names:
+        return plan_marlin(state, options)
+    if any(key.startswith(("backbone.", "head.video.")) for key in state):
+        return plan_s4d(state, options)
     if "blocks.0.attn.qkv.weight" in names:
         return plan_videomae(state, options)
     first = ", ".join(sorted(state)[:5])
     raise CheckpointConversionError(
-        f"the keys are none of VideoMAE's, MAE-DFER's or SVFAP's; among {len(state)} the first are {first}"
+        f"the keys are none of VideoMAE's, MAE-DFER's, SVFAP's, MARLIN's or S4D's; among {len(state)} the first are "
+        f"{first}"
     )
 
 
@@ -492,8 +587,8 @@ def convert_checkpoint(
         allow_pickle: True lets the file run code while it is read.
 
     Returns:
-        The report: architecture, model class, number of keys, and the parameters that each key went to; none for the
-        keys of SVFAP's pre-training decoder, which are set aside.
+        The report: architecture, model class, number of keys, and the parameters that each key went to; none for what
+        is set aside: the pre-training decoders of SVFAP and MARLIN, MARLIN's computed positions, S4D's head for stills.
 
     Raises:
         CheckpointConversionError: the file cannot be read safely, or its keys are not those of a known architecture.
@@ -507,6 +602,9 @@ def convert_checkpoint(
     except ValueError as error:
         raise CheckpointConversionError(f"{path}: {error}") from error
     model.save_pretrained(output_dir)
+    if not plan.normalises_pixels:
+        # `training/run.py --encoder` follows it.
+        VideoMAEImageProcessor(image_mean=[0.0] * 3, image_std=[1.0] * 3).save_pretrained(output_dir)
     report = describe_conversion(path, plan)
     write_json(output_dir / REPORT_FILE, report)
     return report

@@ -66,7 +66,17 @@ RECIPE_EXTRAS = (
     "test_flip",
 )
 # Licences of which a model made from several parts takes the strictest, the strictest first.
-STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "odbl", CODE_LICENSE)
+STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "odbl", CODE_LICENSE, "mit")
+NON_COMMERCIAL = "The published {} weights are for non-commercial use."
+# Published encoders by a word of their ids: title, licence of the weights, note.
+ENCODER_LICENSES = {
+    "videomae": ("VideoMAE", "cc-by-nc-4.0", NON_COMMERCIAL),
+    "marlin": ("MARLIN", "cc-by-nc-4.0", NON_COMMERCIAL),
+    "timesformer": ("TimeSformer", "cc-by-nc-4.0", NON_COMMERCIAL),
+    "vjepa2": ("V-JEPA 2", "mit", "The code in transformers is Apache 2.0."),
+    "videoprism": ("VideoPrism", "apache-2.0", ""),
+    "dinov2": ("DINOv2", "apache-2.0", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,10 @@ def license_chain(results: CrossValidation) -> list[LicenseLink]:
     links = [LicenseLink("Code of the model and its training", CODE_LICENSE)]
     for start in starting_points(results):
         name = hub_name(start)
-        if "videomae" in start.lower():
-            note = "The published VideoMAE weights are for non-commercial use."
-            links.append(LicenseLink(f"Encoder weights: VideoMAE ({name})", "cc-by-nc-4.0", note))
+        known = next((entry for word, entry in ENCODER_LICENSES.items() if word in start.lower()), None)
+        if known is not None:
+            title, license_name, note = known
+            links.append(LicenseLink(f"Encoder weights: {title} ({name})", license_name, note.format(title)))
         else:
             note = "The terms of the checkpoint that the training started from hold too; look them up in its own card."
             links.append(LicenseLink(f"Starting weights: {name}", "unknown", note))

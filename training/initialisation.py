@@ -67,6 +67,11 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
     return model
 
 
+def pretrained_source(arguments: ModelArguments) -> str | None:
+    """The folder or Hub id that the training starts from; None for a fresh model."""
+    return arguments.encoder or (None if arguments.model in available_presets() else arguments.model)
+
+
 def _config_overrides(arguments: ModelArguments, classes: list[str]) -> dict[str, Any]:
     named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS}
     chosen = {name: value for name, value in named.items() if value is not None}

@@ -34,7 +34,12 @@ from mtcae_dfer.training.evaluation.predictions import (
     write_clip_predictions,
 )
 from mtcae_dfer.training.evaluation.report import FIGURES, PICTURE_FILE, Report, format_table, write_report
-from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding, whitening_frames
+from mtcae_dfer.training.initialisation import (
+    build_model,
+    pretrained_source,
+    whiten_patch_embedding,
+    whitening_frames,
+)
 from mtcae_dfer.training.loop import (
     TrainingClips,
     TrainingState,
@@ -79,7 +84,7 @@ def run(arguments: RunArguments) -> Report:
     dataset_dir = arguments.data.dataset or make_synthetic_dataset(arguments.data, accelerator, stopwatch)
     set_seed(arguments.optimisation.seed)
     model, splits = prepare_model_and_data(arguments, dataset_dir)
-    processor = make_processor(model.config, splits.train.crop)
+    processor = make_processor(model.config, splits.train.crop, pretrained_source(arguments.model))
     with stopwatch.stage("training"):
         state = train(accelerator, model, processor, splits, arguments, output_dir)
     with stopwatch.stage("testing"):

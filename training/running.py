@@ -44,6 +44,7 @@ from mtcae_dfer.training.checkpoints import (
 from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.errors import line_for_the_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
+from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
 from mtcae_dfer.training.threads import share_threads
 from mtcae_dfer.training.trackers import chosen_trackers
 
@@ -261,10 +262,18 @@ def refuse_changed_options(before: dict[str, Any], arguments: ScriptArguments, c
         raise CheckpointError(f"{checkpoint} was made with other options: {'; '.join(changed)}; repeat those{way_out}")
 
 
-def make_processor(config: PreTrainedConfig, crop: FaceCropConfig | None = None) -> MTCAEVideoProcessor:
-    """The processor that makes the input of a model with this config, cropped to the face as it was trained."""
+def make_processor(
+    config: PreTrainedConfig, crop: FaceCropConfig | None = None, source: str | None = None
+) -> MTCAEVideoProcessor:
+    """The processor that makes the input of a model with this config, cropped to the face as it was trained.
+
+    Colours are normalised as the processor of `source`, the pre-trained model, does; by default as on ImageNet.
+    """
     height, width = as_height_and_width(config.image_size)
     options: dict[str, Any] = {"size": {"height": height, "width": width}, "num_frames": config.num_frames}
+    if source is not None:
+        mean, std = read_pixel_statistics(source)
+        options |= {"image_mean": list(mean), "image_std": list(std)}
     if crop is not None:
         options |= {"do_face_crop": True, "face_crop_margin": crop.margin, "face_crop_rise": crop.rise}
     return MTCAEVideoProcessor(**options)

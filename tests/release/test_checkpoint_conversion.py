@@ -521,3 +521,123 @@ def test_command_converts_and_prints_every_key(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "blocks.0.first_attn.q_bias -> lgi_former.layers.0.region_attention.query.bias" in printed
     assert "MAE-DFER: all 519 keys have their place" in printed
+
+
+# ---------------------------------------------------------------------------------------------- MARLIN and S4D
+
+
+def draw_marlin(width: int = 64, depth: int = 2, hidden: int = 256, positions: int = 8) -> Weights:
+    """The state dict of a `MarlinEncoder` of marlin-pytorch, drawn in the order of its parameters."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_embedding.projection.weight": (width, 3, 2, 16, 16),
+        "patch_embedding.projection.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    for number in range(depth):
+        shapes |= {
+            f"blocks.{number}.norm1.weight": (width,),
+            f"blocks.{number}.norm1.bias": (width,),
+            f"blocks.{number}.attn.q_bias": (width,),
+            f"blocks.{number}.attn.v_bias": (width,),
+            f"blocks.{number}.attn.qkv.weight": (3 * width, width),
+            f"blocks.{number}.attn.proj.weight": (width, width),
+            f"blocks.{number}.attn.proj.bias": (width,),
+            f"blocks.{number}.norm2.weight": (width,),
+            f"blocks.{number}.norm2.bias": (width,),
+            f"blocks.{number}.mlp.layers.0.linear.weight": (hidden, width),
+            f"blocks.{number}.mlp.layers.0.linear.bias": (hidden,),
+            f"blocks.{number}.mlp.layers.1.linear.weight": (width, hidden),
+            f"blocks.{number}.mlp.layers.1.linear.bias": (width,),
+        }
+    weights, generator = {}, torch.Generator().manual_seed(0)
+    for name, shape in shapes.items():
+        values = torch.randn(shape, generator=generator)
+        is_norm_weight = "norm" in name and name.endswith("weight")
+        scale = torch.Size(shape[1:]).numel() ** 0.5 if len(shape) > 1 else 10
+        weights[name] = 1 + 0.1 * values if is_norm_weight else values / scale
+    channels = torch.arange(width)
+    angles = torch.arange(positions)[:, None] / 10000 ** (2 * (channels // 2) / width)
+    weights["pos_embedding.emb"] = torch.where(channels % 2 == 0, angles.sin(), angles.cos())[None]
+    return weights
+
+
+def in_full_model(weights: Weights) -> Weights:
+    full = {f"encoder.{name}": weight for name, weight in weights.items()}
+    return full | {"enc_dec_proj.weight": torch.zeros(32, 64), "decoder.mask_token": torch.zeros(1, 1, 32)}
+
+
+MARLIN_SIZES = ConversionOptions(image_size=32, num_frames=4)
+# Of marlin-pytorch 0.3.4's `MarlinEncoder(img_size=32, n_frames=4, embed_dim=64, depth=2, num_heads=1, qkv_bias=True)`
+# with these weights, `extract_features(clips, seq_mean_pool=False)`: the first values of the first token, the last of
+# the last, and the sums of all values and of their sizes.
+MARLIN_FIRST = [0.109133, -0.979446, -1.37122, 0.741046, -0.038087, 0.185063]
+MARLIN_LAST = [-0.646105, 2.222697, -0.999008, 0.520879, 0.085496, -0.93536]
+MARLIN_SUMS = (-2.5135, 417.7322)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@torch.no_grad()
+def test_a_converted_marlin_gives_what_its_own_package_gives(full: bool, tmp_path: Path) -> None:
+    weights = in_full_model(draw_marlin()) if full else draw_marlin()
+    torch.save(weights, tmp_path / "marlin.pt")
+    report = convert_checkpoint(tmp_path / "marlin.pt", tmp_path / "out", MARLIN_SIZES)
+    assert report["architecture"] == "MARLIN" and report["num_keys"] == len(weights)
+    assert set(report["placed"]) == set(weights)
+    clips = torch.rand(1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1)).transpose(1, 2)
+    tokens = AutoModel.from_pretrained(tmp_path / "out").eval()(clips).last_hidden_state
+    torch.testing.assert_close(tokens[0, 0, :6], torch.tensor(MARLIN_FIRST), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens[0, -1, -6:], torch.tensor(MARLIN_LAST), atol=1e-5, rtol=0)
+    assert abs(tokens.double().sum().item() - MARLIN_SUMS[0]) < 1e-3
+    assert abs(tokens.double().abs().sum().item() - MARLIN_SUMS[1]) < 1e-3
+    # It was trained on colours in [0, 1].
+    stored = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert stored["image_mean"] == [0, 0, 0] and stored["image_std"] == [1, 1, 1]
+    model = MTCAEForMultiTaskVideo.from_encoder_pretrained(tmp_path / "out", decoder_num_layers=1).eval()
+    assert torch.equal(model.encoder(clips).last_hidden_state, tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "spoil", "told"),
+    [
+        (ConversionOptions(), {}, "pos_embedding.emb holds 8 positions, .* give --image-size or --num-frames"),
+        (MARLIN_SIZES, {"pos_embedding.emb": torch.zeros(1, 8, 64)}, "is not the table of sinusoids"),
+        (MARLIN_SIZES, {"blocks.0.gamma_1": torch.ones(64)}, "1 unknown: blocks.0.gamma_1"),
+    ],
+)
+def test_a_marlin_that_does_not_fit_is_refused(options, spoil: Weights, told: str, tmp_path: Path) -> None:
+    torch.save(draw_marlin() | spoil, tmp_path / "marlin.pt")
+    with pytest.raises(CheckpointConversionError, match=told):
+        convert_checkpoint(tmp_path / "marlin.pt", tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def test_s4d_is_videomae_behind_its_prefix_and_head_for_videos(tmp_path: Path) -> None:
+    plain = draw_videomae(pre_training=False)
+    renamed = {
+        name.replace("head.", "head.video.") if name.startswith("head.") else f"backbone.{name}": weight
+        for name, weight in plain.items()
+    }
+    renamed |= {f"head.image.{kind}": torch.zeros(1) for kind in ("weight", "bias")}
+    torch.save({"module": renamed}, tmp_path / "s4d.pt")
+    torch.save(plain, tmp_path / "videomae.pt")
+    report = convert_checkpoint(tmp_path / "s4d.pt", tmp_path / "s4d")
+    convert_checkpoint(tmp_path / "videomae.pt", tmp_path / "videomae", ConversionOptions(image_size=160))
+    assert report["architecture"] == "S4D" and set(report["placed"]) == set(renamed)
+    assert report["placed"]["head.image.weight"] == []
+    ours, theirs = (AutoModelForVideoClassification.from_pretrained(tmp_path / name) for name in ("s4d", "videomae"))
+    assert ours.config.image_size == 160 and not (tmp_path / "s4d" / "preprocessor_config.json").exists()
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight), name
+
+
+def test_an_encoder_of_s4d_without_a_head_is_a_base_model(tmp_path: Path) -> None:
+    plain = draw_videomae(pre_training=False)
+    encoder = {f"backbone.{name}": weight for name, weight in plain.items() if not name.startswith(("head", "fc_norm"))}
+    torch.save({"model": encoder}, tmp_path / "s4d.pt")
+    report = convert_checkpoint(tmp_path / "s4d.pt", tmp_path / "s4d")
+    assert report["model_class"] == "VideoMAEModel"
+    assert (
+        MTCAEForMultiTaskVideo.from_encoder_pretrained(tmp_path / "s4d", decoder_num_layers=1).config.num_frames == 16
+    )

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from mtcae_dfer.training.arguments import ModelArguments
-from mtcae_dfer.training.initialisation import build_model, whiten_patch_embedding
-from tests.support.tiny_models import random_clips, tiny_model
+from mtcae_dfer.training.initialisation import build_model, pretrained_source, whiten_patch_embedding
+from mtcae_dfer.training.running import make_processor
+from tests.support.image_models import IMAGE_MODELS
+from tests.support.tiny_models import random_clips, tiny_config, tiny_model
 
 
 def embed(model: torch.nn.Module, clips: torch.Tensor) -> torch.Tensor:
@@ -59,3 +62,17 @@ def test_the_structure_of_a_trained_model_cannot_be_changed(tmp_path: Path) -> N
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(ValueError, match="--model nowhere: neither a preset"):
         build_model(ModelArguments(model="nowhere"), ["calm"])
+
+
+def test_colours_are_normalised_as_the_pre_trained_models_own_processor_does(tmp_path: Path) -> None:
+    ViTModel(ViTConfig(**IMAGE_MODELS["vit"])).save_pretrained(tmp_path / "vit")
+    arguments = ModelArguments(model="tiny", encoder=str(tmp_path / "vit"))
+    assert pretrained_source(ModelArguments(model="tiny")) is None
+    assert pretrained_source(ModelArguments(model="folder/of/a/model")) == "folder/of/a/model"
+    plain = make_processor(tiny_config(), source=pretrained_source(arguments))
+    assert plain.image_mean == make_processor(tiny_config()).image_mean  # beside no processor: ImageNet's
+    ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "vit")
+    processor = make_processor(tiny_config(), source=pretrained_source(arguments))
+    assert (*processor.image_mean, *processor.image_std) == (0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
+    model = build_model(arguments, ["calm", "angry"])
+    assert model.config.encoder_config.model_type == "frame_backbone" and model.config.image_size == (64, 64)

@@ -10,8 +10,7 @@ and every frame of a tubelet gets that vector.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,15 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, load_image
-from transformers.utils import cached_file
+from transformers.image_utils import load_image
 
 from mtcae_dfer.configuration_lgi_former import as_height_and_width, compute_token_grid
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import images_by_frame
 from mtcae_dfer.training.affect.frame_features import FeatureError, FrameFeatures, write_features
+from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
 from mtcae_dfer.video_reading import probe_video, read_clip, resize_frames
 
-PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 DEFAULT_SIZE = 224
 
 
@@ -83,7 +81,7 @@ class FrameEncoder:
         config = self.model.config
         self.is_video_model = hasattr(config, "tubelet_size")
         self.size = as_height_and_width(image_size or getattr(config, "image_size", None) or DEFAULT_SIZE)
-        mean, std = _pixel_statistics(source)
+        mean, std = read_pixel_statistics(source)
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     @torch.no_grad()
@@ -168,16 +166,6 @@ def _read_model(model_class: Any, source: str, **overrides: Any) -> nn.Module:
 
 def _unreadable(source: str, error: Exception) -> str:
     return f"{source} holds no model that can be read ({' '.join(str(error).split())}); give a folder or a Hub id."
-
-
-def _pixel_statistics(source: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation that the model's own processor takes; ImageNet's where it has none."""
-    for name in PROCESSOR_FILES:
-        file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        values = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
-        if "image_mean" in values and "image_std" in values:
-            return values["image_mean"], values["image_std"]
-    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def list_videos(source: Path) -> dict[str, Path]:
