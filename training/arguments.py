@@ -386,15 +386,12 @@ def merge_options(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, A
         before = merged.get(name)
         if value is None:
             merged.pop(name, None)
-        elif isinstance(value, dict) and isinstance(before, dict) and _of_one_type(value, before):
-            merged[name] = merge_options(before, value)
-        else:
+        elif not isinstance(value, dict) or not isinstance(before, dict):
             merged[name] = value
+        else:
+            of_one_type = value.get("model_type") in (None, before.get("model_type"))
+            merged[name] = merge_options(before, value) if of_one_type else value
     return merged
-
-
-def _of_one_type(own: dict[str, Any], inherited: dict[str, Any]) -> bool:
-    return own.get("model_type", inherited.get("model_type")) == inherited.get("model_type")
 
 
 def parse_run_arguments(arguments: Sequence[str] | None = None) -> RunArguments:
@@ -429,7 +426,8 @@ def parse_groups(
     words = gather_lists(list(sys.argv[1:] if arguments is None else arguments), groups)
     named = parser.parse_known_args(words)[0]
     file_options = read_options_file(named.config, groups, presets_folder) if named.config else {}
-    preset = file_options.get("model", named.model) if "--model" not in words else named.model
+    told = any(word.split("=")[0] == "--model" for word in words)
+    preset = named.model if told else file_options.get("model", named.model)
     preset_options = read_preset(preset, presets_folder, groups) if preset in available_presets(presets_folder) else {}
     parser.set_defaults(**(preset_options | file_options | {"model": preset}))
     return list(parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[: len(groups)])

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
+from mtcae_dfer.configuration_lgi_former import as_height_and_width
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.modeling_lgi_former import cut_tubelets
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
@@ -62,6 +63,7 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
         model.set_attn_implementation(arguments.attn_implementation)
     if arguments.drop_path:
         set_drop_path(model.encoder, arguments.drop_path)
+    freeze_unread_weights(model.encoder)
     if arguments.freeze_encoder:
         model.freeze_encoder()
     return model
@@ -70,6 +72,27 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
 def pretrained_source(arguments: ModelArguments) -> str | None:
     """The folder or Hub id that the training starts from; None for a fresh model."""
     return arguments.encoder or (None if arguments.model in available_presets() else arguments.model)
+
+
+def freeze_unread_weights(encoder: nn.Module) -> None:
+    """Freezes what of an image model over frames its feature map does not depend on: a pooler, a head, a mask token.
+
+    Such weights never get a gradient, and several processes would wait for it.
+    """
+    image_model = getattr(encoder, "frame_encoder", None)
+    if image_model is None:
+        return
+    config: Any = encoder.config
+    training = encoder.training
+    weights = [parameter for parameter in image_model.parameters() if parameter.requires_grad]
+    # (1, C, H, W)
+    picture = torch.zeros(1, config.num_channels, *as_height_and_width(config.image_size)).to(weights[0])
+    with torch.random.fork_rng():  # what the model may draw must not move the draws of the run
+        features = image_model.eval()(picture).last_hidden_state
+    gradients = torch.autograd.grad(features.sum(), weights, allow_unused=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.requires_grad_(gradient is not None)
+    image_model.train(training)
 
 
 def _config_overrides(arguments: ModelArguments, classes: list[str]) -> dict[str, Any]:
@@ -173,10 +196,10 @@ def whiten_patch_embedding(
     # (B, N, time, patch pixels, 3) -> (B * N, 3, time, patch pixels)
     pixels = cut_tubelets(pixel_values, tubelet_size, (patch[0], patch[1])).flatten(0, 1).movedim(-1, 1)
     orders = min(temporal_orders, pixels.shape[2] - 1)
-    filters = [
-        _whitening_filters(pixels, order, channels, floor)
-        for order, channels in enumerate(_share_channels(projection.out_channels, orders))
-    ]
+    # Two shares of the channels for the mean over time, one for each cosine component.
+    share = projection.out_channels // (orders + 2)
+    channels = [projection.out_channels - share * orders] + [share] * orders
+    filters = [_whitening_filters(pixels, order, count, floor) for order, count in enumerate(channels)]
     # A random rotation spreads every component over all channels, as the attention heads expect.
     rotation = torch.linalg.qr(torch.randn(projection.out_channels, projection.out_channels)).Q
     weight = rotation @ torch.cat(filters).flatten(1)
@@ -191,12 +214,6 @@ def _tubelet_projection(model: nn.Module) -> nn.Conv3d:
         name = type(getattr(model, "encoder", model)).__name__
         raise ValueError(f"whiten_patch_embedding: {name} has no single convolution over tubelets")
     return projections[0]
-
-
-def _share_channels(channels: int, orders: int) -> list[int]:
-    """Two shares for the mean over time, one for each cosine component."""
-    share = channels // (orders + 2)
-    return [channels - share * orders] + [share] * orders
 
 
 def _whitening_filters(pixels: torch.Tensor, order: int, channels: int, floor: float) -> torch.Tensor:

@@ -178,12 +178,14 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
     state.clips = state.step * clips_a_step if state.clips is None else state.clips
     training.sampler.begin(state.epoch, done=state.clips)
     training.model.train()
+    every = options.save_steps * options.gradient_accumulation_steps
     for batch in training.loader:
         seed_step(options.seed, state, training.accelerator.process_index)
         for name, value in take_step(training, batch).items():
             sums[name] = sums.get(name, 0.0) + value
         state.step, state.clips = state.step + 1, state.clips + clips_a_step
-        if _is_time_to_save(training, state):
+        # Within the epoch: between two optimiser steps, and not where the epoch ends.
+        if every and state.step % every == 0 and state.clips < len(training.sampler):
             state.sums, state.seconds = means_over_processes(training, sums), before + time.perf_counter() - start
             sums = dict(state.sums)
             save_progress(training, state)
@@ -269,12 +271,6 @@ def means_over_processes(training: Training, sums: dict[str, float]) -> dict[str
         return dict(sums)
     values = torch.tensor(list(sums.values()), dtype=torch.float64, device=training.accelerator.device)
     return dict(zip(sums, training.accelerator.reduce(values, "mean").tolist(), strict=True))
-
-
-def _is_time_to_save(training: Training, state: TrainingState) -> bool:
-    """Whether a checkpoint within the epoch is due: between two optimiser steps, and not where the epoch ends."""
-    every = training.options.save_steps * training.options.gradient_accumulation_steps
-    return bool(every) and state.step % every == 0 and state.step < len(training.loader)
 
 
 def save_after_epoch(training: Training, state: TrainingState, done: bool) -> None:

@@ -29,6 +29,9 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_pa
     assert arguments.optimisation.learning_rate == 0.01
     assert arguments.optimisation.num_train_epochs == 3
     assert arguments.model.whiten_patch_embedding  # from the preset
+    options.write_text("model: tiny_long\n")
+    for words in (["--model", "tiny_tpsbt"], ["--model=tiny_tpsbt"]):
+        assert parse_run_arguments(["--config", str(options), *words]).model.model == "tiny_tpsbt"
 
 
 def test_resolved_options_can_be_read_back(tmp_path: Path) -> None:

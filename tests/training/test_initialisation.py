@@ -76,3 +76,27 @@ def test_colours_are_normalised_as_the_pre_trained_models_own_processor_does(tmp
     assert (*processor.image_mean, *processor.image_std) == (0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
     model = build_model(arguments, ["calm", "angry"])
     assert model.config.encoder_config.model_type == "frame_backbone" and model.config.image_size == (64, 64)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+FRAME_ENCODERS = {
+    "vit": SMALL | {"intermediate_size": 32},
+    "dinov2": SMALL | {"mlp_ratio": 2},
+    "siglip_vision_model": SMALL | {"intermediate_size": 32},
+    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+}
+
+
+@pytest.mark.parametrize("kind", FRAME_ENCODERS)
+def test_every_trained_weight_of_an_image_model_over_frames_gets_a_gradient(kind: str) -> None:
+    frames = {"model_type": kind, **FRAME_ENCODERS[kind]}
+    encoder = {"model_type": "vo_lstm", "image_size": 32, "num_frames": 4, "hidden_size": 16}
+    config = {"encoder_config": encoder | {"frame_encoder_config": frames}, "structure": "single_task"}
+    tasks = [{"name": "expression", "kind": "classification", "label_key": "labels"}]
+    model = build_model(ModelArguments(model="tiny", model_config=config | {"tasks": tasks}), ["a", "b"])
+    model.train()(pixel_values=torch.randn(2, 4, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+    without = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert without == []
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    assert all(name.startswith("encoder.frame_encoder") for name in frozen) and (kind != "vit" or frozen)

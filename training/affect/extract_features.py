@@ -87,16 +87,14 @@ class FrameEncoder:
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> np.ndarray:
         """Frames uint8 (L, 3, H, W) of one video -> vectors float32 (L, D)."""
-        vectors = self._encode_clips(frames) if self.is_video_model else self._encode_images(frames)
-        return vectors.float().cpu().numpy()
+        if self.is_video_model:
+            return self._encode_clips(frames).float().cpu().numpy()
+        outputs = (self.model(self._pixels(part)) for part in frames.split(self.batch_size))
+        return torch.cat([pool_image_output(output) for output in outputs]).float().cpu().numpy()
 
     def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (..., 3, H, W) -> what the model reads (..., 3, height, width)."""
         return ((resize_frames(frames, self.size).float() / 255.0 - self.mean) / self.std).to(self.device)
-
-    def _encode_images(self, frames: torch.Tensor) -> torch.Tensor:
-        outputs = (self.model(self._pixels(part)) for part in frames.split(self.batch_size))
-        return torch.cat([pool_image_output(output) for output in outputs])
 
     def _encode_clips(self, frames: torch.Tensor) -> torch.Tensor:
         config = self.model.config

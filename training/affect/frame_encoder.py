@@ -40,7 +40,9 @@ def train_frame_encoder(
         folder: where the encoder is saved.
     """
     torch.manual_seed(seed)
-    pictures, targets = torch.cat(list(frames)), _join_labels(labels)
+    pictures = torch.cat(list(frames))
+    columns = ("valence", "arousal", "expression", "action_units")
+    targets = {name: torch.cat([torch.from_numpy(getattr(video, name)) for video in labels]) for name in columns}
     encoder = ResNetModel(ResNetConfig(embedding_size=16, hidden_sizes=STAGES, depths=[1] * 4, layer_type="basic"))
     head = nn.Linear(STAGES[-1], 2 + len(AFFECT_EXPRESSIONS) + len(AFFECT_ACTION_UNITS))
     parameters = [*encoder.parameters(), *head.parameters()]
@@ -49,30 +51,17 @@ def train_frame_encoder(
     encoder.train()
     for _ in tqdm(range(steps), desc="Training the frame encoder", unit="step"):
         chosen = torch.randint(len(pictures), (BATCH_SIZE,))
-        vectors = encoder(_change_at_random(_as_pixels(pictures[chosen]))).pooler_output.flatten(1)
+        pixels = pictures[chosen].float() / 127.5 - 1.0  # in [-1, 1]
+        vectors = encoder(_change_at_random(pixels)).pooler_output.flatten(1)
         loss = _frame_loss(head(vectors), {name: values[chosen] for name, values in targets.items()})
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    _save(encoder, folder)
-    return folder
-
-
-def _save(encoder: ResNetModel, folder: Path) -> None:
     encoder.save_pretrained(folder)
     side = {"height": FRAME_SIDE, "width": FRAME_SIDE}
     ViTImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
-
-
-def _join_labels(labels: Sequence[AffectLabels]) -> dict[str, torch.Tensor]:
-    columns = ("valence", "arousal", "expression", "action_units")
-    return {name: torch.cat([torch.from_numpy(getattr(video, name)) for video in labels]) for name in columns}
-
-
-def _as_pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 -> float in [-1, 1]."""
-    return pictures.float() / 127.5 - 1.0
+    return folder
 
 
 def _change_at_random(pixels: torch.Tensor) -> torch.Tensor:

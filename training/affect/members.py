@@ -25,7 +25,7 @@ from mtcae_dfer.training.affect.arguments import (
     parse_dependencies,
     whole_numbers,
 )
-from mtcae_dfer.training.affect.sequences import AffectDataset, AffectSplits, pad_videos, padding_of
+from mtcae_dfer.training.affect.sequences import AffectDataset, AffectSplits, lengthen, pad_videos
 from mtcae_dfer.training.affect.testing import validate
 from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
 from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
@@ -198,15 +198,9 @@ def cut_into_chunks(
     longest = int(accelerator.gather(length).max())
     rest = longest - int(length)
     if rest:
-        batch = {name: lengthen(values, rest, name) for name, values in batch.items()}
+        batch = {name: lengthen(values, rest, name, axis=1) for name, values in batch.items()}
     for start in range(0, longest, chunk_length):
         yield {name: values[:, start : start + chunk_length] for name, values in batch.items()}
-
-
-def lengthen(values: torch.Tensor, frames: int, column: str) -> torch.Tensor:
-    """(B, L, ...) -> (B, L + frames, ...) with what stands in this column where there is no frame."""
-    more = values.new_full((values.shape[0], frames, *values.shape[2:]), padding_of(column))
-    return torch.cat([values, more], dim=1)
 
 
 def keep_best(accelerator: Accelerator, model: torch.nn.Module, state: MemberState, folder: Path) -> None:

@@ -80,19 +80,20 @@ class AffectDataset(Dataset):
 def pad_videos(videos: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Videos of different lengths -> one batch (B, L, ...) with attention_mask (B, L); padding has missing labels."""
     length = max(len(video["features"]) for video in videos)
-    batch = {name: torch.stack([_pad(video[name], length, padding_of(name)) for video in videos]) for name in videos[0]}
+    batch = {
+        name: torch.stack([lengthen(video[name], length - len(video[name]), name) for video in videos])
+        for name in videos[0]
+    }
     frames = torch.tensor([len(video["features"]) for video in videos])
     return batch | {"attention_mask": torch.arange(length) < frames[:, None]}
 
 
-def padding_of(column: str) -> float:
-    """What stands in a column where there is no frame."""
-    return 0.0 if column in ("features", "attention_mask") else PADDING.get(column, MISSING_LABEL)
-
-
-def _pad(values: torch.Tensor, length: int, padding: float) -> torch.Tensor:
-    rest = values.new_full((length - len(values), *values.shape[1:]), padding)
-    return torch.cat([values, rest])
+def lengthen(values: torch.Tensor, frames: int, column: str, axis: int = 0) -> torch.Tensor:
+    """Adds frames at the end of an axis, with what stands in this column where there is no frame."""
+    padding = 0.0 if column in ("features", "attention_mask") else PADDING.get(column, MISSING_LABEL)
+    shape = list(values.shape)
+    shape[axis] = frames
+    return torch.cat([values, values.new_full(shape, padding)], dim=axis)
 
 
 def attach_labels(

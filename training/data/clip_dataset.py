@@ -123,7 +123,8 @@ class ClipDataset(Dataset):
         places = [(index, self._positions(draw)) for (index, _), draw in zip(chosen, draws, strict=True)]
         labels = [self._labels(index, positions) for index, positions in places]
         batch = {name: torch.stack([clip[name] for clip in labels]) for name in labels[0]}
-        frames = torch.stack([self._frames(index, positions) for index, positions in places])
+        whole = ((self.frames[index] if self.frames is not None else self._read(index), at) for index, at in places)
+        frames = torch.stack([clip if at is None else clip[at] for clip, at in whole])
         clips = LabelledFrames(frames, batch["face_boxes"], batch["face_landmarks"])
         if self.augmentation is not None:
             nothing = ClipChange()
@@ -136,10 +137,6 @@ class ClipDataset(Dataset):
             "face_landmarks": clips.face_landmarks,
             "index": torch.tensor([index for index, _ in chosen]),
         }
-
-    def _frames(self, index: int, positions: list[int] | None) -> torch.Tensor:
-        frames = self.frames[index] if self.frames is not None else self._read(index)
-        return frames if positions is None else frames[positions]
 
     def view_labels(self, index: int, view: int) -> dict[str, torch.Tensor]:
         """The labels of a fixed view's frames, before its augmentation moves them."""

@@ -213,11 +213,12 @@ def compute_metrics(predictions: Predictions, classes: list[str]) -> dict[str, A
     """
     predicted = predictions.scores.argmax(axis=-1)
     recalls = per_class_recall(predicted, predictions.labels, len(classes))
+    affect = [affect_figures(part.task, part.predicted, part.true) for part in predictions.affect]
     return {
         "uar": unweighted_average_recall(predicted, predictions.labels, len(classes)),
         "war": weighted_average_recall(predicted, predictions.labels, len(classes)),
         **_face_metrics(predictions),
-        **_affect_metrics(predictions),
+        **{name: value for figures in affect for name, value in figures.items()},
         "clips": len(predicted),
         "frames_with_face": int(predictions.face_found.sum()),
         "confusion_matrix": confusion_matrix(predicted, predictions.labels, len(classes)).tolist(),
@@ -232,11 +233,6 @@ def _face_metrics(predictions: Predictions) -> dict[str, float | None]:
         "face_box_iou": None if boxes is None else face_box_iou(boxes, predictions.true_boxes, found),
         "landmark_nme": None if landmarks is None else landmark_nme(landmarks, predictions.true_landmarks, found),
     }
-
-
-def _affect_metrics(predictions: Predictions) -> dict[str, float]:
-    figures = [affect_figures(part.task, part.predicted, part.true) for part in predictions.affect]
-    return {name: value for part in figures for name, value in part.items()}
 
 
 def constant_predictions(train: ClipDataset, test: Predictions, num_classes: int) -> Predictions:

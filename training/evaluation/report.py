@@ -184,17 +184,15 @@ def _rows(results: Report) -> list[tuple[str, str, str, str]]:
 
 def _targets(results: Report) -> dict[str, str]:
     """Which direction is better, and what chance is, for every figure of what the model predicts."""
-    targets = {}
+    targets: dict[str, str] = {}
+    test = results["test"]
     for key, (_, more_is_better, has_chance) in FIGURES.items():
-        if _is_predicted(results["test"], key):
+        # Without any face there is null in the file for tasks that the model has.
+        no_face = key in test and test["frames_with_face"] == 0
+        if test.get(key) is not None or no_face:
             chance = f"; chance {percent(1 / len(results['classes']))} %" if has_chance else ""
             targets[key] = f"{'higher' if more_is_better else 'lower'} is better{chance}"
     return targets
-
-
-def _is_predicted(figures: Figures, key: str) -> bool:
-    # Without any face there is null in the file for tasks that the model has.
-    return figures.get(key) is not None or (key in figures and figures["frames_with_face"] == 0)
 
 
 def _figure_text(figures: Figures, key: str) -> str:
@@ -225,7 +223,9 @@ def make_report_figure(results: Report) -> Any:
 
     figure: Any = Figure(figsize=(13, 10), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    figure.suptitle(_title(results), fontsize=13)
+    titles = (f"{results['protocol']}, seed {results['seed']}", str(results["data"]))
+    lines = [plain_text(line) for title in titles for line in textwrap.wrap(title, LONGEST_LINE)]
+    figure.suptitle("\n".join(lines), fontsize=13)
     # Two rows with layouts of their own: long class names below do not squeeze the curves above.
     upper, lower = figure.subfigures(2, 1, height_ratios=[0.9, 1.1])
     losses, recall = upper.subplots(1, 2)
@@ -235,11 +235,6 @@ def make_report_figure(results: Report) -> Any:
     _draw_confusion(confusion, results)
     _draw_figures(bars, results)
     return figure
-
-
-def _title(results: Report) -> str:
-    lines = (f"{results['protocol']}, seed {results['seed']}", results["data"])
-    return "\n".join(plain_text(part) for line in lines for part in textwrap.wrap(str(line), LONGEST_LINE))
 
 
 def _draw_losses(axes: Any, history: list[EpochRecord]) -> None:
@@ -320,14 +315,10 @@ def _draw_figures(axes: Any, results: Report) -> None:
     with_chance = [position for position, key in enumerate(keys) if FIGURES[key][2]]
     chance, ends = 100 / len(results["classes"]), np.array(with_chance)
     axes.vlines([chance] * len(ends), ends - 0.42, ends + 0.42, color=CHANCE_COLOUR, linestyle=":", label="chance")
-    axes.set_yticks(positions, [_bar_name(key) for key in keys], fontsize=10)
+    names = [f"{FIGURES[key][0]} {'↑' if FIGURES[key][1] else '↓'}".replace(" / ", "\n/ ") for key in keys]
+    axes.set_yticks(positions, names, fontsize=10)
     axes.invert_yaxis()
     longest = max([100.0, *(bar.get_width() for bar in axes.patches)])
     axes.set(title="Test figures in percent (↑ higher, ↓ lower is better)", xlim=(0, 1.15 * longest))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)
-
-
-def _bar_name(key: str) -> str:
-    name, more_is_better, _ = FIGURES[key]
-    return f"{name} {'↑' if more_is_better else '↓'}".replace(" / ", "\n/ ")

@@ -83,7 +83,8 @@ def _make_figure(reconstruction: Reconstruction, names: Sequence[str], title: st
 
     figure = Figure(figsize=(12, 1.0 + 6.4 * len(names)), layout="constrained")
     figure.suptitle(plain_text(title))
-    for clip, (part, name) in enumerate(zip(_columns(figure, len(names)), names, strict=True)):
+    parts = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
+    for clip, (part, name) in enumerate(zip(parts, names, strict=True)):
         part.suptitle(plain_text(name), fontsize=10)
         axes = part.subplots(len(ROWS), 1)
         stages = (
@@ -93,18 +94,9 @@ def _make_figure(reconstruction: Reconstruction, names: Sequence[str], title: st
             reconstruction.difference,
         )
         for axis, row, frames in zip(axes, ROWS, stages, strict=True):
-            axis.imshow(_strip(frames[clip]))
+            shown = torch.linspace(0, frames.shape[1] - 1, min(frames.shape[1], SHOWN_FRAMES)).round().long()
+            # (B, T, 3, H, W) -> (3, H, shown * W) -> (H, shown * W, 3): some frames side by side
+            axis.imshow(torch.cat(list(frames[clip, shown].cpu()), dim=-1).permute(1, 2, 0).numpy())
             axis.set_ylabel(row)
             axis.set(xticks=[], yticks=[])
     return figure
-
-
-def _columns(figure: Any, count: int) -> list[Any]:
-    parts = figure.subfigures(count, 1)
-    return list(parts) if count > 1 else [parts]
-
-
-def _strip(frames: torch.Tensor) -> Any:
-    """Frames (T, 3, H, W), some of them, side by side: (H, shown * W, 3)."""
-    shown = torch.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES)).round().long()
-    return torch.cat(list(frames[shown].cpu()), dim=-1).permute(1, 2, 0).numpy()

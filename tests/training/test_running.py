@@ -1,0 +1,95 @@
+"""What the scripts share: one command a folder, resuming with the same options and processes, errors as one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from mtcae_dfer.training.arguments import RunArguments, parse_run_arguments
+from mtcae_dfer.training.checkpoints import CheckpointError, Progress, save_checkpoint
+from mtcae_dfer.training.running import LOCK_FILE, claim_output_dir, held_folder, run_script, start_or_resume
+
+
+@pytest.fixture()
+def accelerator() -> Accelerator:
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(torch.nn.Linear(2, 2))
+    return accelerator
+
+
+def arguments_for(folder: Path, *more: str) -> RunArguments:
+    return parse_run_arguments(["--output_dir", str(folder), "--resume_from_checkpoint", "latest", *more])
+
+
+def resume(accelerator: Accelerator, folder: Path, stored: Progress, *more: str) -> Progress:
+    save_checkpoint(accelerator, folder / "checkpoints", vars(stored), keep=1)
+    return start_or_resume(accelerator, arguments_for(folder, *more), folder, Progress, lambda state: None)
+
+
+def test_a_run_is_resumed_by_as_many_processes_as_began_it(accelerator: Accelerator, tmp_path: Path) -> None:
+    options = arguments_for(tmp_path).to_dict()
+    with pytest.raises(CheckpointError, match="made by 2 processes, and now there are 1"):
+        resume(accelerator, tmp_path, Progress(epoch=3, options=options, processes=2))
+    assert resume(accelerator, tmp_path, Progress(epoch=3, options=options, processes=1)).epoch == 3
+    changed = resume(
+        accelerator,
+        tmp_path,
+        Progress(epoch=3, options=options, processes=2),
+        *("--resume_with_changed_options", "true"),
+    )
+    assert changed.processes == 1
+
+
+def test_a_checkpoint_of_old_does_not_know_todays_options_and_is_resumed(
+    accelerator: Accelerator, tmp_path: Path
+) -> None:
+    options = {name: value for name, value in arguments_for(tmp_path).to_dict().items() if name != "face_crop"}
+    assert resume(accelerator, tmp_path, Progress(epoch=1, options=options)).epoch == 1
+    with pytest.raises(CheckpointError, match="face_crop False -> True"):
+        resume(accelerator, tmp_path, Progress(epoch=1, options=options), "--face_crop", "true")
+
+
+def test_a_second_command_in_a_folder_is_refused_while_the_first_one_works(tmp_path: Path) -> None:
+    with held_folder(tmp_path / "run"):
+        with pytest.raises(ValueError, match="another command works in this folder"):
+            with held_folder(tmp_path / "run"):
+                pass
+    assert not (tmp_path / "run" / LOCK_FILE).exists()
+    with held_folder(tmp_path / "run"):
+        pass
+
+
+def test_only_what_a_run_writes_is_replaced(accelerator: Accelerator, tmp_path: Path) -> None:
+    for name in ("report.json", "config.json", "mine.txt"):
+        (tmp_path / name).write_text("{}")
+    options = parse_run_arguments(["--overwrite_output_dir", "true"]).optimisation
+    claim_output_dir(tmp_path, options, accelerator, ("checkpoints",), ("config.json",))
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ValueError("two\nlines"), 2, "job.py: error: two lines"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "--gradient_checkpointing true"),
+        (KeyboardInterrupt(), 130, "--resume_from_checkpoint latest"),
+    ],
+)
+def test_errors_are_one_line(tmp_path: Path, capsys, error: BaseException, status: int, told: str) -> None:
+    def work(arguments: RunArguments) -> None:
+        raise error
+
+    def parse(words: object) -> RunArguments:
+        return arguments_for(tmp_path / "run")
+
+    assert run_script("job.py", parse, work, []) == status
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_fault_of_the_program_is_no_message_for_the_user(tmp_path: Path) -> None:
+    def work(arguments: RunArguments) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_script("job.py", lambda words: arguments_for(tmp_path / "run"), work, [])
