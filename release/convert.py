@@ -214,16 +214,20 @@ def _place_pairs(source: str, target: str, pairs: Mapping[str, str]) -> list[Pla
     return [place for old, new in pairs.items() for place in _with_bias(f"{source}.{old}", f"{target}.{new}")]
 
 
+def _place_self_attention(source: str, target: str) -> list[Placement]:
+    """One matrix for queries, keys and values together; keys have no bias."""
+    return [
+        Placement(f"{source}.qkv.weight", tuple(f"{target}.{name}.weight" for name in ("query", "key", "value"))),
+        Placement(f"{source}.q_bias", (f"{target}.query.bias",)),
+        Placement(f"{source}.v_bias", (f"{target}.value.bias",)),
+    ]
+
+
 def _place_videomae_block(source: str, target: str) -> list[Placement]:
     """A plain transformer block of transformers' VideoMAE."""
-    attention = f"{target}.attention.attention"
     return [
         *_place_pairs(source, target, {"norm1": "layernorm_before", "norm2": "layernorm_after"}),
-        Placement(
-            f"{source}.attn.qkv.weight", tuple(f"{attention}.{name}.weight" for name in ("query", "key", "value"))
-        ),
-        Placement(f"{source}.attn.q_bias", (f"{attention}.query.bias",)),
-        Placement(f"{source}.attn.v_bias", (f"{attention}.value.bias",)),
+        *_place_self_attention(f"{source}.attn", f"{target}.attention.attention"),
         *_with_bias(f"{source}.attn.proj", f"{target}.attention.output.dense"),
         *_place_pairs(source, target, {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}),
     ]
@@ -234,15 +238,10 @@ MLP_PAIRS = {"mlp.fc1": "mlp.dense_in", "mlp.fc2": "mlp.dense_out"}
 
 def _place_own_block(source: str, target: str) -> list[Placement]:
     """A plain transformer block of this repository."""
-    attention = f"{target}.attention"
     return [
         *_place_pairs(source, target, {"norm1": "norm_attention", "norm2": "norm_mlp"} | MLP_PAIRS),
-        Placement(
-            f"{source}.attn.qkv.weight", tuple(f"{attention}.{name}.weight" for name in ("query", "key", "value"))
-        ),
-        Placement(f"{source}.attn.q_bias", (f"{attention}.query.bias",)),
-        Placement(f"{source}.attn.v_bias", (f"{attention}.value.bias",)),
-        *_with_bias(f"{source}.attn.proj", f"{attention}.output"),
+        *_place_self_attention(f"{source}.attn", f"{target}.attention"),
+        *_with_bias(f"{source}.attn.proj", f"{target}.attention.output"),
     ]
 
 
