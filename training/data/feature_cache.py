@@ -177,7 +177,7 @@ def _encode_batch(
     loaded = clips.views(batch)
     with accelerator.autocast():
         pixel_values = normalise(processor, loaded["frames"].to(accelerator.device))
-        encoded = encode_clips(model.encoder, pixel_values).last_hidden_state
+        encoded = encode_clips(model.encoder, pixel_values)["last_hidden_state"]
     values = {"encoded": encoded.float().cpu(), **{name: loaded[name] for name in ARRAYS[1:]}}
     indices, views = (list(numbers) for numbers in zip(*batch, strict=True))
     for name, value in values.items():
