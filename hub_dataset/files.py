@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -35,15 +36,33 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that takes its name when the block ends well, and is removed otherwise.
 
     What a killed process left of an earlier call is removed first.
+
+    Raises:
+        ValueError: another process is writing this folder; what it has written so far stays.
     """
     temporary = folder.absolute().with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if temporary.is_dir():
+        os.close(_hold(temporary, folder))  # nobody works in it
+        shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    held = _hold(temporary, folder)
     try:
         yield temporary
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
+
+
+def _hold(temporary: Path, folder: Path) -> int:
+    """Locks a folder until the returned descriptor is closed, or the process ends."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"{folder}: another command is writing this folder; choose another, or wait for it") from None
+    return descriptor
 
 
 def plain_values(value: Any) -> Any:
