@@ -39,6 +39,9 @@ H264_PARSER = "h264_metadata"
 # What a packet of H.264 holds; 0 is a picture that no other one refers to.
 REFERENCE, FRESH_START, PARAMETERS = 1, 2, 4
 
+# Frames by which H.264 and its kin store a picture ahead of its time, at most.
+MOST_REORDERED = 17
+
 # Frames per second where neither the container nor the codec says anything.
 FALLBACK_FRAME_RATE = 25
 
@@ -66,20 +69,51 @@ class PacketCount:
     missing_is_estimated: bool  # the header gives a duration only
     duration: float  # seconds, from the first frame's begin to the last frame's end
     frame_rate: float  # frames per second
-    times: array  # seconds of the packets that hold a frame and have a time, in the file's order
+    times: np.ndarray  # seconds (M,), ascending, of the packets that hold a frame and have a time
+    in_decoding_order: bool  # packets carry each other's times: the container stores no display times
     dependencies: "PacketDependencies"
 
     @property
     def begin(self) -> float | None:
         """Seconds of the first frame in the file's own count, decodable or not; None where packets carry no times."""
-        return min(self.times) if len(self.times) == self.frame_count else None
+        return float(self.times[0]) if 0 < len(self.times) == self.frame_count else None
 
     def announced_times(self) -> np.ndarray:
         """Seconds (N,) of the frames in display order, relative to the first; evenly spread where packets have none."""
         if len(self.times) < self.frame_count:
             return np.arange(self.frame_count) / self.frame_rate
-        times = np.sort(np.frombuffer(self.times))
-        return times - times[0]
+        return self.times - self.times[0]
+
+
+class FrameClock:
+    """Tells the times of a video's frames, as they come out of the decoder: always rising ones.
+
+    Where the container stores times in decoding order (AVI, ASF, MP4 as some programs write it) the frames carry each
+    other's; counting tells which is whose. Recordings that were put one behind the other count from zero again.
+    """
+
+    def __init__(self, packets: PacketCount) -> None:
+        self.packets, self.count = packets, 0
+        self.begin, self.last = packets.begin, -math.inf
+
+    def tell(self, frame: av.VideoFrame) -> tuple[float, float]:
+        """Seconds of the next frame in the file's own count, and from the video's first frame on."""
+        count, frame_duration = self.count, 1 / self.packets.frame_rate
+        self.count += 1
+        if self.packets.in_decoding_order and count < len(self.packets.times):
+            stored = float(self.packets.times[count])
+        elif frame.pts is not None and frame.time_base:
+            stored = float(frame.pts * frame.time_base)
+        else:
+            stored = count * frame_duration
+        if self.begin is None:
+            self.begin = stored
+        seconds = stored - self.begin
+        if seconds <= self.last:
+            self.begin -= self.last + frame_duration - seconds
+            seconds = self.last + frame_duration
+        self.last = seconds
+        return stored, seconds
 
 
 def count_packets(container: InputContainer, stream: VideoStream) -> PacketCount:
@@ -93,10 +127,15 @@ def count_packets(container: InputContainer, stream: VideoStream) -> PacketCount
     begin, end, file_end = math.inf, -math.inf, -math.inf
     times = array("d")
     frame_duration = 1 / float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
+    # Recordings that were put one behind the other count from the start again: seconds that are added from there on.
+    restart, longest_step_back = 0.0, max(1.0, MOST_REORDERED * frame_duration)
     dependencies = PacketDependencies(container, stream)
     packets = Packets(container)
     for packet in packets:
         packet_begin, packet_end = _packet_span(packet, frame_duration)
+        if packet.stream_index == stream.index and packet_begin + restart < end - longest_step_back:
+            restart = end - packet_begin
+        packet_begin, packet_end = packet_begin + restart, packet_end + restart
         file_end = max(file_end, packet_end)
         if packet.stream_index != stream.index:
             continue
@@ -117,8 +156,18 @@ def count_packets(container: InputContainer, stream: VideoStream) -> PacketCount
     if packets.broke_off and missing == 0:
         missing, is_estimated = 1, True
     duration = end - begin if 0 < end - begin < math.inf else shown * frame_duration
-    frame_rate = shown / duration if shown else 1 / frame_duration
-    return PacketCount(shown, missing, is_estimated, duration, frame_rate, times, dependencies)
+    as_stored = np.frombuffer(times)
+    return PacketCount(
+        frame_count=shown,
+        missing=missing,
+        missing_is_estimated=is_estimated,
+        duration=duration,
+        frame_rate=shown / duration if shown else 1 / frame_duration,
+        times=np.sort(as_stored),
+        # A decoder that reorders frames, and times that rise in the order of decoding.
+        in_decoding_order=bool(stream.codec_context.has_b_frames) and bool((np.diff(as_stored) > 0).all()),
+        dependencies=dependencies,
+    )
 
 
 def announced_index(times: np.ndarray, seconds: float) -> int:

@@ -7,13 +7,13 @@ passes over the packets that no wanted frame depends on, where it is certain tha
 """
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from itertools import islice
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import av
 import numpy as np
@@ -23,9 +23,16 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from torchvision.transforms.v2 import functional as transforms
 
-from .video_packets import PacketCount, Packets, announced_index, count_packets
+from .video_packets import FrameClock, PacketCount, Packets, announced_index, count_packets
 
-VideoSource = str | os.PathLike | bytes | BinaryIO
+VideoSource = str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]
+
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+GIT_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+NOT_FETCHED = "is a Git LFS pointer, not the video itself: run `git lfs pull`"
+
+
+LAST_SIDE_DATA = 127  # far beyond the kinds of side data that FFmpeg 8 has
 
 
 class VideoReadingError(ValueError):
@@ -56,11 +63,17 @@ class SampledClip:
     warning: str | None  # one line where only a part of the video could be read, else None
 
 
+def is_video_of_row(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether this is a video as `datasets` gives it undecoded: {"bytes": … or None, "path": … or None}."""
+    return isinstance(value, Mapping) and len(value) > 0 and value.keys() <= {"bytes", "path"}
+
+
 def probe_video(source: VideoSource) -> VideoInfo:
     """Describe a video: demux all its packets, decode its first frame.
 
     Args:
-        source: path (str or path-like), the file's bytes, or a binary file object (read from its beginning).
+        source: path (str or path-like), the file's bytes, a binary file object (read from its beginning), or a row's
+            video as `datasets` gives it undecoded, {"bytes", "path"}.
 
     Raises:
         VideoReadingError: the source is no readable video; the message says why, in one line.
@@ -70,7 +83,7 @@ def probe_video(source: VideoSource) -> VideoInfo:
     packets = _count_packets(video)
     if packets.frame_count > 0:
         with _open_stream(video, single_thread=True) as (container, stream):
-            for frame in _DecodedFrames(container, stream):
+            for frame in _DecodedFrames(video, container, stream):
                 return _describe(video, packets, frame)
     raise VideoReadingError(_no_frame_message(video, packets))
 
@@ -111,8 +124,9 @@ def read_clip(
     Memory is bounded by the sampled frames: each is resized as soon as it is decoded, and all others are dropped.
 
     Args:
-        source: path (str or path-like), the file's bytes, or a binary file object (read from its beginning; one that
-            cannot seek is first read into memory, compressed as it is).
+        source: path (str or path-like), the file's bytes, a binary file object (read from its beginning; one that
+            cannot seek is first read into memory, compressed as it is), or a row's video as `datasets` gives it
+            undecoded, {"bytes", "path"}: the path is read where there are no bytes.
         num_frames: number of frames to spread over the whole video (see `uniform_frame_indices`).
         size: (height, width) of the result in pixels; None keeps the video's own size.
         frame_indices: exact frames to take instead (display order, repeats allowed, returned sorted); `num_frames` is
@@ -173,20 +187,18 @@ class FrameStream:
             raise VideoReadingError(_no_frame_message(self._video, self._packets))
         self.times = self._packets.announced_times()
         with _open_stream(self._video, single_thread=True) as (container, stream):
-            first = next(iter(_DecodedFrames(container, stream)), None)
+            first = next(iter(_DecodedFrames(self._video, container, stream)), None)
             if first is None:
                 raise VideoReadingError(_no_frame_message(self._video, self._packets))
             self.info = _describe(self._video, self._packets, first)
 
     def __iter__(self) -> Iterator["StreamedFrame"]:
         with _open_stream(self._video) as (container, stream):
-            begin = self._packets.begin
-            for count, frame in enumerate(_DecodedFrames(container, stream)):
-                seconds = _frame_seconds(frame, count, self._packets)
-                begin = seconds if begin is None else begin
+            clock = FrameClock(self._packets)
+            for frame in _DecodedFrames(self._video, container, stream):
+                stored, seconds = clock.tell(frame)
                 # Counting would go wrong behind frames that do not decode.
-                index = announced_index(self.times, seconds - begin)
-                yield StreamedFrame(index, seconds - begin, frame, self.info)
+                yield StreamedFrame(announced_index(self.times, seconds), seconds, stored, frame, self.info)
 
 
 @dataclass(frozen=True)
@@ -195,19 +207,19 @@ class StreamedFrame:
 
     index: int  # of the frame in display order
     time: float  # seconds from the video's first frame
+    stream_time: float  # seconds in the file's own count, which its sound shares
     decoded: av.VideoFrame
     info: VideoInfo
 
-    @property
-    def stream_time(self) -> float:
-        """Seconds in the file's own count, which its sound shares; `time` where the frame carries none."""
-        if self.decoded.pts is None or not self.decoded.time_base:
-            return self.time
-        return float(self.decoded.pts * self.decoded.time_base)
-
     def picture(self) -> torch.Tensor:
-        """The upright RGB picture, uint8 (3, height, width) of the video's size."""
-        return resize_frames(_upright_picture(self.decoded), (self.info.height, self.info.width))
+        """The upright RGB picture, uint8 (3, height, width) of the video's size.
+
+        Raises:
+            VideoReadingError: the frame cannot be converted.
+        """
+        with _errors_named_after(f"'{self.info.name}'"):
+            upright = _upright_picture(self.decoded)
+        return resize_frames(upright, (self.info.height, self.info.width))
 
 
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -242,6 +254,8 @@ class _ReopenableVideo:
 
     @classmethod
     def from_source(cls, source: VideoSource) -> "_ReopenableVideo":
+        if isinstance(source, Mapping):
+            return cls._from_row(source)
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls._from_bytes("<bytes>", bytes(source))
         if hasattr(source, "read"):
@@ -249,6 +263,17 @@ class _ReopenableVideo:
         if isinstance(source, (str, os.PathLike)):
             return cls._from_path(os.fsdecode(os.fspath(source)))
         raise TypeError(f"a video is a path, bytes or a binary file object, not {type(source).__name__}")
+
+    @classmethod
+    def _from_row(cls, row: Mapping[str, Any]) -> "_ReopenableVideo":
+        if not is_video_of_row(row):
+            problem = f'a video of a data set is {{"bytes": …, "path": …}}, but this has the keys {list(row)}'
+            raise TypeError(problem + (": give row['video']" if "video" in row else ""))
+        if row.get("bytes") is not None:
+            return cls._from_bytes(row.get("path") or "<bytes>", row["bytes"])
+        if row.get("path") is None:
+            raise VideoReadingError('a video of a data set has neither "bytes" nor "path": leave that row out')
+        return cls._from_path(os.fspath(row["path"]))
 
     @classmethod
     def _from_path(cls, path: str) -> "_ReopenableVideo":
@@ -262,6 +287,9 @@ class _ReopenableVideo:
             raise VideoReadingError(f"'{path}' is not a regular file: save the video to disk and give its path")
         if os.path.getsize(path) == 0:
             raise VideoReadingError(f"'{path}' is empty (0 bytes): copy or download the video again")
+        with open(path, "rb") as file:
+            if file.read(len(GIT_LFS_HEAD)) == GIT_LFS_HEAD:
+                raise VideoReadingError(f"'{path}' {NOT_FETCHED} in its folder")
         # The prefix keeps FFmpeg from reading a name such as "concat:a.mp4" as a protocol.
         return cls(path, f"'{path}'", f"file:{os.path.abspath(path)}")
 
@@ -269,6 +297,8 @@ class _ReopenableVideo:
     def _from_bytes(cls, name: str, content: bytes) -> "_ReopenableVideo":
         if not content:
             raise VideoReadingError(f"{name} is empty (0 bytes): give the content of a whole video file")
+        if content.startswith(GIT_LFS_HEAD):
+            raise VideoReadingError(f"{name} {NOT_FETCHED} where it comes from")
         return cls(name, name, BytesIO(content))
 
     @classmethod
@@ -277,10 +307,10 @@ class _ReopenableVideo:
         name = name if isinstance(name, str) else "<file object>"
         can_seek = hasattr(file, "seekable") and file.seekable()
         # Counting and decoding are two passes: what cannot be rewound is kept in memory, compressed as it is.
-        head = (file.seek(0), file.read(1))[1] if can_seek else file.read()
+        head = (file.seek(0), file.read(len(GIT_LFS_HEAD)))[1] if can_seek else file.read()
         if isinstance(head, str):
             raise TypeError(f"{name} is open in text mode: open it with mode 'rb'")
-        return cls(name, name, file) if can_seek and head else cls._from_bytes(name, head)
+        return cls(name, name, file) if can_seek and head not in (b"", GIT_LFS_HEAD) else cls._from_bytes(name, head)
 
 
 @dataclass(frozen=True)
@@ -304,7 +334,14 @@ class _DecodedFrames:
     `needed`: times of the packets to decode (see `PacketDependencies`), None for all.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, needed: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        video: _ReopenableVideo,
+        container: InputContainer,
+        stream: VideoStream,
+        needed: Collection[int] | None = None,
+    ) -> None:
+        self.video = video
         self.packets = Packets(container, stream)
         self.stream = stream
         self.needed = needed
@@ -313,14 +350,18 @@ class _DecodedFrames:
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         for packet in self.packets if self.needed is None else self._needed_packets(self.needed):
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                self.refused_packet = True
-                continue
+            with _errors_named_after(self.video.label):
+                frames = self._decode(packet)
             # The empty packet at the end only hands out frames that were decoded before.
             self.has_gap = self.has_gap or (self.refused_packet and packet.size > 0 and len(frames) > 0)
             yield from frames
+
+    def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return packet.decode()
+        except av.error.FFmpegError:
+            self.refused_packet = True
+            return []
 
     def _needed_packets(self, needed: Collection[int]) -> Iterator[av.Packet]:
         left = len(needed)
@@ -338,6 +379,18 @@ class _DecodedFrames:
     @property
     def damaged(self) -> bool:
         return self.refused_packet or self.packets.broke_off
+
+
+@contextmanager
+def _errors_named_after(label: str) -> Iterator[None]:
+    """Whatever one clip makes PyAV raise becomes an error that names the clip."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise VideoReadingError(
+            f"{label} cannot be decoded ({reason}): convert it, for example to H.264 in MP4, or leave it out"
+        ) from error
 
 
 def open_container(target: str | BinaryIO) -> InputContainer:
@@ -367,7 +420,7 @@ def _open_stream(video: _ReopenableVideo, single_thread: bool = False) -> Iterat
         video.target.seek(0)
     try:
         container = open_container(video.target)
-    except (av.error.FFmpegError, OSError) as error:
+    except Exception as error:  # FFmpeg's refusals, and whatever PyAV stumbles over: they are this clip's error
         # FFmpeg's words on one line, without error numbers and file names.
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise VideoReadingError(
@@ -452,38 +505,32 @@ def _decode_frames(
     """
     pictures, seconds, info, frame_count, as_announced = {}, {}, None, 0, True
     keep = frozenset(wanted)
-    times, begin = (None, None) if needed is None else (packets.announced_times(), packets.begin)
+    times = None if needed is None else packets.announced_times()
     all_frames = to_the_end or needed is not None
     with _open_stream(video, single_thread=to_the_end) as (container, stream):
         if needed is not None:
             # FFmpeg patches a damaged picture up with the one decoded before, which may have been passed over here.
             stream.codec_context.options = {"err_detect": "explode"}
-        frames = _DecodedFrames(container, stream, needed)
+        frames, clock = _DecodedFrames(video, container, stream, needed), FrameClock(packets)
         for count, frame in enumerate(islice(frames, None if all_frames else wanted[-1] + 1)):
             frame_count = count + 1
             info = info or _describe(video, packets, frame)
-            time = _frame_seconds(frame, count, packets)
-            begin = time if begin is None else begin
-            time -= begin
+            _, time = clock.tell(frame)
             index = count if times is None else announced_index(times, time)
             as_announced = as_announced and (times is None or (times[index] == time and not frame.is_corrupt))
             if index in keep:
+                with _errors_named_after(video.label):
+                    upright = _upright_picture(frame)
                 # A stream may change its size on the way; without a size asked for, the first frame's counts.
-                pictures[index] = resize_frames(_upright_picture(frame), size or (info.height, info.width))
+                pictures[index] = resize_frames(upright, size or (info.height, info.width))
                 seconds[index] = time
     damaged = frames.damaged or not as_announced
     return _Reading(pictures, seconds, frame_count, damaged, frames.has_gap, info)
 
 
-def _frame_seconds(frame: av.VideoFrame, index: int, packets: PacketCount) -> float:
-    """A frame's time in its stream; from its index where the stream carries no times."""
-    if frame.pts is None or not frame.time_base:
-        return index / packets.frame_rate
-    return float(frame.pts * frame.time_base)
-
-
 def _describe(video: _ReopenableVideo, packets: PacketCount, frame: av.VideoFrame) -> VideoInfo:
-    swap_axes, flip_columns, flip_rows = _orientation(frame)
+    with _errors_named_after(video.label):
+        swap_axes, flip_columns, flip_rows = _orientation(frame)
     height, width = (frame.width, frame.height) if swap_axes else (frame.height, frame.width)
     # Swapping the axes and then mirroring left to right is a quarter turn clockwise.
     rotation = (90 if flip_columns else 270) if swap_axes else (180 if flip_rows else 0)
@@ -496,13 +543,30 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The display matrix takes a stored point (x, y) to (a x + c y, b x + d y) on the screen. Only multiples of a quarter
     turn and mirrorings are honoured; any other angle counts as the nearest of them.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = frame.side_data
+    except ValueError:
+        # FFmpeg knows more kinds of side data than PyAV has names for, Exif for one; one of them hides all others.
+        _name_all_side_data()
+        side_data = frame.side_data
+    matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(cast(bytes, matrix), dtype=np.int32)[:5].tolist()
     if abs(a) >= abs(b):
         return False, a < 0, d < 0
     return True, c < 0, b < 0
+
+
+def _name_all_side_data() -> None:
+    """Gives names to the kinds of side data that PyAV's enumeration lacks, as Python's own flags do on demand."""
+    from av.sidedata.sidedata import Type
+
+    for value in range(LAST_SIDE_DATA + 1):
+        if value not in Type._value2member_map_:
+            member: Any = object.__new__(Type)
+            member._name_, member._value_ = f"KIND_{value}", value
+            Type._value2member_map_[value] = member
 
 
 def _upright_picture(frame: av.VideoFrame) -> torch.Tensor:

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mtcae_dfer import video_packets, video_reading
 from mtcae_dfer.video_reading import VideoReadingError, probe_video, read_clip, resize_frames, uniform_frame_indices
@@ -607,6 +608,124 @@ def test_a_play_list_under_a_videos_name_does_not_reach_the_network(tmp_path: Pa
                         read_clip(source)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+# Times
+
+
+PICTURES = 30  # of 8 × 8 blocks in which H.264 finds something to refer back to
+
+
+def write_reordered(path: Path, form: str) -> Path:
+    """The same pictures as H.264 with pictures that refer to later ones, 25 a second."""
+    frames = [np.roll(files.noisy_frames(1, 64, 64)[0], 3 * t, axis=1) for t in range(PICTURES)]
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "3", "b-adapt": "0"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_in_decoding_order(path: Path, raw: Path) -> Path:
+    """MP4 whose times are those of decoding, as OpenCV's VideoWriter wrote it."""
+    with av.open(str(raw)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        stream.time_base = Fraction(1, 25)
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.stream, packet.time_base, packet.duration = stream, Fraction(1, 25), 1
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("form", ["matroska", "avi", "asf", "mpegts", "flv", "h264", "mp4 in decoding order"])
+def test_pictures_come_in_the_order_and_at_the_times_of_display(tmp_path: Path, form: str) -> None:
+    if form == "mp4 in decoding order":
+        path = write_in_decoding_order(tmp_path / "a.mp4", write_reordered(tmp_path / "a.h264", "h264"))
+    else:
+        path = write_reordered(tmp_path / "a", form)
+    frames = list(video_reading.FrameStream(path))
+    assert [frame.index for frame in frames] == list(range(PICTURES))
+    assert [frame.time for frame in frames] == pytest.approx([t / 25 for t in range(PICTURES)], abs=1e-3)
+    with av.open(str(path)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert np.array_equal(frame.picture().permute(1, 2, 0).numpy(), picture)
+    clip = read_clip(path)
+    assert clip.timestamps == pytest.approx([index / 25 for index in clip.frame_indices], abs=1e-3)
+
+
+def test_recordings_put_one_behind_the_other_go_on_in_time(tmp_path: Path) -> None:
+    part = write_reordered(tmp_path / "part.ts", "mpegts").read_bytes()
+    # Each recording takes 1.2 seconds; the second one's times begin where the first one's did.
+    (tmp_path / "both.ts").write_bytes(part * 2)
+    frames = list(video_reading.FrameStream(tmp_path / "both.ts"))
+    assert [frame.index for frame in frames] == list(range(2 * PICTURES))
+    assert [frame.time for frame in frames] == pytest.approx([t / 25 for t in range(2 * PICTURES)], abs=1e-3)
+
+
+# What a single clip may hold
+
+
+def photograph(path: Path, orientation: int) -> Path:
+    """A picture with a bright corner, and Exif that says how the camera was held."""
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+# Exif 2.32, tag Orientation: which corner of the upright picture the stored picture's first pixel belongs to.
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [
+        (1, "upper left"),
+        (2, "upper right"),
+        (3, "lower right"),
+        (4, "lower left"),
+        (5, "upper left"),
+        (6, "upper right"),
+        (7, "lower right"),
+        (8, "lower left"),
+    ],
+)
+def test_a_camera_held_in_any_way_gives_upright_pictures(tmp_path: Path, orientation: int, corner: str) -> None:
+    clip = read_clip(photograph(tmp_path / "a.jpg", orientation), 1)
+    height, width = (32, 48) if orientation < 5 else (48, 32)
+    assert clip.frames.shape == (1, 3, height, width)
+    rows = slice(0, 8) if "upper" in corner else slice(height - 8, height)
+    columns = slice(0, 8) if "left" in corner else slice(width - 8, width)
+    bright = clip.frames[0, 0, rows, columns].float().mean()
+    assert bright > 200 and clip.frames[0, 0].float().mean() < 30
+
+
+@pytest.mark.parametrize("error", [RuntimeError("31 is not\na kind"), ValueError("odd"), OverflowError("too large")])
+def test_whatever_a_clip_makes_the_decoder_raise_names_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = files.write_numbered_video(tmp_path / "odd.mp4", 5)
+
+    def stumble(self: object, packet: object) -> None:
+        raise error
+
+    monkeypatch.setattr(video_reading._DecodedFrames, "_decode", stumble)
+    for read in (read_clip, probe_video, video_reading.FrameStream):
+        with pytest.raises(VideoReadingError, match="odd.mp4' cannot be decoded") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_git_lfs_pointer_is_called_by_its_name(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 414429\n"
+    (tmp_path / "a.flv").write_bytes(pointer)
+    for source in (tmp_path / "a.flv", pointer, io.BytesIO(pointer)):
+        with pytest.raises(VideoReadingError, match="Git LFS pointer, .*`git lfs pull`"):
+            read_clip(source)
 
 
 # Memory
