@@ -19,6 +19,7 @@ if __name__ == "mtcae_dfer":
         AutoModelForVideoClassification,
         AutoVideoProcessor,
     )
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from .configuration_frame_backbone import FrameBackboneConfig
     from .configuration_lgi_former import LGIFormerConfig
@@ -34,6 +35,7 @@ if __name__ == "mtcae_dfer":
     from .modeling_resnext3d import ResNeXt3DModel
     from .modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
     from .modeling_vo_lstm import VOLSTMModel
+    from .pipeline_mtcae import FacialExpressionTimelinePipeline
     from .processing_mtcae import MTCAEVideoProcessor
 
     AutoConfig.register("mtcae", MTCAEConfig, exist_ok=True)
@@ -61,6 +63,14 @@ if __name__ == "mtcae_dfer":
 
     AutoConfig.register("frame_backbone", FrameBackboneConfig, exist_ok=True)
     AutoModel.register(FrameBackboneConfig, FrameBackboneModel, exist_ok=True)
+
+    # The name of the timeline works with any folder of such a model, without its copy of the module.
+    PIPELINE_REGISTRY.register_pipeline(
+        "facial-expression-timeline",
+        pipeline_class=FacialExpressionTimelinePipeline,
+        pt_model=AutoModelForVideoClassification,
+        type="video",
+    )
 
     # What is registered here is copied into every saved folder, which then loads where the package is not installed.
     MTCAEConfig.register_for_auto_class()

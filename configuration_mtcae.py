@@ -38,7 +38,13 @@ LOSSES_OF_KIND = {
 }
 
 # Arguments of `forward` that are no labels: a task's labels and mask cannot go by these names.
-FORWARD_ARGUMENTS = ("pixel_values", "encoded_clips", "output_heat_maps", *TransformersKwargs.__annotations__)
+FORWARD_ARGUMENTS = (
+    "pixel_values",
+    "encoded_clips",
+    "person_found",
+    "output_heat_maps",
+    *TransformersKwargs.__annotations__,
+)
 # Names beside the fields that config files and `from_pretrained` hand to a config.
 EXTRA_CONFIG_NAMES = {
     *("auto_map", "custom_pipelines", "model_type", "name_or_path", "_name_or_path", "_commit_hash"),
@@ -155,6 +161,17 @@ def unknown_config_names(names: Iterable[str]) -> list[str]:
     return sorted(set(names) - EXTRA_CONFIG_NAMES - {known.name for known in fields(MTCAEConfig)})
 
 
+class InstalledPipelines(dict):
+    """Pipelines of a config whose package is installed, and has registered them by their names.
+
+    From the names transformers infers the task. What it finds in here it would take from the copy in the model's
+    folder, and ask for trust in remote code; so it finds nothing, and takes the registered class.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return False
+
+
 @strict
 class MTCAEConfig(PreTrainedConfig):
     """Configuration of `MTCAEForMultiTaskVideo`. Without arguments it is the paper's model (VideoMAE ViT-L, cascade).
@@ -199,8 +216,19 @@ class MTCAEConfig(PreTrainedConfig):
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EXPRESSIONS))
         super().__post_init__(**kwargs)
+        self.announce_pipelines(getattr(self, "custom_pipelines", None) or {})
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
         self.complete()
+
+    def announce_pipelines(self, pipelines: dict[str, Any]) -> None:
+        """Names the pipelines that the model's folder brings along, each with its module and class.
+
+        Args:
+            pipelines: {task: {"impl": "module.Class", "pt": [names of Auto* classes]}}, as transformers keeps them.
+        """
+        is_installed = type(self).__module__.startswith("mtcae_dfer.")
+        if pipelines:
+            self.custom_pipelines = InstalledPipelines(pipelines) if is_installed else pipelines
 
     def complete(self) -> None:
         """Fills in what follows from other fields, and checks all of them.

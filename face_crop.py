@@ -121,12 +121,12 @@ def face_crop(
     candidates = [still, (moving[0], still[1]), moving] if follow else [still]
     for centre, size in candidates:
         side = size * (1 + 2 * margin)
-        # (2,) or (T, 2), above the face
-        raised = centre - np.stack([np.zeros_like(side), rise * side], axis=-1)
-        windows = _windows(raised, side, len(boxes), frame_size)
+        windows = _windows(centre, side, len(boxes), frame_size)
         if not _cut_off(boxes[found], windows[found], frame_size):
             break
-    return FaceCrop(windows, frame_size)
+    # (2,) or (T, 2): a window that stands above the face cuts something off in every frame, which is no reason to move.
+    raised = centre - np.stack([np.zeros_like(side), rise * side], axis=-1)
+    return FaceCrop(_windows(raised, side, len(boxes), frame_size), frame_size)
 
 
 def box_crop(boxes: Sequence[float] | np.ndarray | torch.Tensor, frame_size: tuple[int, int], count: int) -> FaceCrop:

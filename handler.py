@@ -21,7 +21,15 @@ logger = logging.getLogger(__name__)
 
 # Options of the pipeline that a request may set.
 PARAMETERS = (
-    *("top_k", "people", "window_seconds", "hop_seconds", "average_windows", "smoothing", "min_face", "margin"),
+    "top_k",
+    "people",
+    "window_seconds",
+    "hop_seconds",
+    "average_windows",
+    "smoothing",
+    "min_seconds",
+    "min_face",
+    "margin",
 )
 SMALLEST_WINDOW = 0.2  # seconds between two windows: fewer would let one request keep the machine busy for hours
 

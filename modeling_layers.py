@@ -26,4 +26,9 @@ def cell_centres(rows: int, columns: int, device: torch.device) -> torch.Tensor:
     return torch.stack([x, y], dim=-1).flatten(0, 1) + 0.5
 
 
-__all__ = ["ZeroStartLinear", "cell_centres", "residual_dense"]
+def all_alike_without_a_person(logits: torch.Tensor, person_found: torch.Tensor | None) -> torch.Tensor:
+    """Scores (B, K) that prefer no class where `person_found` (B,), of the processor, is False: nobody is there."""
+    return logits if person_found is None else torch.where(person_found[:, None], logits, torch.zeros_like(logits))
+
+
+__all__ = ["ZeroStartLinear", "all_alike_without_a_person", "cell_centres", "residual_dense"]

@@ -32,6 +32,8 @@ from .configuration_lgi_former import (
     count_masked_places,
     require,
 )
+from .modeling_layers import all_alike_without_a_person
+from .saved_folders import SavesWithProcessor
 from .weight_files import CheckedPreTrainedModel
 
 Grid = tuple[int, int, int] | list[int]
@@ -652,7 +654,7 @@ class LGIFormerClassifier(nn.Linear):
     """A dense layer whose fresh weights are so small that all classes start alike."""
 
 
-class LGIFormerForVideoClassification(LGIFormerPreTrainedModel):
+class LGIFormerForVideoClassification(SavesWithProcessor, LGIFormerPreTrainedModel):
     """MAE-DFER's classifier: the mean of the representative tokens, a norm, a dense layer."""
 
     def __init__(self, config: LGIFormerConfig) -> None:
@@ -682,13 +684,19 @@ class LGIFormerForVideoClassification(LGIFormerPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        person_found: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Scores of the classes and, given labels, their cross-entropy.
 
         Args:
             pixel_values: (B, T, C, H, W).
             labels: (B,) class ids, or (B, K) class probabilities.
+            person_found: (B,) boolean, of a processor that crops to the face: where it is False, all classes have the
+                same score.
             **kwargs: transformers' own (`output_hidden_states`, `output_attentions`, `return_dict`).
         """
         encoded = self.lgi_former(pixel_values, representatives_only=True, **kwargs)
@@ -696,7 +704,7 @@ class LGIFormerForVideoClassification(LGIFormerPreTrainedModel):
         logits = self.classifier(self.fc_norm(encoded.representative_tokens.mean(dim=1)))
         return ImageClassifierOutput(
             loss=None if labels is None else functional.cross_entropy(logits.float(), labels),
-            logits=logits,
+            logits=all_alike_without_a_person(logits, person_found),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

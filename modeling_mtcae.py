@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_mtcae import MTCAEConfig, TaskDescription, unknown_config_names
 from .modeling_encoders import build_encoder, encode_clips, load_encoder
 from .modeling_heads import MTCAEHeatMapHead, MTCAEPooling, build_head
-from .modeling_layers import ZeroStartLinear
+from .modeling_layers import ZeroStartLinear, all_alike_without_a_person
 from .modeling_structure_mnc import MNC, points_in_box
 from .modeling_structure_mtformer import CrossTaskContrast, MTFormer, UncertaintyWeights
 from .modeling_structure_mtl_er import MTLER
@@ -32,6 +32,7 @@ from .modeling_structures import (
     MTCAESingleTask,
     MTCAEStructure,
 )
+from .saved_folders import SavesWithProcessor
 from .task_losses import (
     ELEMENTWISE_LOSSES,
     IGNORED_CLASS,
@@ -142,7 +143,7 @@ class MTCAEPreTrainedModel(CheckedPreTrainedModel):
             init.zeros_(module.log_variances)
 
 
-class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
+class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
     """Encoder, structure of decoders, and one head per task of the config's ordered task list."""
 
     def __init__(self, config: MTCAEConfig) -> None:
@@ -160,6 +161,17 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             self.contrast = CrossTaskContrast([task.name for task in self.tasks], self.structure.output_size)
         self.post_init()
 
+    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
+        """As transformers does it, with a processor, and the timeline pipeline where there is an expression."""
+        # transformers carries the modules that a saved module imports, wherever the import stands.
+        from .pipeline_mtcae import FacialExpressionTimelinePipeline as Timeline
+
+        if any(task.name == "expression" for task in self.tasks):
+            impl = f"{Timeline.__module__.rpartition('.')[2]}.{Timeline.__name__}"
+            entry = {"impl": impl, "pt": ["AutoModelForVideoClassification"]}
+            self.config.announce_pipelines({"facial-expression-timeline": entry})
+        super().save_pretrained(*arguments, **options)
+
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's patch embedding."""
         return self.encoder.get_input_embeddings()
@@ -174,6 +186,7 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         face_landmarks: torch.Tensor | None = None,
         face_found: torch.Tensor | None = None,
         encoded_clips: torch.Tensor | None = None,
+        person_found: torch.Tensor | None = None,
         output_heat_maps: bool = False,
         **kwargs: Any,
     ) -> MTCAEMultiTaskOutput:
@@ -187,6 +200,8 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
             face_found: (B, T) boolean; frames where it is False never reach the losses of the face tasks.
             encoded_clips: (B, N, D) the encoder's output in place of `pixel_values`, where it is known already.
             output_heat_maps: returns the heat maps of the tasks that have some.
+            person_found: (B,) boolean, of a processor that crops to the face: where it is False there is nobody to
+                answer for, and all expressions have the same score.
             **kwargs: labels of further tasks by their `label_key`, masks by their `mask_key`, and transformers' own
                 (`output_hidden_states`, `output_attentions`, `return_dict`).
 
@@ -213,9 +228,10 @@ class MTCAEForMultiTaskVideo(MTCAEPreTrainedModel):
         for task in self.tasks:
             if task.name in map_losses:
                 losses[task.name] = losses[task.name] + task.heat_map_weight * map_losses[task.name]
+        logits = predictions.get("expression")
         return MTCAEMultiTaskOutput(
             loss=self._total_loss(losses, tokens) if losses else None,
-            logits=predictions.get("expression"),
+            logits=None if logits is None else all_alike_without_a_person(logits, person_found),
             face_boxes=predictions.get("face_box"),
             face_landmarks=predictions.get("face_landmarks"),
             task_outputs=predictions,

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tpsbt import TPSBTConfig
+from .modeling_layers import all_alike_without_a_person
 from .modeling_lgi_former import (
     LGIFormerAttention,
     LGIFormerClassifier,
@@ -27,6 +28,7 @@ from .modeling_lgi_former import (
     LGIFormerResidual,
     sinusoid_positions,
 )
+from .saved_folders import SavesWithProcessor
 from .weight_files import CheckedPreTrainedModel
 
 
@@ -191,7 +193,7 @@ class TPSBTModel(TPSBTPreTrainedModel):
         return BaseModelOutput(last_hidden_state=tokens)
 
 
-class TPSBTForVideoClassification(TPSBTPreTrainedModel):
+class TPSBTForVideoClassification(SavesWithProcessor, TPSBTPreTrainedModel):
     """SVFAP's classifier: the mean of the tokens, a norm, a dense layer."""
 
     def __init__(self, config: TPSBTConfig) -> None:
@@ -203,13 +205,19 @@ class TPSBTForVideoClassification(TPSBTPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        person_found: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Scores of the classes and, given labels, their cross-entropy.
 
         Args:
             pixel_values: (B, T, C, H, W).
             labels: (B,) class ids, or (B, K) class probabilities.
+            person_found: (B,) boolean, of a processor that crops to the face: where it is False, all classes have the
+                same score.
             **kwargs: transformers' own (`output_hidden_states`, `output_attentions`, `return_dict`).
         """
         encoded = self.tpsbt(pixel_values, **kwargs)
@@ -217,7 +225,7 @@ class TPSBTForVideoClassification(TPSBTPreTrainedModel):
         logits = self.classifier(self.fc_norm(encoded.last_hidden_state.mean(dim=1)))
         return ImageClassifierOutput(
             loss=None if labels is None else functional.cross_entropy(logits.float(), labels),
-            logits=logits,
+            logits=all_alike_without_a_person(logits, person_found),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

@@ -6,9 +6,10 @@ frames ─► MTCNN in the whole picture, once a second ─► near the same fac
 """
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count, pairwise
 
@@ -41,6 +42,8 @@ MAX_PAUSE = 1.0  # seconds without a face after which a track has ended
 THUMBNAIL = (18, 32)  # rows and columns in which frames are compared for cuts
 CUT_DIFFERENCE = 0.09  # mean difference of gray values (0–1) between two frames that may be a cut …
 CUT_CONTRAST = 3.0  # … if it is this many times the usual difference
+CONFIRMING_FACES = 3  # a track with fewer faces is taken for a false alarm
+SMALLEST_PERSON = 12  # of a single clip, faces are looked for whose side is this part of the frame's shorter side
 SINGLE_SIZE = (224, 224)  # what MTCNN searches in single-person mode: the size that it labels training frames in
 
 
@@ -101,11 +104,7 @@ class FaceSearch:
         if single:
             self.searched_size, self.detector = SINGLE_SIZE, _detector(56.0, True)
             return
-        width, height = size
-        scale = min(1.0, DETECTOR_FACE / min_face)
-        self.searched_size = max(1, round(height * scale)), max(1, round(width * scale))
-        # A little below the wanted size: MTCNN's pyramid has coarse rungs.
-        self.detector = _detector(max(12.0, 0.85 * min_face * scale), False)
+        self.searched_size, self.detector = _search_settings(size, min_face)
 
     def search(self, frames: list[SeenFrame], ended: bool) -> None:
         """Finds the faces of waiting frames; the last ones wait for a frame behind them, unless a window `ended`."""
@@ -242,7 +241,11 @@ class Tracker:
         self, seconds: float, boxes: np.ndarray, confidence: np.ndarray, thumbnail: torch.Tensor
     ) -> list[int | None]:
         """Takes the faces of the next frame, boxes (N, 4) in pixels; returns the key of each one's track, if any."""
-        if self.cuts.is_cut(thumbnail):
+        return self.link(seconds, boxes, confidence, is_cut=self.cuts.is_cut(thumbnail))
+
+    def link(self, seconds: float, boxes: np.ndarray, confidence: np.ndarray, is_cut: bool) -> list[int | None]:
+        """As `update`, where it is known whether a cut lies before this frame."""
+        if is_cut:
             self.active = []
         self.active = [track for track in self.active if seconds - track.end <= MAX_PAUSE]
         keys: list[int | None] = [None] * len(boxes)
@@ -351,6 +354,65 @@ def frames_between(times: np.ndarray, wanted: Iterable[int]) -> Iterator[int]:
             yield between
             last = times[between]
         last = times[index]
+
+
+@dataclass(frozen=True)
+class ClipPerson:
+    """One person in the T frames of a clip. Coordinates are divided by the frame's width and height."""
+
+    boxes: np.ndarray  # float32 (T, 4): x1, y1, x2, y2; NaN where the person is not found
+    landmarks: np.ndarray  # float32 (T, 5, 2); NaN where not found
+    other_people: int = 0  # how many others were followed over the clip
+
+
+def most_prominent_person(frames: torch.Tensor) -> ClipPerson | None:
+    """The person of a clip who is largest for longest: the track with the greatest sum of face sizes over the frames.
+
+    Every frame is searched for faces from a twelfth of its shorter side on. They are linked as those of a timeline are,
+    but without its limit on pauses: the frames of one clip may lie any time apart.
+
+    Args:
+        frames: uint8 (T, 3, H, W), samples of one clip in their order.
+
+    Returns:
+        The person; None where no frame has a face.
+    """
+    count, size = len(frames), (frames.shape[-1], frames.shape[-2])
+    searched_size, detector = _search_settings(size, max(20.0, min(size) / SMALLEST_PERSON))
+    # Short videos and stills repeat frames, which need one search.
+    searched = [t for t in range(count) if t == 0 or not torch.equal(frames[t], frames[t - 1])]
+    pictures = torch.stack([resize_frames(frames[t], searched_size) for t in searched])
+    found = detector.detect_all(pictures)
+    thumbnails = [thumbnail_of(picture) for picture in pictures]
+    changes = [0.0, *(thumbnail_difference(one, other) for one, other in pairwise(thumbnails))]
+    # The frames of one clip may lie seconds apart and all differ: a cut differs more than the others do.
+    cut = max(CUT_DIFFERENCE, CUT_CONTRAST * float(np.median(changes[1:]))) if len(changes) > 2 else math.inf
+    tracker = Tracker(min(CONFIRMING_FACES, count))
+    people: dict[int, ClipPerson] = {}  # by track key
+    for t in range(count):
+        picture = bisect_right(searched, t) - 1
+        faces, is_cut = found[picture], t in searched and changes[picture] >= cut
+        keys = tracker.link(t / count, boxes_to_pixels(faces.boxes, *size).numpy(), faces.confidence.numpy(), is_cut)
+        for face, key in enumerate(keys):
+            if key is not None:
+                nowhere = np.full((count, 4), np.nan, np.float32), np.full((count, 5, 2), np.nan, np.float32)
+                person = people.setdefault(key, ClipPerson(*nowhere))
+                person.boxes[t], person.landmarks[t] = faces.boxes[face], faces.landmarks[face]
+    if not people:
+        return None
+    # The size of a face is the side of a square as large.
+    sizes = {key: np.sqrt(np.prod(person.boxes[:, 2:] - person.boxes[:, :2], axis=1)) for key, person in people.items()}
+    key = max(sizes, key=lambda each: np.nansum(sizes[each]))
+    return replace(people[key], other_people=len(tracker.numbers.keys() - {key}))
+
+
+def _search_settings(size: tuple[int, int], min_face: float) -> tuple[tuple[int, int], FaceDetector]:
+    """(height, width) in which frames of `size` are searched for faces of so many source pixels and more, and MTCNN."""
+    width, height = size
+    scale = min(1.0, DETECTOR_FACE / min_face)
+    # A little below the wanted size: MTCNN's pyramid has coarse rungs.
+    detector = _detector(max(12.0, 0.85 * min_face * scale), False)
+    return (max(1, round(height * scale)), max(1, round(width * scale))), detector
 
 
 @lru_cache(maxsize=4)

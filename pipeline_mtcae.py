@@ -1,16 +1,17 @@
 """Long videos with several people → a timeline of expressions: the pipeline `facial-expression-timeline`.
 
     frames, decoded once ─► sampled frames ─► faces (MTCNN) ─► tracks of people ─► a clip per person and window
-         one clip ─► square crop (or the whole frame) ─► model ─► scores, averaged where windows overlap
+         one clip ─► face crop (or the whole frame) ─► model ─► scores, averaged where windows overlap
 
 Memory holds the sampled frames of one window, a batch of clips, and the result.
 """
 
 import copy
 import math
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 from transformers import Pipeline
 
-from .face_geometry import boxes_to_pixels, points_to_pixels
-from .people_tracking import MAX_PAUSE, FaceSearch, SeenFrame, Track
-from .processing_mtcae import is_frame, square_around, stack_frames, to_rgb
+from .face_crop import FaceCrop, face_crop
+from .face_geometry import boxes_to_pixels, map_from_crop, points_to_pixels
+from .people_tracking import CONFIRMING_FACES, MAX_PAUSE, FaceSearch, SeenFrame, Track
+from .processing_mtcae import is_frame, is_list_of_videos, stack_frames, to_rgb
 from .timeline_windows import (
     ROUNDING,
     ScoredClip,
@@ -43,23 +45,25 @@ from .video_reading import (
 
 LONGEST_SIDE = 1920  # pixels; larger frames are kept and cropped at this size, so that memory stays bounded
 WAITING_FRAMES = 24  # kept frames after which some are searched
-CONFIRMING_FACES = 3  # a track with fewer faces is taken for a false alarm
 NO_NUMBERS = "the model's scores are not numbers (NaN): its weights are damaged, or overflow in their type; take others"
 
 
 class FacialExpressionTimelinePipeline(Pipeline):
     """A video's people over time: for every track its windows with expression scores, boxes and points.
 
-    `pipe(video, **options)` takes a path, bytes, a binary file object, an array (T, H, W, C) or list of frames with
-    `fps`, a list (or iterator) of videos, or an iterator of live frames — arrays (H, W, C) or pairs (seconds, array).
+    `pipe(video, **options)` takes a path, bytes, a binary file object, a row's video {"bytes", "path"}, an array
+    (T, H, W, C) or list of frames with `fps`, a list (or iterator, or column of a data set) of videos, or an iterator
+    of live frames — arrays (H, W, C) or pairs (seconds, array).
     The options are the fields of `TimelineOptions`; `progress`, a function, hears the share done from 0 to 1.
 
     Returns:
         One video: {"duration", "fps", "width", "height", "people": [{"track", "start", "end", "windows": [{"start",
-        "end", "face_coverage", "scores": {name: probability} or None, "frames": [{"time", "box", "landmarks"}]}]}]},
-        times in seconds, boxes (x1, y1, x2, y2) and points (x, y) in pixels of the upright video. `frames` are the
-        sampled frames with a face; `scores` is None where a window has none. With people="all" boxes and points are
-        MTCNN's, which the tracks are made of; with "single" the model's own, None where it has no such task.
+        "end", "face_coverage", "face_frames", "face_seconds", "short", "scores": {name: probability} or None, "frames":
+        [{"time", "box", "landmarks"}]}]}]}, times in seconds, boxes (x1, y1, x2, y2) and points (x, y) in pixels of the
+        upright video. `frames` are the sampled frames with a face; `scores` is None where a window has none. The scores
+        rest on `face_frames` frames and `face_seconds` seconds of face; `short` says that these are less than half a
+        second. With people="all" boxes and points are MTCNN's, which the tracks are made of; with "single" the model's
+        own, None where it has no such task.
         Many videos: an iterator of such results as they come; of a video that fails, {"video", "error": {"code",
         "message"}}. Live frames: an iterator of {"start", "end", "latency", "people": [{"track", "window"}]}, one for
         each window as soon as the first frame behind it arrives; `latency` is the seconds spent after that frame.
@@ -78,6 +82,11 @@ class FacialExpressionTimelinePipeline(Pipeline):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        if self.video_processor is None:
+            raise ValueError(
+                f"{self.model.config.name_or_path or 'this model'} has no video processor "
+                "(video_preprocessor_config.json): save an MTCAEVideoProcessor beside it, or give video_processor"
+            )
         if "expression" not in [task.name for task in self.model.config.task_descriptions]:
             raise ValueError("this model predicts no expression: the timeline needs one that does")
         self._variants: dict[tuple[bool, bool], Any] = {}  # by int8 and compile
@@ -101,8 +110,8 @@ class FacialExpressionTimelinePipeline(Pipeline):
         chosen = TimelineOptions(**{**defaults, **self._forward_params, **options})
         if isinstance(videos, Iterator) and not hasattr(videos, "read"):
             return self._iterate(videos, chosen, progress)
-        if isinstance(videos, Sequence) and not isinstance(videos, (str, bytes)) and not _is_one_video(videos):
-            return self._each(videos, chosen, progress)
+        if is_list_of_videos(videos) and not _is_one_video(videos):
+            return self._each((videos[index] for index in range(len(videos))), chosen, progress)
         return self.timeline(videos, chosen, progress)
 
     def preprocess(self, input_: Any, **options: Any) -> dict[str, Any]:
@@ -115,6 +124,12 @@ class FacialExpressionTimelinePipeline(Pipeline):
     def postprocess(self, model_outputs: Any, **options: Any) -> Any:
         """Part of the base class's contract; the timeline is complete already."""
         return model_outputs
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """As transformers does it, with the video processor, which that forgets."""
+        processor: Any = self.video_processor
+        processor.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, **options)
 
     @staticmethod
     def probe(video: VideoSource) -> VideoInfo:
@@ -154,7 +169,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         for clip in reading.clips:
             clips.setdefault(clip.track, []).append(clip)
         spans = {0: (0.0, duration)} if reading.single else reading.search.tracker.spans
-        return [
+        people = [
             {
                 "track": number,
                 "start": round(spans[key][0], 3),
@@ -163,6 +178,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
             }
             for key, number in reading.numbers.items()
         ]
+        return [person for person in people if person["windows"] or not options.min_seconds]
 
     def _each(self, videos: Iterable[Any], options: TimelineOptions, progress: Callable) -> Iterator[dict[str, Any]]:
         for video in videos:
@@ -217,14 +233,11 @@ class FacialExpressionTimelinePipeline(Pipeline):
         reading.scorer.flush()
         clips, reading.clips = reading.clips, []
         numbers = reading.numbers
-        people = [
-            {
-                "track": numbers[clip.track],
-                "window": keep_top(window_of_clips([clip], clip.start, clip.end, self._names()), options.top_k),
-            }
-            for clip in clips
-            if clip.track in numbers
-        ]
+        people = []
+        for clip in clips:
+            window = window_of_clips([clip], clip.start, clip.end, self._names())
+            if clip.track in numbers and window["face_seconds"] >= options.min_seconds:
+                people.append({"track": numbers[clip.track], "window": keep_top(window, options.top_k)})
         latency = round(time.perf_counter() - arrival, 4)
         return {"start": round(span[0], 3), "end": round(span[1], 3), "latency": latency, "people": people}
 
@@ -255,7 +268,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         output = model(pixel_values.to(device=self.model.device, dtype=self.model.dtype))
         names = ("logits", "face_boxes", "face_landmarks")
         answer = {name: None if output.get(name) is None else output[name].float().cpu() for name in names}
-        if not answer["logits"].isfinite().all():
+        if not output["logits"].isfinite().all():
             raise FloatingPointError(NO_NUMBERS)
         return answer
 
@@ -292,11 +305,9 @@ class _Reading:
         self.single = options.people == "single"
         self.clips: list[ScoredClip] = []
         self.scorer = _Scorer(pipe, options, size)
-        if self.single:
-            self.kept_size = self.scorer.input_size
-        else:
-            scale = min(1.0, LONGEST_SIDE / max(size))
-            self.kept_size = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+        scale = min(1.0, LONGEST_SIDE / max(size))
+        as_they_come = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+        self.kept_size = as_they_come if self.scorer.crops else self.scorer.input_size  # (height, width)
         self.search = FaceSearch(size, self.single, options.min_face or max(20.0, min(size) / 16), confirming_faces)
         self.seen: deque[SeenFrame] = deque()
         self.span = next(plan.spans, None)
@@ -376,55 +387,68 @@ class _Reading:
         yield clip
 
 
+@dataclass(frozen=True)
+class _WaitingClip:
+    """A clip on its way to the model."""
+
+    clip: ScoredClip
+    pixel_values: torch.Tensor  # (T, 3, H, W)
+    crop: FaceCrop | None  # what the model sees of the frames; None: all
+
+
 class _Scorer:
-    """Collects clips to batches, and writes the model's answers into them."""
+    """Collects clips to batches, and writes the model's answers into them.
+
+    Every person's clip is cropped to the face. A single person's is where the processor crops clips to the face.
+    """
 
     def __init__(self, pipe: FacialExpressionTimelinePipeline, options: TimelineOptions, size: tuple[int, int]) -> None:
         self.pipe, self.options, self.size = pipe, options, size
-        self.single = options.people == "single"
         processor: Any = pipe.video_processor  # this repository's, or the copy of it in a saved folder
         self.processor = processor
         self.input_size: tuple[int, int] = (processor.size["height"], processor.size["width"])
-        self.waiting: list[tuple[ScoredClip, torch.Tensor]] = []
+        self.single = options.people == "single"
+        self.crops = not self.single or processor.do_face_crop
+        self.margin = processor.face_crop_margin if options.margin is None else options.margin
+        self.waiting: list[_WaitingClip] = []
 
     def add(self, clip: ScoredClip, pictures: list[torch.Tensor]) -> None:
-        """Takes a clip with its T pictures uint8 (3, H, W); the whole frame is scored for a single person."""
+        """Takes a clip that shows a face in some frames, with its T pictures uint8 (3, H, W)."""
+        frames, crop = torch.stack(pictures), None
+        if self.crops:
+            boxes, landmarks = clip.boxes / np.tile(self.size, 2), clip.landmarks / np.array(self.size)
+            frame_size, rise = (frames.shape[-2], frames.shape[-1]), self.processor.face_crop_rise
+            crop = face_crop(boxes, landmarks, frame_size, self.margin, rise=rise)
         pixel_values = self.processor(
-            [torch.stack(pictures if self.single else self._crop(clip, pictures))],
+            [frames if crop is None else crop.cut(frames, self.input_size)],
             do_sample_frames=False,
             do_face_crop=False,
             input_data_format="channels_first",
         )["pixel_values"]
-        self.waiting.append((clip, pixel_values[0]))
+        self.waiting.append(_WaitingClip(clip, pixel_values[0], crop))
         if len(self.waiting) >= self.options.batch_size:
             self.flush()
-
-    def _crop(self, clip: ScoredClip, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The square around a person's faces with a margin, cut and resized as by the processor's own face crop."""
-        boxes = clip.boxes[clip.found] / np.tile(self.size, 2)
-        box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-        left, top, side = square_around(box.tolist(), self.options.margin, pictures[0].shape[-1], pictures[0].shape[-2])
-        crops = [picture[:, top : top + side, left : left + side] for picture in pictures]
-        return [resize_frames(crop, self.input_size) for crop in crops]
 
     def flush(self) -> None:
         """Scores the clips that wait."""
         if not self.waiting:
             return
         waiting, self.waiting = self.waiting, []
-        output = self.pipe.score_clips(torch.stack([pixels for _, pixels in waiting]), self.options)
-        for position, (clip, _) in enumerate(waiting):
-            clip.scores = output["logits"][position].softmax(dim=-1).numpy()
+        output = self.pipe.score_clips(torch.stack([each.pixel_values for each in waiting]), self.options)
+        for position, each in enumerate(waiting):
+            each.clip.scores = output["logits"][position].softmax(dim=-1).numpy()
             if self.single:
-                self._take_predicted_faces(clip, output, position)
+                self._take_predicted_faces(each, output["face_boxes"], output["face_landmarks"], position)
 
-    def _take_predicted_faces(self, clip: ScoredClip, output: Mapping[str, Any], position: int) -> None:
-        boxes, landmarks = output["face_boxes"], output["face_landmarks"]
-        clip.boxes[:], clip.landmarks[:] = np.nan, np.nan
-        if boxes is not None:
-            clip.boxes[:] = boxes_to_pixels(boxes[position], *self.size).numpy()
-        if landmarks is not None:
-            clip.landmarks[:] = points_to_pixels(landmarks[position], *self.size).numpy()
+    def _take_predicted_faces(self, waiting: _WaitingClip, boxes: Any, landmarks: Any, position: int) -> None:
+        clip, crop = waiting.clip, waiting.crop
+        # What the model does not predict is not known.
+        some_boxes = torch.full((len(clip.times), 4), math.nan) if boxes is None else boxes[position]
+        points = torch.full((len(clip.times), 5, 2), math.nan) if landmarks is None else landmarks[position]
+        if crop is not None:
+            some_boxes, points = map_from_crop(some_boxes, points, torch.from_numpy(crop.boxes))
+        clip.boxes[:] = boxes_to_pixels(some_boxes, *self.size).numpy()
+        clip.landmarks[:] = points_to_pixels(points, *self.size).numpy()
 
 
 class _ArrayFrames:
@@ -479,6 +503,8 @@ def _name_of(video: Any) -> str:
         return "<bytes>"
     if isinstance(video, (np.ndarray, torch.Tensor, list, tuple)):
         return "<array>"
+    if isinstance(video, Mapping):
+        return str(video.get("path") or "<bytes>")
     return str(getattr(video, "name", video))
 
 

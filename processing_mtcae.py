@@ -1,14 +1,14 @@
 """From a video to a model's input, and from a model's output to pixels and names.
 
-file, bytes, array, list of frames ─► 16 frames over the whole clip ─► (square crop) ─► 224 × 224 ─► pixel_values
+file, bytes, array, list of frames ─► 16 frames over the whole clip ─► (face crop) ─► 224 × 224 ─► pixel_values
 logits, boxes, points              ─► probabilities by name, pixels of the source video, times in seconds
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -26,14 +26,15 @@ from transformers.utils import ModelOutput, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .face_detection import FaceDetections, FaceDetector
+from .face_crop import FACE_CROP_MARGIN, box_crop, face_crop
 from .face_geometry import boxes_to_pixels, map_from_crop, points_to_pixels
+from .people_tracking import most_prominent_person
 from .video_reading import VideoSource, probe_video, read_clip, resize_frames, uniform_frame_indices
 
 logger = logging.get_logger(__name__)
 
 VideoArray = np.ndarray | torch.Tensor
-VideoInput = str | os.PathLike | bytes | BinaryIO | VideoArray | Sequence[Image | VideoArray]
+VideoInput = VideoSource | VideoArray | Sequence[Image | VideoArray]
 Box = tuple[float, float, float, float]
 
 WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
@@ -61,8 +62,13 @@ class ClipMetadata:
     height: int  # pixels of the upright source frame
     timestamps: list[float] | None  # T times in seconds from the first frame; None for arrays without a frame rate
     frame_indices: list[int]  # T indices into the source's frames
-    crop_box: Box  # part of the frame that the model sees: (x1, y1, x2, y2) divided by frame width and height
+    crop_box: Box | list[Box]  # part of the frame that the model sees: (x1, y1, x2, y2) divided by frame width and
+    # height; T of them where the crop follows a head that moves
     warning: str | None  # one line where only a part of the video could be read, or no face was found to crop to
+    face_found: bool | None = None  # whether there is somebody to answer for; None where nobody was looked for
+    person_boxes: list[Box | None] | None = None  # T face boxes, as found, of the person whom the model sees, divided
+    # by frame width and height, None in frames without it; None where no face was looked for or found
+    other_people: int | None = None  # how many others the clip shows; None where no face was looked for
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,17 @@ class MTCAEVideoProcessorKwargs(VideosKwargs, total=False):
     """Arguments beyond those of every video processor.
 
     Attributes:
-        do_face_crop: crop each clip to the square around its face before resizing; one square for the whole clip.
-        face_crop_margin: what is added on every side of the faces found, as a fraction of their longer side.
-        crop_boxes: one (x1, y1, x2, y2) per video, divided by frame width and height: crop to the square around it
-            without looking for a face. None or NaN leaves that video whole. For a single call, never stored.
+        do_face_crop: crop each clip to the face of its most prominent person before resizing, by `face_crop.face_crop`.
+        face_crop_margin: what is added on every side of the face, as a share of its size.
+        face_crop_rise: how far the crop stands above the face, in sides of the crop.
+        crop_boxes: one (x1, y1, x2, y2) per video, or one for each of its T frames, divided by frame width and height:
+            crop to the square around it without looking for a face. None or NaN leaves that video whole. For a single
+            call, never stored.
     """
 
     do_face_crop: bool | None
     face_crop_margin: float | None
+    face_crop_rise: float | None
     crop_boxes: Any
 
 
@@ -93,6 +102,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
 
     Accepts a video, or a list of videos of any mixture of these kinds:
         - a file: path (str or path-like), the file's bytes, or a binary file object;
+        - a row's video as `datasets` gives it undecoded: {"bytes", "path"};
         - an array: numpy or torch, (T, H, W, C) or (T, C, H, W), uint8, or floating point in [0, 1];
         - a list of frames: PIL pictures, or arrays (H, W, C) or (C, H, W).
     A file and an array of all its frames give the same pixel values.
@@ -113,7 +123,8 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
     do_sample_frames = True
     num_frames = 16
     do_face_crop = False
-    face_crop_margin = 0.25
+    face_crop_margin = FACE_CROP_MARGIN
+    face_crop_rise = 0.0
     return_tensors = "pt"
     model_input_names = ["pixel_values"]
 
@@ -134,7 +145,8 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
                 arrays a time.
 
         Returns:
-            `pixel_values`: float32 (B, T, 3, H, W).
+            `pixel_values`: float32 (B, T, 3, H, W). With `do_face_crop` also `person_found`, bool (B,): whether there
+            is a face to answer for; models give all classes the same score where there is none.
 
         Raises:
             VideoReadingError: a file cannot be read; the message is one line and names the file.
@@ -150,6 +162,9 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
             for video, metadata, crop_box in zip(videos, given_metadata, crop_boxes, strict=True)
         ]
         batch = self._normalise_clips([clip.frames for clip in clips], options)
+        if options["do_face_crop"]:
+            found = [clip.metadata.face_found is not False for clip in clips]
+            batch.update(BatchFeature({"person_found": found}, tensor_type=options["return_tensors"]))
         if options["return_metadata"]:
             batch["video_metadata"] = [clip.metadata for clip in clips]
         return batch
@@ -182,8 +197,10 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
 
         Returns:
             One dict per video: "expression" {name: probability}, the most probable first; "face_boxes" float32 (T, 4)
-            and "face_landmarks" float32 (T, 5, 2) in pixels of the upright source video; "timestamps", T seconds.
-            What the model does not predict, and times that are not known, are None.
+            and "face_landmarks" float32 (T, 5, 2) in pixels of the upright source video; "timestamps", T seconds;
+            where the processor looked for faces, whose they are: "face_found", "person_boxes" float32 (T, 4) in pixels,
+            NaN where not found, and "other_people", how many more there are. What the model does not predict, and what
+            is not known, is None: without a face there is neither an expression nor a place.
 
         Raises:
             ValueError: boxes or points without sizes, logits without names, or lists of the wrong length.
@@ -196,14 +213,21 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
         logits, boxes, landmarks = (_per_video(prediction, batch_size) for prediction in predictions)
         metadata = _one_per_video("metadata", metadata, batch_size)
         target_sizes = _one_per_video("target_sizes", target_sizes, batch_size)
-        return [
-            {
+        results = []
+        for index in range(batch_size):
+            clip: ClipMetadata | None = metadata[index]
+            result = {
                 "expression": _name_probabilities(logits[index], id2label, top_k),
-                **_place_in_source(boxes[index], landmarks[index], target_sizes[index], metadata[index]),
-                "timestamps": metadata[index].timestamps if metadata[index] is not None else None,
+                **_place_in_source(boxes[index], landmarks[index], target_sizes[index], clip),
+                "timestamps": clip.timestamps if clip is not None else None,
+                "face_found": clip.face_found if clip is not None else None,
+                "person_boxes": _person_in_pixels(clip) if clip is not None else None,
+                "other_people": clip.other_people if clip is not None else None,
             }
-            for index in range(batch_size)
-        ]
+            if result["face_found"] is False:
+                result |= {"expression": None, "face_boxes": None, "face_landmarks": None}
+            results.append(result)
+        return results
 
     def _resolve_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Check a call's arguments and fill up with the processor's own attributes."""
@@ -229,7 +253,7 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
         else:
             clip = _take_array(video, metadata, options)
         if crops:
-            clip = _crop_clip(clip, crop_box, options["face_crop_margin"])
+            clip = _crop_clip(clip, crop_box, size, options)
         if clip.metadata.warning is not None:
             logger.warning(clip.metadata.warning)
         return clip if size is None else replace(clip, frames=resize_frames(clip.frames, size))
@@ -262,14 +286,22 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"fps={options['fps']}: frames are spread over the whole clip by num_frames, not by a rate")
     if options["face_crop_margin"] < 0:
         raise ValueError(f"face_crop_margin={options['face_crop_margin']} must not be negative")
+    if not -1 <= options["face_crop_rise"] <= 1:
+        raise ValueError(f"face_crop_rise={options['face_crop_rise']} must lie between -1 and 1")
 
 
 def _is_file(video: Any) -> TypeGuard[VideoSource]:
-    return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
+    is_named_or_whole = isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, Mapping))
+    return is_named_or_whole or hasattr(video, "read")
 
 
 def is_frame(item: Any) -> bool:
     return isinstance(item, Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+
+
+def is_list_of_videos(videos: Any) -> bool:
+    """Whether this holds several videos or frames: a list, a data set's column, a `KeyDataset`."""
+    return not _is_file(videos) and hasattr(videos, "__len__") and hasattr(videos, "__getitem__")
 
 
 def list_videos(videos: Any) -> list[Any]:
@@ -279,13 +311,14 @@ def list_videos(videos: Any) -> list[Any]:
     if isinstance(videos, (np.ndarray, torch.Tensor)):
         # (B, T, ., ., .) holds B videos
         return list(videos) if videos.ndim == 5 else [videos]
-    if not isinstance(videos, Sequence):
+    if not is_list_of_videos(videos):
         raise TypeError(
             f"a video is a path, bytes, a file object, an array or a list of frames, not {type(videos).__name__}"
         )
     if len(videos) == 0:
         raise ValueError("the list of videos is empty")
-    return [videos] if all(is_frame(item) for item in videos) else list(videos)
+    items = [videos[index] for index in range(len(videos))]
+    return [items] if all(is_frame(item) for item in items) else items
 
 
 def _one_per_video(name: str, values: Any, count: int) -> list[Any]:
@@ -398,55 +431,30 @@ def _to_bytes(video: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _crop_clip(clip: _Clip, crop_box: Any, margin: float) -> _Clip:
-    """Crop a clip to the square around a given box, or else around the faces that are found in it."""
-    metadata, where = clip.metadata, "no face found"
+def _crop_clip(clip: _Clip, crop_box: Any, size: tuple[int, int] | None, options: dict[str, Any]) -> _Clip:
+    """Crop a clip to the square around a given box, or else to the face of its most prominent person."""
+    metadata, frames = clip.metadata, clip.frames
+    frame_size, crop, problem = (metadata.height, metadata.width), None, "no face found"
     if crop_box is not None:
-        box, margin, where = torch.as_tensor(crop_box, dtype=torch.float32), 0.0, "the crop box is NaN"
+        given = torch.as_tensor(crop_box, dtype=torch.float64)
+        crop, problem = None, "the crop box is NaN"
+        if bool(torch.isfinite(given).all()):
+            crop = box_crop(given, frame_size, len(frames))
     else:
-        box = _enclosing_box(_face_detector().detect(clip.frames))
-    if box.shape != (4,):
-        raise ValueError(f"a crop box is (x1, y1, x2, y2), but here is one of shape {tuple(box.shape)}")
-    if not bool(torch.isfinite(box).all()):
-        warning = f"'{metadata.name}': {where}, so the whole frame is used"
-        return replace(clip, metadata=replace(metadata, warning=_join(metadata.warning, warning)))
-    left, top, side = square_around(box.tolist(), margin, metadata.width, metadata.height)
-    pixels = torch.tensor([left, top, left + side, top + side], dtype=torch.float64)
-    corners = pixels / torch.tensor([metadata.width, metadata.height] * 2)
-    frames = clip.frames[..., top : top + side, left : left + side]
-    return _Clip(frames, replace(metadata, crop_box=tuple(corners.tolist())))
-
-
-@lru_cache(maxsize=1)
-def _face_detector() -> FaceDetector:
-    """One detector for all processors: its weights are read once, and never saved with a processor."""
-    return FaceDetector(device="cpu")
-
-
-def _enclosing_box(faces: FaceDetections) -> torch.Tensor:
-    """The smallest box (4,) around the faces of all frames; NaN where there is none."""
-    boxes = faces.boxes[faces.face_found]
-    if len(boxes) == 0:
-        return torch.full((4,), float("nan"))
-    return torch.cat([boxes[:, :2].amin(dim=0), boxes[:, 2:].amax(dim=0)])
-
-
-def square_around(box: Sequence[float], margin: float, width: int, height: int) -> tuple[int, int, int]:
-    """(left, top, side) in pixels of the square around a normalised box, widened by the margin on every side.
-
-    The square is moved to lie inside the frame, and made smaller where it is larger than the frame.
-    """
-    x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
-    if x2 <= x1 or y2 <= y1:
-        raise ValueError(f"crop box {tuple(box)} has no area: it must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2")
-    side = max(1, min(round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)), width, height))
-    left = min(max(round((x1 + x2 - side) / 2), 0), width - side)
-    top = min(max(round((y1 + y2 - side) / 2), 0), height - side)
-    return left, top, side
-
-
-def _join(*lines: str | None) -> str:
-    return "; ".join(line for line in lines if line is not None)
+        person = most_prominent_person(frames)
+        others = person.other_people if person is not None else 0
+        metadata = replace(metadata, face_found=person is not None, other_people=others)
+        if person is not None:
+            margin, rise = options["face_crop_margin"], options["face_crop_rise"]
+            crop = face_crop(person.boxes, person.landmarks, frame_size, margin, rise=rise)
+            known = np.isfinite(person.boxes).all(axis=1)
+            boxes = [tuple(box) if there else None for box, there in zip(person.boxes.tolist(), known, strict=True)]
+            metadata = replace(metadata, person_boxes=boxes)
+    if crop is None:
+        lines = [metadata.warning, f"'{metadata.name}': {problem}, so the whole frame is used"]
+        return replace(clip, metadata=replace(metadata, warning="; ".join(line for line in lines if line)))
+    corners = [tuple(box) for box in crop.boxes.tolist()]
+    return _Clip(crop.cut(frames, size), replace(metadata, crop_box=corners if crop.follows else corners[0]))
 
 
 def _per_video(prediction: torch.Tensor | None, batch_size: int) -> Sequence[torch.Tensor | None]:
@@ -485,15 +493,24 @@ def _place_in_source(
         height, width = metadata.height, metadata.width
     else:
         raise ValueError("outputs hold face boxes or landmarks: give target_sizes=[(height, width), …] or metadata")
-    crop_box = metadata.crop_box if metadata is not None else WHOLE_FRAME
-    # map_from_crop takes both; what is not predicted is stood in for by nothing at all.
-    some_boxes = boxes if boxes is not None else torch.empty(0, 4)
-    some_landmarks = landmarks if landmarks is not None else torch.empty(0, 5, 2)
+    crop_box = torch.tensor(metadata.crop_box if metadata is not None else WHOLE_FRAME)  # (4,) or (T, 4)
+    # map_from_crop takes both; what is not predicted is stood in for by NaN.
+    count = len(boxes) if boxes is not None else len(landmarks) if landmarks is not None else 0
+    some_boxes = boxes if boxes is not None else torch.full((count, 4), math.nan)
+    some_landmarks = landmarks if landmarks is not None else torch.full((count, 5, 2), math.nan)
     some_boxes, some_landmarks = map_from_crop(some_boxes, some_landmarks, crop_box)
     return {
         "face_boxes": None if boxes is None else boxes_to_pixels(some_boxes, width, height),
         "face_landmarks": None if landmarks is None else points_to_pixels(some_landmarks, width, height),
     }
+
+
+def _person_in_pixels(metadata: ClipMetadata) -> torch.Tensor | None:
+    """Boxes of the person whom the model sees, float32 (T, 4) in pixels of the source video, NaN where not found."""
+    if metadata.person_boxes is None:
+        return None
+    boxes = torch.tensor([[math.nan] * 4 if box is None else box for box in metadata.person_boxes])
+    return boxes_to_pixels(boxes, metadata.width, metadata.height)
 
 
 __all__ = ["ClipMetadata", "MTCAEVideoProcessor"]

@@ -20,19 +20,22 @@ PEOPLE = ("all", "single")
 # Half a millisecond: times are rounded in some containers.
 ROUNDING = 5e-4
 
+SHORT_SECONDS = 0.5  # a window that rests on less of a face is called short: its scores are not to be relied on
+
 
 @dataclass(frozen=True)
 class TimelineOptions:
     """What can be chosen for each call."""
 
     top_k: int | None = None  # how many expressions to keep per window; all by default
-    people: str = "all"  # "all": every person's crop is scored; "single": the whole frame, as in the paper
+    people: str = "all"  # "all": every person's crop is scored; "single": one, shown as the processor does
     window_seconds: float = 2.0  # length of the clips that the model sees
     hop_seconds: float | None = None  # from one window's begin to the next one's; half a window by default
     average_windows: bool = True  # average overlapping windows into spans of one hop; False reports each window
     smoothing: float = 0.0  # weight of the past in an exponential average of a person's scores, 0 (none) to below 1
+    min_seconds: float = 0.0  # windows that rest on fewer seconds of face are left out
     min_face: float | None = None  # side of the smallest face in source pixels; 1/16 of the shorter side by default
-    margin: float = 0.25  # added on every side of a person's faces, as a share of their longer side
+    margin: float | None = None  # added on every side of a face, as a share of its size; the processor's by default
     batch_size: int = 4  # clips that the model sees at once
     fps: float | None = None  # frames per second of arrays, which carry no times
     compile: bool = False  # torch.compile the model: pays after some dozens of batches
@@ -52,9 +55,11 @@ class TimelineOptions:
                 raise ValueError(f"{name}={value!r}: must be a number above 0")
             if name in ("batch_size", "top_k") and not isinstance(value, Integral):
                 raise ValueError(f"{name}={value!r}: must be a whole number")
+        if not (_is_number(self.min_seconds) and 0 <= self.min_seconds < math.inf):
+            raise ValueError(f"min_seconds={self.min_seconds!r}: must be a number that is not negative")
         if not (_is_number(self.smoothing) and 0 <= self.smoothing < 1):
             raise ValueError(f"smoothing={self.smoothing!r}: must be at least 0 and below 1")
-        if not (_is_number(self.margin) and 0 <= self.margin < math.inf):
+        if self.margin is not None and not (_is_number(self.margin) and 0 <= self.margin < math.inf):
             raise ValueError(f"margin={self.margin!r}: must be a number that is not negative")
 
     @property
@@ -172,6 +177,7 @@ def person_windows(
     else:
         groups = list(_overlaps(clips, span, options.hop))
     windows = [window_of_clips(group, start, end, names) for group, start, end in groups]
+    windows = [window for window in windows if window["face_seconds"] >= options.min_seconds]
     return [keep_top(window, options.top_k) for window in _smooth(windows, options.smoothing)]
 
 
@@ -197,7 +203,9 @@ def _overlaps(
 
 
 def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names: Sequence[str]) -> dict[str, Any]:
-    """One window of the result: the average of the clips that cover it, and their frames within it."""
+    """One window of the result: the average of the clips that cover it, on how much of a face these rest, and their
+    frames within it.
+    """
     faces: dict[float, list[tuple[np.ndarray, np.ndarray]]] = {}
     looked_at = set()
     for clip in clips:
@@ -208,10 +216,17 @@ def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names
                 faces.setdefault(seconds, []).append((clip.boxes[position], clip.landmarks[position]))
     scored = [clip.scores for clip in clips if clip.scores is not None] if faces else []
     scores = dict(zip(names, np.mean(scored, axis=0).tolist(), strict=True)) if scored else None
+    seen = {float(seconds) for clip in clips for seconds in clip.times[clip.found]}
+    everywhere = {float(seconds) for clip in clips for seconds in clip.times}
+    covered = max(clip.end for clip in clips) - min(clip.start for clip in clips)
+    face_seconds = covered * len(seen) / len(everywhere) if scores is not None else 0.0
     return {
         "start": round(start, 3),
         "end": round(end, 3),
         "face_coverage": round(len(faces) / len(looked_at), 3) if looked_at else 0.0,
+        "face_frames": len(seen) if scores is not None else 0,
+        "face_seconds": round(face_seconds, 3),
+        "short": 0 < face_seconds < SHORT_SECONDS,
         "scores": scores,
         "frames": [_frame(seconds, faces[seconds]) for seconds in sorted(faces)],
     }

@@ -28,6 +28,7 @@ MODULES = {
     "configuration_resnext3d.py",
     "configuration_tpsbt.py",
     "configuration_vo_lstm.py",
+    "face_crop.py",
     "face_detection.py",
     "face_geometry.py",
     "image_backbones.py",
@@ -45,11 +46,15 @@ MODULES = {
     "modeling_structures.py",
     "modeling_tpsbt.py",
     "modeling_vo_lstm.py",
+    "people_tracking.py",
+    "pipeline_mtcae.py",
     "processing_mtcae.py",
+    "saved_folders.py",
     "task_losses.py",
+    "timeline_windows.py",
     "video_packets.py",
-    "weight_files.py",
     "video_reading.py",
+    "weight_files.py",
 }
 DATA_FILES = {"config.json", "model.safetensors", "video_preprocessor_config.json"}
 

@@ -218,6 +218,28 @@ def test_overlapping_windows_are_averaged_over_each_hop(pipe, red_faces) -> None
         assert score == pytest.approx((raw[1]["scores"][name] + raw[2]["scores"][name]) / 2, abs=1e-6)
 
 
+def test_a_window_says_on_how_much_of_a_face_it_rests(pipe, red_faces) -> None:
+    scene, empty = squares((2.0, [(60, 40)])), squares((2.0, []))
+    result = pipe(np.concatenate([scene, empty]), fps=RATE, window_seconds=1.0, hop_seconds=1.0)
+    (person,) = result["people"]
+    for window in person["windows"]:
+        # Four frames stand for a second.
+        assert (window["face_frames"], window["short"]) == (FRAMES, False)
+        assert window["face_seconds"] == pytest.approx(1.0, abs=0.05)
+    alone = pipe(np.concatenate([scene, empty]), fps=RATE, people="single", window_seconds=1.0, hop_seconds=1.0)
+    seconds = [window["face_seconds"] for window in alone["people"][0]["windows"]]
+    assert seconds == pytest.approx([1, 1, 0, 0], abs=0.05)
+
+
+def test_somebody_seen_for_a_moment_is_marked_and_can_be_left_out(pipe, red_faces) -> None:
+    video = np.concatenate([squares((3.0, [(10, 40)])), squares((0.44, [(10, 40), (110, 40)]))])
+    long, brief = pipe(video, fps=RATE, window_seconds=1.0)["people"]
+    assert not any(window["short"] for window in long["windows"])
+    assert all(window["short"] and 0 < window["face_seconds"] < 0.5 for window in brief["windows"])
+    (only,) = pipe(video, fps=RATE, window_seconds=1.0, min_seconds=0.5)["people"]
+    assert only == long
+
+
 def test_smoothing_is_an_exponential_average(pipe, red_faces) -> None:
     video = squares((3, [(60, 40)]))
     video[:, 70:] = np.random.default_rng(1).integers(0, 255, video[:, 70:].shape)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,8 +16,8 @@ from PIL import Image
 from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
 
-from mtcae_dfer import MTCAEVideoProcessor, processing_mtcae
-from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer import MTCAEVideoProcessor, people_tracking
+from mtcae_dfer.face_detection import FaceDetections, FaceDetector
 from mtcae_dfer.face_geometry import boxes_from_pixels, map_to_crop
 from mtcae_dfer.processing_mtcae import ClipMetadata
 from mtcae_dfer.video_reading import VideoReadingError, read_clip, uniform_frame_indices
@@ -301,36 +300,86 @@ def test_videos_of_a_batch_have_their_own_crops(
 
 
 class FoundFaces:
-    """Stands for the face detector: faces at fixed places in two frames, none in the others."""
+    """Stands for MTCNN: faces, in pixels of the frames of 90 × 60, at fixed places in some frames of the clip."""
 
-    def __init__(self, boxes: dict[int, tuple[float, ...]]) -> None:
-        self.boxes = boxes
+    def __init__(self, *faces: dict[int, tuple[float, ...]]) -> None:
+        self.faces = faces
 
-    def detect(self, frames: torch.Tensor) -> SimpleNamespace:
+    def detect_all(self, frames: torch.Tensor) -> list[FaceDetections]:
         assert frames.dtype == torch.uint8 and frames.shape[1:] == (3, 60, 90)
-        boxes = torch.full((len(frames), 4), NAN)
-        for index, box in self.boxes.items():
-            boxes[index] = torch.tensor(box)
-        return SimpleNamespace(boxes=boxes, face_found=~boxes.isnan().any(dim=-1))
+        return [self.in_frame([face[t] for face in self.faces if t in face]) for t in range(len(frames))]
+
+    def in_frame(self, found: list[tuple[float, ...]]) -> FaceDetections:
+        boxes = torch.tensor(found).reshape(-1, 4) / torch.tensor([90.0, 60, 90, 60])
+        count = len(found)
+        nowhere = torch.full((count, 5, 2), NAN)
+        return FaceDetections(boxes, nowhere, torch.ones(count), torch.ones(count).bool(), torch.full((count,), count))
 
 
-def test_one_square_encloses_the_faces_of_all_frames(
+def find_instead(monkeypatch: pytest.MonkeyPatch, *faces: dict[int, tuple[float, ...]]) -> None:
+    monkeypatch.setattr(people_tracking, "_detector", lambda *arguments: FoundFaces(*faces))
+
+
+def test_one_square_of_the_median_face_serves_the_clip(
     processor: MTCAEVideoProcessor, path: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In pixels: (30, 20, 40, 30) and (34, 22, 50, 36); around both (30, 20, 50, 36), 20 wide, with a quarter of that
-    # on every side a square of 30 around (40, 28).
-    faces = FoundFaces({2: (30 / 90, 20 / 60, 40 / 90, 30 / 60), 7: (34 / 90, 22 / 60, 50 / 90, 36 / 60)})
-    monkeypatch.setattr(processing_mtcae, "_face_detector", lambda: faces)
-    batch = processor(path, do_face_crop=True, return_metadata=True)
-    assert torch.equal(batch["pixel_values"], processor(cropped(frames, 25, 13, 30))["pixel_values"])
+    # In pixels, of two frames out of three (30, 20, 50, 40), of the third (31, 21, 51, 41): the median's square of 20
+    # with a quarter on every side is one of 30 around (40, 30).
+    places = {t: (31, 21, 51, 41) if t % 3 == 0 else (30, 20, 50, 40) for t in range(16)}
+    find_instead(monkeypatch, places)
+    batch = processor(path, do_face_crop=True, face_crop_margin=0.25, return_metadata=True)
+    assert torch.equal(batch["pixel_values"], processor(cropped(frames, 25, 15, 30))["pixel_values"])
+    assert batch["person_found"].tolist() == [True]
+    (metadata,) = batch["video_metadata"]
+    assert metadata.face_found and metadata.other_people == 0
+    assert metadata.person_boxes[1] == pytest.approx((30 / 90, 20 / 60, 50 / 90, 40 / 60))
     tight = processor(path, do_face_crop=True, face_crop_margin=0.0)
-    assert torch.equal(tight["pixel_values"], processor(cropped(frames, 30, 18, 20))["pixel_values"])
+    assert torch.equal(tight["pixel_values"], processor(cropped(frames, 30, 20, 20))["pixel_values"])
+    raised = processor(path, do_face_crop=True, face_crop_margin=0.0, face_crop_rise=0.1)
+    assert torch.equal(raised["pixel_values"], processor(cropped(frames, 30, 18, 20))["pixel_values"])
 
 
-def test_without_a_face_the_whole_frame_is_used_with_a_warning(
+def test_the_crop_follows_a_head_that_walks_through_the_picture(
+    processor: MTCAEVideoProcessor, path: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {t: (4 + 4 * t, 20, 24 + 4 * t, 40) for t in range(16)}
+    find_instead(monkeypatch, places)
+    batch = processor(path, do_face_crop=True, face_crop_margin=0.0, return_metadata=True)
+    (metadata,) = batch["video_metadata"]
+    for t in range(2, 14):
+        corners = (places[t][0] / 90, 20 / 60, places[t][2] / 90, 40 / 60)
+        assert metadata.crop_box[t] == pytest.approx(corners)
+    again = processor(path, crop_boxes=[metadata.crop_box])["pixel_values"]
+    assert torch.equal(again, batch["pixel_values"])
+    # A box that fills what the model sees is the face, wherever the crop was.
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 16, 4)
+    (result,) = processor.post_process_multi_task(ModelOutput(face_boxes=whole), metadata=[metadata])
+    expected = torch.tensor([places[t] for t in range(2, 14)], dtype=torch.float32)
+    torch.testing.assert_close(result["face_boxes"][2:14], expected)
+
+
+def test_the_answer_is_for_whoever_is_largest_for_longest(
+    processor: MTCAEVideoProcessor, path: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 16 frames of 14 pixels outweigh 8 of 20; of these two, the larger face comes first in every frame.
+    large = {t: (60, 30, 80, 50) for t in range(8)}
+    small = {t: (10, 10, 24, 24) for t in range(16)}
+    find_instead(monkeypatch, large, small)
+    batch = processor(path, do_face_crop=True, face_crop_margin=0.0, return_metadata=True)
+    assert torch.equal(batch["pixel_values"], processor(cropped(frames, 10, 10, 14))["pixel_values"])
+    (metadata,) = batch["video_metadata"]
+    assert metadata.other_people == 1
+    outputs = ModelOutput(logits=torch.tensor([[0.0, 1.0]]))
+    (result,) = processor.post_process_multi_task(outputs, metadata=[metadata], id2label={0: "a", 1: "b"})
+    assert result["other_people"] == 1 and result["face_found"] is True
+    torch.testing.assert_close(result["person_boxes"], torch.tensor([[10.0, 10, 24, 24]] * 16))
+    assert list(result["expression"]) == ["b", "a"]
+
+
+def test_without_a_face_the_whole_frame_is_used_and_nothing_is_told_of_anybody(
     processor: MTCAEVideoProcessor, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(processing_mtcae, "_face_detector", lambda: FoundFaces({}))
+    find_instead(monkeypatch)
     with caplog.at_level(logging.WARNING):
         batch = processor(path, do_face_crop=True, return_metadata=True)
     assert torch.equal(batch["pixel_values"], processor(path)["pixel_values"])
@@ -338,13 +387,25 @@ def test_without_a_face_the_whole_frame_is_used_with_a_warning(
     assert metadata.warning == f"'{path}': no face found, so the whole frame is used"
     assert metadata.crop_box == (0.0, 0.0, 1.0, 1.0)
     assert metadata.warning in caplog.text
+    assert batch["person_found"].tolist() == [False] and metadata.face_found is False
+    outputs = ModelOutput(logits=torch.tensor([[0.0, 9.0]]), face_boxes=torch.zeros(1, 16, 4))
+    (result,) = processor.post_process_multi_task(outputs, metadata=[metadata], id2label={0: "a", 1: "b"})
+    assert result["face_found"] is False and result["expression"] is None and result["face_boxes"] is None
+
+
+def test_nobody_is_looked_for_in_a_whole_frame(processor: MTCAEVideoProcessor, path: Path) -> None:
+    batch = processor(path, return_metadata=True)
+    (metadata,) = batch["video_metadata"]
+    assert "person_found" not in batch
+    assert (metadata.face_found, metadata.person_boxes, metadata.other_people) == (None, None, None)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="real sample clips are not here")
 def test_a_real_clip_is_cropped_to_its_face(processor: MTCAEVideoProcessor) -> None:
     pytest.importorskip("facenet_pytorch")
     clip = SAMPLES / "1001_DFA_HAP_XX.flv"
-    (metadata,) = processor(clip, do_face_crop=True, return_metadata=True)["video_metadata"]
+    batch = processor(clip, do_face_crop=True, face_crop_margin=0.25, return_metadata=True)
+    (metadata,) = batch["video_metadata"]
     assert metadata.warning is None
     x1, y1, x2, y2 = metadata.crop_box
     assert (x2 - x1) * 480 == pytest.approx((y2 - y1) * 360)

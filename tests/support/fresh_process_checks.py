@@ -68,6 +68,14 @@ def check_pipeline() -> None:
     torch.testing.assert_close(torch.tensor([entry["score"] for entry in best]), scores[order])
 
 
+def check_timeline() -> None:
+    for task in (None, "facial-expression-timeline"):
+        timeline = pipeline(task, model=SOURCE, **TRUST)
+        assert type(timeline).__module__.startswith("transformers_modules."), type(timeline)
+        assert timeline.task == "facial-expression-timeline"
+        assert timeline(CLIP)["people"] == []
+
+
 def check_number_of_classes_can_change() -> None:
     names = {0: "calm", 1: "angry"}
     labels = {"id2label": names, "label2id": {"calm": 0, "angry": 1}}
@@ -88,6 +96,7 @@ def check_saving_again() -> None:
     for auto_class in (AutoModel, AutoModelForVideoClassification):
         assert_predicts_the_same(auto_class.from_pretrained(folder, **TRUST))
     assert torch.equal(AutoProcessor.from_pretrained(folder, **TRUST)(CLIP)["pixel_values"], EXPECTED["pixel_values"])
+    assert pipeline(model=str(folder), **TRUST)(CLIP)["people"] == []
 
 
 def check_root_of_the_repository() -> None:
