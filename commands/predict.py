@@ -19,7 +19,7 @@ OUTPUT_SUFFIXES = {
 }
 CLIP_OPTIONS = ("picture", "verify_face")
 TIMELINE_OUTPUTS = ("overlay", "timeline", "csv")
-PIPELINE_OPTIONS = ("people", "window_seconds", "hop_seconds", "smoothing", "min_face", "batch_size")
+PIPELINE_OPTIONS = ("people", "window_seconds", "hop_seconds", "smoothing", "min_seconds", "min_face", "batch_size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window-seconds", type=float, help="length of a window (default: 2)")
     group.add_argument("--hop-seconds", type=float, help="from window to window (default: half a window)")
     group.add_argument("--smoothing", type=float, help="weight of the past in a person's scores, 0 to below 1")
+    group.add_argument("--min-seconds", type=float, help="leave out windows with less of a face (default: 0)")
     group.add_argument("--min-face", type=float, help="side of the smallest face in pixels")
     group.add_argument("--batch-size", type=int, help="clips at once (default: 4)")
     parser.add_argument(

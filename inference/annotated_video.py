@@ -44,6 +44,7 @@ class Shown:
     box: list[float] | None
     landmarks: list[list[float]] | None
     scores: dict[str, float] | None
+    is_short: bool = False  # the scores rest on too little of a face
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Painter:
         """What may be written beside a face, in the order of preference: with bars of the highest scores, or short."""
         best = sorted((person.scores or {}).items(), key=lambda entry: -entry[1])[:SHOWN_EXPRESSIONS]
         rows = [f"{name} {score:.0%}" for name, score in best]
-        number = f"{person.track}"
+        number = f"{person.track} (short)" if person.is_short else f"{person.track}"
         full = self._text(draw, [number, *rows], [0.0, *(score for _, score in best)])
         return [full, self._text(draw, [" ".join([number, *rows[:1]])], [])]
 
@@ -353,7 +354,8 @@ class _PersonOverTime:
         box, landmarks = self._place(seconds)
         if self.has_places and box is None and landmarks is None:
             return None
-        return Shown(self.person["track"], box, landmarks, window["scores"] if window else None)
+        scores, is_short = (window["scores"], window.get("short", False)) if window else (None, False)
+        return Shown(self.person["track"], box, landmarks, scores, is_short)
 
     def _window(self, seconds: float) -> dict[str, Any] | None:
         position = int(np.searchsorted(self.starts, seconds + 1e-3, side="right")) - 1

@@ -31,9 +31,11 @@ def predict_file(
 
     Returns:
         JSON-serialisable: "clip"; "expression" {name: probability}, the most probable first; "face_boxes" (T, 4) and
-        "face_landmarks" (T, 5, 2) in pixels of the source video; "timestamps", T seconds; "width" and "height" in
-        pixels; "face_coverage", the share of frames with a face according to MTCNN, None without a detector;
-        "warning", one line or None. A file that cannot be read gives "clip" and "error" alone.
+        "face_landmarks" (T, 5, 2) in pixels of the source video; "timestamps", T seconds; where the processor crops to
+        a face "face_found", "person_boxes" (T boxes in pixels of whose face it is, None in frames without it) and
+        "other_people", how many more there are, None else; "width" and "height" in pixels; "face_coverage", the share
+        of frames with a face according to MTCNN, None without a detector; "warning", one line or
+        None. A file that cannot be read gives "clip" and "error" alone.
 
     Raises:
         FloatingPointError: the model's scores are no numbers.
@@ -50,9 +52,12 @@ def predict_file(
     )
     if not all(math.isfinite(probability) for probability in (result["expression"] or {}).values()):
         raise FloatingPointError(NO_NUMBERS)
+    answer = {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in result.items()}
+    if answer["person_boxes"] is not None:
+        answer["person_boxes"] = [box if all(map(math.isfinite, box)) else None for box in answer["person_boxes"]]
     return {
         "clip": clip,
-        **{name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in result.items()},
+        **answer,
         "width": metadata.width,
         "height": metadata.height,
         "face_coverage": coverage,
@@ -77,6 +82,14 @@ def format_clip(result: dict[str, Any]) -> str:
         middle = len(result["face_boxes"]) // 2
         box = ", ".join(f"{edge:.0f}" for edge in result["face_boxes"][middle])
         lines.append(f"  face box of frame {middle + 1} of {len(result['face_boxes'])}: ({box}) pixels")
+    if result.get("face_found") is False:
+        lines.append("  no face was found: there is no expression to report")
+    elif result.get("person_boxes"):
+        seen = [box for box in result["person_boxes"] if box is not None]
+        place = ", ".join(f"{edge:.0f}" for edge in seen[len(seen) // 2])
+        others = result["other_people"]
+        more = f"; the clip shows {others} more: see them with --csv or --overlay" if others else ""
+        lines.append(f"  whose face: the one at ({place}) pixels{more}")
     if result["face_coverage"] is not None:
         lines.append(f"  frames with a face (MTCNN): {result['face_coverage']:.0%}")
     if result["face_coverage"] == 0:

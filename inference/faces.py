@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mtcae_dfer.face_crop import face_crop
 from mtcae_dfer.inference.timeline_files import Timeline
-from mtcae_dfer.processing_mtcae import square_around
 from mtcae_dfer.video_reading import FrameStream
 
 FACE_MARGIN = 0.3  # on every side, as a share of the face's longer side
@@ -60,7 +60,10 @@ def _cut_out(picture: np.ndarray, box: list[float], side: int) -> Image.Image:
     xs, ys = np.clip(sorted(box[::2]), 0, width), np.clip(sorted(box[1::2]), 0, height)
     if xs[1] - xs[0] < 1 or ys[1] - ys[0] < 1:
         return Image.fromarray(picture).resize((side, side))
-    place = (xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height)
-    left, top, length = square_around(place, FACE_MARGIN, width, height)
-    cut = picture[top : top + length, left : left + length]
+    place = np.array([[xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height]])
+    crop = face_crop(place, None, (height, width), FACE_MARGIN)
+    if crop is None:
+        raise ValueError(f"box {box} has no area inside the picture")
+    left, top, right, bottom = crop.windows[0].tolist()
+    cut = picture[top:bottom, left:right]
     return Image.fromarray(np.ascontiguousarray(cut)).resize((side, side), Image.Resampling.LANCZOS)

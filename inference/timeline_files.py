@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MOST_CHARTS = 12  # people in one picture
 NARROW = 6.0  # inches; below it a chart is laid out for a telephone
-WINDOW_COLUMNS = ("file", "track", "start", "end", "face_coverage", "expression", "probability")
+EVIDENCE_COLUMNS = ("face_coverage", "face_frames", "face_seconds", "short")
+WINDOW_COLUMNS = ("file", "track", "start", "end", *EVIDENCE_COLUMNS, "expression", "probability")
 FRAME_COLUMNS = (
     "file",
     "track",
@@ -60,11 +61,12 @@ def format_live_window(window: dict[str, Any]) -> str:
 
 
 def strongest(window: Mapping[str, Any]) -> str:
-    """A window's most probable expression with its probability, or that there is no face."""
+    """A window's most probable expression with its probability, and whether it rests on a short time; or no face."""
     if not window["scores"]:
         return "no face"
     name, probability = max(window["scores"].items(), key=lambda entry: entry[1])
-    return f"{name} {probability:.0%}"
+    doubt = f" (short: {window['face_seconds']:.1f} s of face)" if window.get("short") else ""
+    return f"{name} {probability:.0%}{doubt}"
 
 
 def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) -> tuple[list[str], list[dict[str, Any]]]:
@@ -95,7 +97,7 @@ def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) ->
         if per_frame:
             rows += [who | _place_of(frame) | answer for frame in window["frames"]]
         else:
-            rows.append(who | {name: window[name] for name in ("start", "end", "face_coverage")} | answer)
+            rows.append(who | {name: window.get(name) for name in ("start", "end", *EVIDENCE_COLUMNS)} | answer)
     return [*(FRAME_COLUMNS if per_frame else WINDOW_COLUMNS), *names], rows
 
 
@@ -143,7 +145,8 @@ def timeline_to_pandas(timelines: Timeline | Mapping[str, Timeline], per_frame: 
 def draw_timeline(
     result: Timeline, output_png: Path, faces: Mapping[int, Image.Image] | None = None, width: float = 10.0
 ) -> Path:
-    """Draws the scores of every person over time, as rows of squares; hatched where no face was seen.
+    """Draws the scores of every person over time, as rows of squares; hatched where no face was seen, crossed where
+    the scores rest on less than half a second of a face.
 
     Args:
         result: of the pipeline. Of more than `MOST_CHARTS` people those longest in view are drawn.
@@ -191,9 +194,13 @@ def _draw_person(axes: Any, person: Mapping[str, Any]) -> Any:
         picture = axes.pcolormesh(edges, range(len(names) + 1), values, vmin=0, vmax=1, cmap="viridis")
         if window["scores"] is None:
             axes.axvspan(*edges, facecolor="#eeeeee", edgecolor="#aaaaaa", hatch="//")
+        elif window.get("short"):
+            axes.axvspan(*edges, facecolor="none", edgecolor="#ffffff", hatch="xx", linewidth=0)
     if picture is None:
         picture = axes.pcolormesh([0, 1], [0, 1], [[math.nan]], vmin=0, vmax=1)
     axes.set_yticks([row + 0.5 for row in range(len(names))], [name.replace("$", r"\$") for name in names], fontsize=8)
     axes.invert_yaxis()
-    axes.set_title(f"person {person['track']}: {person['start']:.1f}–{person['end']:.1f} s", fontsize=9, loc="left")
+    remark = " (crossed: seen too shortly)" if any(window.get("short") for window in windows) else ""
+    title = f"person {person['track']}: {person['start']:.1f}–{person['end']:.1f} s{remark}"
+    axes.set_title(title, fontsize=9, loc="left")
     return picture

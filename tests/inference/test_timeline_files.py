@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 from PIL import Image
 
-from mtcae_dfer.inference.timeline_files import draw_timeline, timeline_to_pandas, write_csv
+from mtcae_dfer.inference.annotated_video import Painter
+from mtcae_dfer.inference.timeline_files import draw_timeline, strongest, timeline_to_pandas, write_csv
 from tests.inference.test_annotated_video import result_with
 
 
@@ -35,7 +37,10 @@ def test_a_chart_is_drawn_with_people_and_without(boxes: list, tmp_path: Path) -
 def test_a_data_frame_holds_numbers_and_names_the_file_where_there_are_several() -> None:
     result = result_with((0.5, [1, 2, 3, 4]), scores={"joy": 0.75, "fear": 0.25})
     frame = timeline_to_pandas(result)
-    assert list(frame.columns) == "track start end face_coverage expression probability fear joy".split()
+    assert (
+        list(frame.columns)
+        == "track start end face_coverage face_frames face_seconds short expression probability fear joy".split()
+    )
     assert frame.loc[0, "joy"] == 0.75 and frame.loc[0, "expression"] == "joy"
     both = timeline_to_pandas({"a.mp4": result, "b.mp4": result})
     assert both["file"].tolist() == ["a.mp4", "b.mp4"] and both.groupby("file")["joy"].mean().tolist() == [0.75, 0.75]
@@ -58,3 +63,19 @@ def test_a_chart_for_a_telephone_is_narrow_and_shows_faces(tmp_path: Path) -> No
     narrow = Image.open(draw_timeline(result, tmp_path / "narrow.png", red, width=4.0)).convert("RGB")
     assert (wide.width, narrow.width) == (1100, 440)
     assert sum(count for count, colour in narrow.getcolors(narrow.width * narrow.height) if colour == (255, 0, 0)) > 400
+
+
+def test_what_rests_on_too_little_of_a_face_is_marked(tmp_path: Path) -> None:
+    result = result_with((0.5, [0, 0, 1, 1]), scores={"joy": 0.9, "fear": 0.1})
+    draw_timeline(result, tmp_path / "plain.png")
+    plain = Painter(result).paint(torch.zeros(3, 48, 80, dtype=torch.uint8), 0.5)
+    (window,) = result["people"][0]["windows"]
+    window |= {"face_frames": 3, "face_seconds": 0.3, "short": True}
+    assert strongest(window) == "joy 90% (short: 0.3 s of face)"
+    write_csv({"film.mp4": result}, tmp_path / "out.csv")
+    (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
+    assert (row["face_frames"], row["face_seconds"], row["short"]) == ("3", "0.3", "True")
+    draw_timeline(result, tmp_path / "short.png")
+    assert (tmp_path / "short.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
+    marked = Painter(result).paint(torch.zeros(3, 48, 80, dtype=torch.uint8), 0.5)
+    assert not torch.equal(marked, plain)

@@ -5,9 +5,19 @@ import pytest
 
 from mtcae_dfer.timeline_windows import TimelineOptions
 
-NUMBERS = ("window_seconds", "hop_seconds", "min_face", "fps", "batch_size", "top_k", "smoothing", "margin")
+NUMBERS = (
+    "window_seconds",
+    "hop_seconds",
+    "min_face",
+    "fps",
+    "batch_size",
+    "top_k",
+    "smoothing",
+    "margin",
+    "min_seconds",
+)
 SWITCHES = ("average_windows", "compile", "int8")
-NULLABLE = ("hop_seconds", "min_face", "fps", "top_k")
+NULLABLE = ("hop_seconds", "min_face", "fps", "top_k", "margin")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
