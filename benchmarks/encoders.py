@@ -1,6 +1,8 @@
 """LGI-Former against VideoMAE-Base on 16 x 160 x 160 clips: time, memory, parameters and multiply-adds in one run.
 
     python benchmarks/encoders.py --batch 2 --repeats 7
+    python benchmarks/encoders.py --every            # every encoder of docs/encoders.md at a common small size
+    python benchmarks/encoders.py --released         # their sizes as released; nothing is timed
 
 The models take turns within every repeat, so that a busy machine slows all of them; each time is the median. The aim
 is a time ratio of at most 0.75 forward and 0.80 forward and backward; multiply-adds stand at 0.615 for all tokens.
@@ -11,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,10 +21,71 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
+from mtcae_dfer.modeling_encoders import build_encoder, build_encoder_config, describe_clips, encode_clips
 from mtcae_dfer.modeling_lgi_former import LGIFormerForVideoClassification, LGIFormerModel
 
-CLIP_SHAPE = (16, 3, 160, 160)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+VIT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 8, "image_size": 256}
+# Encoders as their best known checkpoints have them: the config's fields, the default's where they are left out.
+RELEASED: dict[str, dict[str, Any]] = {
+    "VideoMAE ViT-B": {"model_type": "videomae"},
+    "VideoMAE ViT-L, MARLIN ViT-L": {"model_type": "videomae", **VIT_LARGE, "intermediate_size": 4096},
+    "S4D ViT-B": {"model_type": "videomae", "image_size": 160},
+    "MAE-DFER": {"model_type": "lgi_former"},
+    "SVFAP": {"model_type": "tpsbt"},
+    "V-JEPA 2 ViT-L": {"model_type": "vjepa2", "num_frames": 16},
+    "ViViT-B": {"model_type": "vivit"},
+    "TimeSformer-B": {"model_type": "timesformer"},
+    "VideoPrism-B": {"model_type": "videoprism_vision_model"},
+    "DINOv2 ViT-S/14": {"model_type": "frame_backbone"},
+    "DINOv3 ViT-B/16": {
+        "backbone_config": {
+            "model_type": "dinov3_vit",
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "num_register_tokens": 4,
+        }
+    },
+    "ViT-B/16": {"backbone_config": {"model_type": "vit"}},
+    "SigLIP ViT-B/16": {"backbone_config": {"model_type": "siglip_vision_model"}},
+    "ConvNeXt V2-T": {"backbone_config": {"model_type": "convnextv2"}},
+    "DINOv3 ConvNeXt-T": {"backbone_config": {"model_type": "dinov3_convnext"}},
+    "Swin V2-T": {"backbone_config": {"model_type": "swinv2", **SWIN_TINY}, "image_size": 256},
+    "ResNet-50": {"backbone_config": {"model_type": "resnet"}},
+    "MobileNet V2": {"backbone_config": {"model_type": "mobilenet_v2"}},
+}
+# One width and depth for all, on 16 x 112 x 112.
+SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
+SMALL_CLIPS = {"image_size": 112, "num_frames": 16}
+SMALL_PATCHES = SMALL | {"image_size": 112, "patch_size": 16}
+EVERY: dict[str, dict[str, Any]] = {
+    "VideoMAE": {"model_type": "videomae", **SMALL, **SMALL_CLIPS, "use_mean_pooling": False},
+    "V-JEPA 2": {"model_type": "vjepa2", **SMALL, **SMALL_CLIPS},
+    "ViViT": {"model_type": "vivit", **SMALL, **SMALL_CLIPS},
+    "TimeSformer": {"model_type": "timesformer", **SMALL, **SMALL_CLIPS},
+    "VideoPrism": {"model_type": "videoprism_vision_model", **SMALL, **SMALL_CLIPS, "tubelet_size": [1, 16, 16]},
+    "LGI-Former": {"model_type": "lgi_former", **SMALL, **SMALL_CLIPS, "region_size": [2, 7, 7]},
+    "ViT, frame by frame": {"backbone_config": {"model_type": "vit", **SMALL_PATCHES}, **SMALL_CLIPS},
+    "ResNet-50, frame by frame": {"backbone_config": {"model_type": "resnet"}, **SMALL_CLIPS},
+    "MobileNet V2, frame by frame": {"backbone_config": {"model_type": "mobilenet_v2"}, **SMALL_CLIPS},
+}
+
+
+class Tokens(nn.Module):
+    """An encoder by its config's fields, as it stands under the cascade."""
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        super().__init__()
+        self.encoder = build_encoder(build_encoder_config({"model_type": "frame_backbone"} | described))
+
+    def forward(self, clips: torch.Tensor) -> tuple[torch.Tensor]:
+        """(B, T, 3, H, W) -> tokens (B, N, D), the only output."""
+        return (encode_clips(self.encoder, clips).last_hidden_state,)
 
 
 @dataclass
@@ -30,8 +94,10 @@ class Candidate:
 
     name: str
     build: Callable[[], nn.Module]
+    clip_shape: tuple[int, int, int, int] = (16, 3, 160, 160)  # T, C, H, W
     baseline: str | None = None  # name of the candidate that it is compared with
     parameters: int = 0
+    tokens: str = ""  # t x h x w, where it is an encoder's
     giga_multiply_adds: float = 0.0
     memory: int = 0  # bytes at the peak of a training step; on a CPU, bytes kept for the backward pass
     forward_times: list[float] = field(default_factory=list)
@@ -44,12 +110,37 @@ def build_candidates() -> list[Candidate]:
     lgi_former = LGIFormerConfig(num_labels=7)
     return [
         Candidate("VideoMAE-Base encoder", lambda: VideoMAEModel(videomae)),
-        Candidate("LGI-Former encoder", lambda: LGIFormerModel(lgi_former), "VideoMAE-Base encoder"),
+        Candidate("LGI-Former encoder", lambda: LGIFormerModel(lgi_former), baseline="VideoMAE-Base encoder"),
         Candidate("VideoMAE-Base classifier", lambda: VideoMAEForVideoClassification(videomae)),
         Candidate(
-            "LGI-Former classifier", lambda: LGIFormerForVideoClassification(lgi_former), "VideoMAE-Base classifier"
+            "LGI-Former classifier",
+            lambda: LGIFormerForVideoClassification(lgi_former),
+            baseline="VideoMAE-Base classifier",
         ),
     ]
+
+
+def describe_candidates(described: dict[str, dict[str, Any]], baseline: str | None) -> list[Candidate]:
+    """Encoders by their configs' fields, each on the clips that it takes."""
+    candidates = []
+    for name, fields in described.items():
+        shape = describe_clips(build_encoder_config({"model_type": "frame_backbone"} | fields))
+        clips = (shape.num_frames, 3, *shape.image_size)
+        compared = None if name == baseline else baseline
+        candidates.append(Candidate(name, lambda fields=fields: Tokens(fields), clips, compared))
+    return candidates
+
+
+def print_sizes(candidates: list[Candidate]) -> None:
+    """What a clip of the released size costs."""
+    print("| encoder | clip | tokens | parameters | G multiply-adds a clip |")
+    print("|---|---:|---:|---:|---:|")
+    for candidate in candidates:
+        frames, _, height, width = candidate.clip_shape
+        print(
+            f"| {candidate.name} | {frames} x {height} x {width} | {candidate.tokens} "
+            f"| {candidate.parameters / 1e6:.1f} M | {candidate.giga_multiply_adds:.0f} |"
+        )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,6 +150,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="default: %(default)s")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--every", action="store_true", help="every encoder at a common small size, 16 x 112 x 112")
+    group.add_argument("--released", action="store_true", help="sizes of the released encoders; nothing is timed")
     return parser.parse_args()
 
 
@@ -68,7 +162,9 @@ def measure_size(candidate: Candidate) -> None:
         model = candidate.build().eval()
         candidate.parameters = sum(parameter.numel() for parameter in model.parameters())
         with FlopCounterMode(display=False) as counter:
-            run_forward(model, torch.empty(1, *CLIP_SHAPE))
+            run_forward(model, torch.empty(1, *candidate.clip_shape))
+    if isinstance(model, Tokens):
+        candidate.tokens = " x ".join(map(str, describe_clips(model.encoder.config).token_grid))
     # The counter counts a multiplication and an addition apart.
     candidate.giga_multiply_adds = counter.get_total_flops() / 2e9
 
@@ -118,7 +214,7 @@ def measure_memory(model: nn.Module, clips: torch.Tensor) -> int:
 def measure(candidates: list[Candidate], arguments: argparse.Namespace) -> None:
     """Fills every candidate's times and memory. On a GPU each model is alone there while its memory is measured."""
     device, dtype = torch.device(arguments.device), PRECISIONS[arguments.precision]
-    clips = torch.randn(arguments.batch, *CLIP_SHAPE, device=device, dtype=dtype)
+    clips = torch.randn(arguments.batch, *candidates[0].clip_shape, device=device, dtype=dtype)
     for candidate in candidates:
         model = candidate.build().to(device, dtype).train()
         candidate.memory = measure_memory(model, clips)
@@ -138,9 +234,11 @@ def measure(candidates: list[Candidate], arguments: argparse.Namespace) -> None:
 
 def print_table(candidates: list[Candidate], arguments: argparse.Namespace) -> None:
     """Absolute figures of every model, then each model's ratios to its baseline."""
+    frames, _, height, width = candidates[0].clip_shape
+    shape = f"{frames} x {height} x {width}"
     name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
     print(
-        f"{arguments.device} ({name}), {arguments.precision}, {arguments.batch} clips of 16 x 160 x 160, median of "
+        f"{arguments.device} ({name}), {arguments.precision}, {arguments.batch} clips of {shape}, median of "
         f"{arguments.repeats}, PyTorch {torch.__version__}\n"
     )
     memory_title = "peak MiB" if arguments.device.startswith("cuda") else "kept MiB"
@@ -178,9 +276,14 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    candidates = build_candidates()
+    if arguments.released:
+        candidates = describe_candidates(RELEASED, None)
+    else:
+        candidates = describe_candidates(EVERY, "VideoMAE") if arguments.every else build_candidates()
     for candidate in candidates:
         measure_size(candidate)
+    if arguments.released:
+        return print_sizes(candidates)
     measure(candidates, arguments)
     print_table(candidates, arguments)
 
