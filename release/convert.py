@@ -5,6 +5,7 @@ of the file is then placed, or the conversion stops and names it.
 """
 
 import argparse
+import math
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from transformers import (
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
 from mtcae_dfer.configuration_tpsbt import TPSBTConfig
 from mtcae_dfer.hub_dataset.files import write_json
+from mtcae_dfer.modeling_encoders import describe_clips
 from mtcae_dfer.modeling_lgi_former import (
     LGIFormerForPreTraining,
     LGIFormerForVideoClassification,
@@ -453,12 +455,12 @@ def plan_marlin(state: StateDict, options: ConversionOptions) -> ConversionPlan:
 
 def _check_marlin_positions(stored: torch.Tensor, config: VideoMAEConfig) -> None:
     """Refuses stored positions that are not the sinusoids that VideoMAE computes for these clips."""
-    tubelets, places = config.num_frames // config.tubelet_size, (config.image_size // config.patch_size) ** 2
-    expected = sinusoid_positions(tubelets * places, config.hidden_size)
+    num_positions = math.prod(describe_clips(config).token_grid)
+    expected = sinusoid_positions(num_positions, config.hidden_size)
     if stored.shape != expected.shape:
         raise CheckpointConversionError(
             f"pos_embedding.emb holds {stored.shape[1]} positions, and {config.num_frames} frames of "
-            f"{config.image_size} x {config.image_size} pixels have {tubelets * places}; give --image-size or "
+            f"{config.image_size} x {config.image_size} pixels have {num_positions}; give --image-size or "
             "--num-frames"
         )
     difference = (stored.float() - expected).abs().max()
