@@ -8,6 +8,7 @@ without `trust_remote_code` wherever the package is installed.
 # The guard keeps that second import from defining every class twice.
 if __name__ == "mtcae_dfer":
     import logging
+    from typing import Any
 
     # transformers imports torchao where it is installed; torch then prints what the authors of torchao must change.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
@@ -18,6 +19,7 @@ if __name__ == "mtcae_dfer":
         AutoModelForPreTraining,
         AutoModelForVideoClassification,
         AutoVideoProcessor,
+        PreTrainedConfig,
     )
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -38,31 +40,36 @@ if __name__ == "mtcae_dfer":
     from .pipeline_mtcae import FacialExpressionTimelinePipeline
     from .processing_mtcae import MTCAEVideoProcessor
 
-    AutoConfig.register("mtcae", MTCAEConfig, exist_ok=True)
-    AutoModel.register(MTCAEConfig, MTCAEForMultiTaskVideo, exist_ok=True)
-    AutoModelForVideoClassification.register(MTCAEConfig, MTCAEForMultiTaskVideo, exist_ok=True)
-    AutoVideoProcessor.register(MTCAEConfig, MTCAEVideoProcessor, exist_ok=True)
-
-    AutoConfig.register("lgi_former", LGIFormerConfig, exist_ok=True)
-    AutoModel.register(LGIFormerConfig, LGIFormerModel, exist_ok=True)
-    AutoModelForVideoClassification.register(LGIFormerConfig, LGIFormerForVideoClassification, exist_ok=True)
-    AutoModelForPreTraining.register(LGIFormerConfig, LGIFormerForPreTraining, exist_ok=True)
-
-    AutoConfig.register("tpsbt", TPSBTConfig, exist_ok=True)
-    AutoModel.register(TPSBTConfig, TPSBTModel, exist_ok=True)
-    AutoModelForVideoClassification.register(TPSBTConfig, TPSBTForVideoClassification, exist_ok=True)
-
-    AutoConfig.register("mtl_er", MTLERConfig, exist_ok=True)
-    AutoModel.register(MTLERConfig, MTLERForAffectiveBehavior, exist_ok=True)
-
-    AutoConfig.register("resnext3d", ResNeXt3DConfig, exist_ok=True)
-    AutoModel.register(ResNeXt3DConfig, ResNeXt3DModel, exist_ok=True)
-
-    AutoConfig.register("vo_lstm", VOLSTMConfig, exist_ok=True)
-    AutoModel.register(VOLSTMConfig, VOLSTMModel, exist_ok=True)
-
-    AutoConfig.register("frame_backbone", FrameBackboneConfig, exist_ok=True)
-    AutoModel.register(FrameBackboneConfig, FrameBackboneModel, exist_ok=True)
+    # Which Auto* classes answer to a config, and with what. The first of them is the one that a saved folder names.
+    AUTO_CLASSES: dict[type[PreTrainedConfig], dict[Any, Any]] = {
+        MTCAEConfig: {
+            AutoModel: MTCAEForMultiTaskVideo,
+            AutoModelForVideoClassification: MTCAEForMultiTaskVideo,
+            AutoVideoProcessor: MTCAEVideoProcessor,
+        },
+        LGIFormerConfig: {
+            AutoModel: LGIFormerModel,
+            AutoModelForVideoClassification: LGIFormerForVideoClassification,
+            AutoModelForPreTraining: LGIFormerForPreTraining,
+        },
+        TPSBTConfig: {
+            AutoModel: TPSBTModel,
+            AutoModelForVideoClassification: TPSBTForVideoClassification,
+        },
+        MTLERConfig: {AutoModel: MTLERForAffectiveBehavior},
+        ResNeXt3DConfig: {AutoModel: ResNeXt3DModel},
+        VOLSTMConfig: {AutoModel: VOLSTMModel},
+        FrameBackboneConfig: {AutoModel: FrameBackboneModel},
+    }
+    for config_class, answers in AUTO_CLASSES.items():
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        config_class.register_for_auto_class()
+        for auto_class, answer in answers.items():
+            auto_class.register(config_class, answer, exist_ok=True)
+            # The code of what is registered so is copied into every saved folder, which then loads where the package is
+            # not installed.
+            if answer._auto_class is None:
+                answer.register_for_auto_class(auto_class.__name__)
 
     # The name of the timeline works with any folder of such a model, without its copy of the module.
     PIPELINE_REGISTRY.register_pipeline(
@@ -71,26 +78,6 @@ if __name__ == "mtcae_dfer":
         pt_model=AutoModelForVideoClassification,
         type="video",
     )
-
-    # What is registered here is copied into every saved folder, which then loads where the package is not installed.
-    MTCAEConfig.register_for_auto_class()
-    MTCAEForMultiTaskVideo.register_for_auto_class("AutoModel")
-    MTCAEVideoProcessor.register_for_auto_class("AutoVideoProcessor")
-    MTLERConfig.register_for_auto_class()
-    MTLERForAffectiveBehavior.register_for_auto_class("AutoModel")
-    LGIFormerConfig.register_for_auto_class()
-    LGIFormerModel.register_for_auto_class("AutoModel")
-    LGIFormerForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
-    LGIFormerForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-    TPSBTConfig.register_for_auto_class()
-    TPSBTModel.register_for_auto_class("AutoModel")
-    TPSBTForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
-    ResNeXt3DConfig.register_for_auto_class()
-    ResNeXt3DModel.register_for_auto_class("AutoModel")
-    VOLSTMConfig.register_for_auto_class()
-    VOLSTMModel.register_for_auto_class("AutoModel")
-    FrameBackboneConfig.register_for_auto_class()
-    FrameBackboneModel.register_for_auto_class("AutoModel")
 
     __all__ = [
         "FrameBackboneConfig",

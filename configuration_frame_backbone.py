@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .configuration_lgi_former import as_height_and_width, require
+from .configuration_common import as_height_and_width, require
 from .image_backbones import FeatureMap, build_image_backbone_config, measure_feature_map
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
@@ -94,7 +94,8 @@ class FrameBackboneConfig(PreTrainedConfig):
         known = getattr(self, "_measured", None)
         # A forward pass asks for it too, also one that is compiled; so it is kept beside what it was measured for.
         if known is None or known[0] is not self.backbone_config or known[1:3] != (size, self.num_channels):
-            measured = measure_feature_map(self.backbone_config, self.num_channels, size, "backbone_config")
+            built: Any = self.backbone_config
+            measured = measure_feature_map(built, self.num_channels, size, "backbone_config")
             known = self._measured = (self.backbone_config, size, self.num_channels, measured)
         return known[3]
 

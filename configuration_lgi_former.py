@@ -7,6 +7,15 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_common import (
+    as_height_and_width,
+    compute_token_grid,
+    require,
+    require_choice,
+    require_positive,
+    require_share,
+)
+
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
 AUTO_MAP = {
     "AutoConfig": "configuration_lgi_former.LGIFormerConfig",
@@ -16,33 +25,6 @@ AUTO_MAP = {
 }
 
 RECONSTRUCTION_TARGETS = ("appearance_and_motion", "pixels")
-
-
-def require(condition: bool, field_name: str, value: Any, rule: str) -> None:
-    """Raises a `ValueError` that names the field, the value and the rule unless `condition` holds."""
-    if not condition:
-        raise ValueError(f"{field_name}={value!r}: {rule}")
-
-
-def as_height_and_width(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    """One number stands for both height and width."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def compute_token_grid(config: PreTrainedConfig, field_prefix: str = "") -> tuple[int, int, int]:
-    """(t, h, w): tubelets, rows and columns of a video encoder's tokens.
-
-    Raises:
-        ValueError: frames, height or width are no multiple of the tubelet or patch; the message names the field.
-    """
-    sizes = {"num_frames": (config.num_frames, config.tubelet_size)}
-    image, patch = as_height_and_width(config.image_size), as_height_and_width(config.patch_size)
-    sizes |= {"image_size (height)": (image[0], patch[0]), "image_size (width)": (image[1], patch[1])}
-    for name, (size, step) in sizes.items():
-        require(size > 0 and step > 0, field_prefix + name, size, f"must be greater than 0, as its step {step}")
-        require(size % step == 0, field_prefix + name, size, f"must be a multiple of {step}")
-    tubelets, rows, columns = (size // step for size, step in sizes.values())
-    return tubelets, rows, columns
 
 
 def count_masked_places(region_size: list[int] | tuple[int, int, int], mask_ratio: float) -> int:
@@ -98,24 +80,16 @@ class LGIFormerConfig(PreTrainedConfig):
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
         self.region_size = list(self.region_size)
         self._check_sizes()
-        self._check_shares()
+        require_share(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
         self._check_regions()
         self._check_objective()
 
     def _check_sizes(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        decoder_sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        for field_name in [*sizes, *(f"decoder_{name}" for name in decoder_sizes), "tubelet_size", "num_frames"]:
-            value = getattr(self, field_name)
-            require(value > 0, field_name, value, "must be greater than 0")
+        require_positive(self, *sizes, *(f"decoder_{name}" for name in sizes), "tubelet_size", "num_frames")
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
             require(width % heads == 0, f"{prefix}hidden_size", width, f"must be a multiple of its {heads} heads")
-
-    def _check_shares(self) -> None:
-        for field_name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio"):
-            value = getattr(self, field_name)
-            require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
 
     def _check_regions(self) -> None:
         require(len(self.region_size) == 3, "region_size", self.region_size, "must be [time, height, width] in tokens")
@@ -126,8 +100,7 @@ class LGIFormerConfig(PreTrainedConfig):
 
     def _check_objective(self) -> None:
         target, weight = self.reconstruction_target, self.motion_loss_weight
-        allowed = ", ".join(RECONSTRUCTION_TARGETS)
-        require(target in RECONSTRUCTION_TARGETS, "reconstruction_target", target, f"must be one of {allowed}")
+        require_choice(target, "reconstruction_target", RECONSTRUCTION_TARGETS)
         if weight is not None:
             require(0 <= weight <= 1, "motion_loss_weight", weight, "must be from 0 to 1")
             rule = "the target 'pixels' has no motion part; leave it None"

@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import TransformersKwargs, logging
 
-from .configuration_lgi_former import require
+from .configuration_common import is_weight, require, require_choice, require_share
 from .modeling_encoders import ClipShape, build_encoder_config, describe_clips
 
 logger = logging.get_logger(__name__)
@@ -37,19 +37,29 @@ LOSSES_OF_KIND = {
     "multi_label": ("binary_cross_entropy",),
 }
 
+# What transformers and its Trainer add to the arguments of `forward` unasked.
+ADDED_ARGUMENTS = (
+    "use_cache",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+    "vision_aspect_ratio",
+    "num_items_in_batch",
+)
 # Arguments of `forward` that are no labels: a task's labels and mask cannot go by these names.
 FORWARD_ARGUMENTS = (
     "pixel_values",
     "encoded_clips",
     "person_found",
     "output_heat_maps",
+    "return_dict",
+    *ADDED_ARGUMENTS,
     *TransformersKwargs.__annotations__,
 )
 # Names beside the fields that config files and `from_pretrained` hand to a config.
 EXTRA_CONFIG_NAMES = {
     *("auto_map", "custom_pipelines", "model_type", "name_or_path", "_name_or_path", "_commit_hash"),
     *("num_labels", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions"),
-    *("quantization_config", "_attn_implementation_internal", "_experts_implementation_internal"),
+    *("use_cache", "quantization_config", "_attn_implementation_internal", "_experts_implementation_internal"),
 }
 
 
@@ -80,7 +90,10 @@ class TaskDescription:
     output_names: list[str] | None = None  # names of the outputs of one frame or clip, for people
 
     def __post_init__(self) -> None:
-        self._check_name()
+        require(_is_argument_name(self.name), "tasks.name", self.name, "must be a Python identifier")
+        # The model keeps its parts in a ModuleDict, beside that class's own attributes.
+        taken = hasattr(nn.ModuleDict(), self.name)
+        require(not taken, "tasks.name", self.name, "is the name of an attribute of torch's modules; choose another")
         self._check_choice("kind", TASK_KINDS)
         self.loss = self.loss or LOSSES_OF_KIND[self.kind][0]
         self.label_key = self.label_key or self.name
@@ -89,17 +102,10 @@ class TaskDescription:
         self._check_fields()
 
     def _check_choice(self, field_name: str, allowed: tuple[str, ...]) -> None:
-        value = getattr(self, field_name)
-        require(value in allowed, f"tasks.{self.name}.{field_name}", value, f"must be one of {', '.join(allowed)}")
+        require_choice(getattr(self, field_name), f"tasks.{self.name}.{field_name}", allowed)
 
     def _require(self, condition: bool, field_name: str, rule: str) -> None:
         require(condition, f"tasks.{self.name}.{field_name}", getattr(self, field_name), rule)
-
-    def _check_name(self) -> None:
-        require(_is_argument_name(self.name), "tasks.name", self.name, "must be a Python identifier")
-        # The model keeps its parts in a ModuleDict, beside that class's own attributes.
-        taken = hasattr(nn.ModuleDict(), self.name)
-        require(not taken, "tasks.name", self.name, "is the name of an attribute of torch's modules; choose another")
 
     def _check_output_shape(self) -> None:
         shape = self.output_shape
@@ -116,7 +122,7 @@ class TaskDescription:
         if self.pooling is not None:
             self._check_choice("pooling", POOLINGS)
         for field_name in ("weight", "heat_map_weight", "heat_map_deviation"):
-            self._require(_is_weight(getattr(self, field_name)), field_name, "must be a finite number, at least 0")
+            self._require(is_weight(getattr(self, field_name)), field_name, "must be a finite number, at least 0")
         self._require(self.heat_map_deviation > 0, "heat_map_deviation", "must be greater than 0")
         self._check_key("label_key")
         if self.mask_key is not None:
@@ -139,10 +145,6 @@ class TaskDescription:
 
 def _is_argument_name(name: Any) -> bool:
     return isinstance(name, str) and name.isidentifier() and not iskeyword(name)
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def paper_tasks() -> list[TaskDescription]:
@@ -215,6 +217,9 @@ class MTCAEConfig(PreTrainedConfig):
         self.encoder_config = build_encoder_config(self.encoder_config)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EXPRESSIONS))
+        self.tasks = [asdict(task) for task in self._build_tasks(self.tasks)]
+        # `from_pretrained(FOLDER, num_labels=3)` brings the folder's class list and a number that replaces it.
+        self._leave_classes_open()
         super().__post_init__(**kwargs)
         self.announce_pipelines(getattr(self, "custom_pipelines", None) or {})
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
@@ -239,10 +244,19 @@ class MTCAEConfig(PreTrainedConfig):
         Raises:
             ValueError: a value breaks its rule.
         """
-        self.id2label = {int(index): name for index, name in self.id2label.items()}  # JSON's keys are strings
+        named = self.id2label or {}
+        self.id2label = {int(index): name for index, name in named.items()}  # JSON's keys are strings
         self.label2id = {name: index for index, name in self.id2label.items()}
         self.tasks = [asdict(task) for task in self._build_tasks(self.tasks)]
         self._check_fields()
+        self._leave_classes_open()
+
+    def _leave_classes_open(self) -> None:
+        # A number of classes that is left open follows a class list that is set later.
+        for task in self.tasks or []:
+            is_class_list = task["name"] == "expression" and task["kind"] == "classification"
+            if is_class_list and task["output_shape"] == [len(self.id2label or {})]:
+                task["output_shape"] = []
 
     @staticmethod
     def _check_names(names: dict[str, Any]) -> None:
@@ -266,12 +280,14 @@ class MTCAEConfig(PreTrainedConfig):
         return TaskDescription(**values)
 
     def _check_fields(self) -> None:
-        require(self.structure in STRUCTURES, "structure", self.structure, f"must be one of {', '.join(STRUCTURES)}")
+        require_choice(self.structure, "structure", STRUCTURES)
         require(self.decoder_type in DECODER_TYPES, "decoder_type", self.decoder_type, "must be 'vit' or 'mlp'")
-        require(self.pooling in POOLINGS, "pooling", self.pooling, f"must be one of {', '.join(POOLINGS)}")
+        require_choice(self.pooling, "pooling", POOLINGS)
         self._check_sizes()
-        self._check_classes()
-        self._check_token_grid()
+        classes = self.id2label or {}
+        require(sorted(classes) == list(range(len(classes))), "id2label", classes, "must number its names 0, 1, 2, …")
+        require(len(set(classes.values())) == len(classes), "id2label", classes, "must hold every name once")
+        describe_clips(self._encoder)
         self._check_tasks()
         self._check_structure()
 
@@ -280,21 +296,14 @@ class MTCAEConfig(PreTrainedConfig):
         for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps", "temperature", "layer_norm_eps"]:
             value = getattr(self, field_name)
             require(0 < value < math.inf, field_name, value, "must be greater than 0")
-        for field_name in ("decoder_dropout", "decoder_attention_dropout", "initializer_range"):
-            value = getattr(self, field_name)
-            require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
+        require_share(self, "decoder_dropout", "decoder_attention_dropout", "initializer_range")
         mlp_size = int(self.decoder_mlp_ratio * self.decoder_hidden_size)
         require(mlp_size > 0, "decoder_mlp_ratio", self.decoder_mlp_ratio, "leaves the MLP no hidden channel")
         activation = self.decoder_hidden_act
         require(activation in ACT2FN, "decoder_hidden_act", activation, "is no activation of transformers")
 
-    def _check_classes(self) -> None:
-        names = self.id2label
-        require(sorted(names) == list(range(len(names))), "id2label", names, "must number its names 0, 1, 2, …")
-        require(len(self.label2id) == len(names), "id2label", names, "must hold every name once")
-
     def _check_tasks(self) -> None:
-        names = [task["name"] for task in self.tasks]
+        names = [task["name"] for task in self.tasks or []]
         require(bool(names), "tasks", names, "must hold at least one task")
         require(len(set(names)) == len(names), "tasks", names, "must hold every name once")
         expression = self.expression_task
@@ -322,14 +331,15 @@ class MTCAEConfig(PreTrainedConfig):
         require(finds_points, f"tasks.{task.name}.pooling", task.pooling, rule)
         _, rows, columns = self.token_grid
         rule = (
-            f"needs places to choose from, and a token of this {self.encoder_config.model_type} encoder covers the "
+            f"needs places to choose from, and a token of this {self._encoder.model_type} encoder covers the "
             f"whole frame (grid 1 x 1); take one of {', '.join(POOLINGS[:-1])}"
         )
         require(rows * columns > 1, f"tasks.{task.name}.pooling", task.pooling, rule)
 
     def _check_structure(self) -> None:
         if self.structure == "single_task":
-            require(len(self.tasks) == 1, "tasks", [task["name"] for task in self.tasks], "single_task takes one task")
+            names = [task["name"] for task in self.tasks or []]
+            require(len(names) == 1, "tasks", names, "single_task takes one task")
         if self.structure == "cascaded":
             rule = "a cascade needs 'vit': its decoders read the encoder's output by cross-attention"
             require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
@@ -340,24 +350,21 @@ class MTCAEConfig(PreTrainedConfig):
         if self.structure == "mnc":
             self._check_region_tasks()
         if self.structure == "mtl_er":
-            self._check_temporal_heads()
+            # Its transformers are torch's, whose heads divide the width among them.
+            size = self.decoder_num_attention_heads * self.decoder_head_dim
+            rule = f"must be decoder_num_attention_heads x decoder_head_dim ({size}) for mtl_er"
+            require(size == self.decoder_hidden_size, "decoder_hidden_size", self.decoder_hidden_size, rule)
         self._check_task_interplay()
 
     def _check_region_tasks(self) -> None:
-        first = [(task["name"], task["per"], task["output_shape"]) for task in self.tasks[:2]]
+        first = [(task["name"], task["per"], task["output_shape"]) for task in (self.tasks or [])[:2]]
         rule = "mnc needs face_box [4] and face_landmarks [points, 2] first, both per frame: it looks inside them"
         fits = len(first) == 2 and first[0] == ("face_box", "frame", [4])
         fits = fits and first[1][:2] == ("face_landmarks", "frame") and len(first[1][2]) == 2 and first[1][2][1] == 2
         require(fits, "tasks", [name for name, _, _ in first], rule)
 
-    def _check_temporal_heads(self) -> None:
-        # Its transformers are torch's, whose heads divide the width among them.
-        size = self.decoder_num_attention_heads * self.decoder_head_dim
-        rule = f"must be decoder_num_attention_heads x decoder_head_dim ({size}) for mtl_er"
-        require(size == self.decoder_hidden_size, "decoder_hidden_size", self.decoder_hidden_size, rule)
-
     def _check_task_interplay(self) -> None:
-        names = [task["name"] for task in self.tasks]
+        names = [task["name"] for task in self.tasks or []]
         weight = self.contrastive_weight
         require(0 <= weight < math.inf, "contrastive_weight", weight, "must be a finite number, at least 0")
         if self.structure == "mtformer":
@@ -369,16 +376,15 @@ class MTCAEConfig(PreTrainedConfig):
         if weight:
             require(len(names) > 1, "contrastive_weight", weight, "needs two tasks at least: it compares them")
 
-    def _check_token_grid(self) -> None:
-        describe_clips(self.encoder_config)
-
     @property
     def task_descriptions(self) -> list[TaskDescription]:
         """The ordered tasks as objects, with what `tasks` (plain dicts) leaves open: class list's size and pooling."""
         described = self._build_tasks(self.tasks)
         return [
             # only classification may leave its shape open
-            replace(task, output_shape=task.output_shape or [self.num_labels], pooling=task.pooling or self.pooling)
+            replace(
+                task, output_shape=task.output_shape or [len(self.id2label or {})], pooling=task.pooling or self.pooling
+            )
             for task in described
         ]
 
@@ -388,14 +394,19 @@ class MTCAEConfig(PreTrainedConfig):
         return next((task for task in self.task_descriptions if task.name == "expression"), None)
 
     @property
+    def _encoder(self) -> Any:
+        """`encoder_config` as the constructor has built it: an object."""
+        return self.encoder_config
+
+    @property
     def hidden_size(self) -> int:
         """Width of the encoder's tokens."""
-        return self.encoder_config.hidden_size
+        return self._encoder.hidden_size
 
     @property
     def clip_shape(self) -> ClipShape:
         """What the encoder takes and gives, in one object."""
-        return describe_clips(self.encoder_config)
+        return describe_clips(self._encoder)
 
     @property
     def num_frames(self) -> int:

@@ -4,13 +4,12 @@ Source: the winning system of the ABAW4 multi-task challenge (arXiv 2207.09373) 
 from that code is said in docs/affect.md.
 """
 
-import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_lgi_former import require
+from .configuration_common import is_weight, require, require_choice, require_positive, require_share
 
 # Label layout of s-Aff-Wild2: the order of the expressions and of the action units.
 AFFECT_EXPRESSIONS = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")
@@ -108,8 +107,9 @@ class MTLERConfig(PreTrainedConfig):
     def _complete_dependencies(self) -> None:
         # Only the shipped dependency shrinks to the tasks that are there; what a user writes must be all there.
         if self.dependencies is None:
-            sources = [task for task in ("valence", "action_units") if task in self.tasks]
-            self.dependencies = {"arousal": sources} if sources and "arousal" in self.tasks else {}
+            tasks = self.tasks or []
+            sources = [task for task in ("valence", "action_units") if task in tasks]
+            self.dependencies = {"arousal": sources} if sources and "arousal" in tasks else {}
         self._check_dependencies()
 
     def _check_choices(self) -> None:
@@ -120,16 +120,12 @@ class MTLERConfig(PreTrainedConfig):
             ("chunk_merge", CHUNK_MERGES),
             ("valence_arousal_loss", VALENCE_AROUSAL_LOSSES),
         ):
-            value = getattr(self, field_name)
-            require(value in allowed, field_name, value, f"must be one of {', '.join(allowed)}")
+            require_choice(getattr(self, field_name), field_name, allowed)
 
     def _check_sizes(self) -> None:
         positive = ("input_size", "hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
-        for field_name in (*positive, "label_embedding_size", "chunk_length"):
-            require(getattr(self, field_name) > 0, field_name, getattr(self, field_name), "must be greater than 0")
-        for field_name in ("encoder_dropout", "head_dropout", "initializer_range"):
-            value = getattr(self, field_name)
-            require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
+        require_positive(self, *positive, "label_embedding_size", "chunk_length")
+        require_share(self, "encoder_dropout", "head_dropout", "initializer_range")
         require(0 <= self.true_label_share <= 1, "true_label_share", self.true_label_share, "must be in [0, 1]")
         rule = f"must be at least 0 and less than chunk_length ({self.chunk_length})"
         require(0 <= self.chunk_overlap < self.chunk_length, "chunk_overlap", self.chunk_overlap, rule)
@@ -141,39 +137,39 @@ class MTLERConfig(PreTrainedConfig):
             self.num_private_layers,
             rule,
         )
-        sizes = self.head_sizes
+        sizes = self.head_sizes or []
         holds = len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
         require(holds, "head_sizes", sizes, "must be two whole numbers greater than 0")
 
     def _check_outputs(self) -> None:
-        _check_names("tasks", self.tasks, TASKS)
-        names = self.expressions
+        _check_names("tasks", self.tasks or [], TASKS)
+        names, units, loss_weights = self.expressions or [], self.action_units or [], self.loss_weights or {}
         holds = len(names) > 1 and len(set(names)) == len(names)
         require(holds, "expressions", names, "must hold at least two names, each once")
-        units = self.action_units
         unknown = [unit for unit in units if type(unit) is not int or unit not in KNOWN_ACTION_UNITS]
         require(not unknown, "action_units", unknown, "are no action units; give FACS numbers such as 1, 2, 4")
         require(bool(units) and len(set(units)) == len(units), "action_units", units, "must hold every number once")
-        unknown = sorted(set(self.loss_weights) - set(TASKS))
+        unknown = sorted(set(loss_weights) - set(TASKS))
         require(not unknown, "loss_weights", unknown, f"are no tasks; the tasks are {', '.join(TASKS)}")
-        for task, weight in self.loss_weights.items():
-            require(_is_weight(weight), f"loss_weights.{task}", weight, "must be a finite number, at least 0")
+        for task, weight in loss_weights.items():
+            require(is_weight(weight), f"loss_weights.{task}", weight, "must be a finite number, at least 0")
         for field_name, outputs in (("expression_weights", names), ("action_unit_weights", units)):
             weights = getattr(self, field_name)
-            holds = weights is None or (len(weights) == len(outputs) and all(map(_is_weight, weights)))
+            holds = weights is None or (len(weights) == len(outputs) and all(map(is_weight, weights)))
             require(holds, field_name, weights, f"must be {len(outputs)} finite numbers, at least 0")
 
     def _check_dependencies(self) -> None:
-        for target, sources in self.dependencies.items():
+        tasks, dependencies = self.tasks or [], self.dependencies or {}
+        for target, sources in dependencies.items():
             field_name = f"dependencies.{target}"
-            require(target in self.tasks, field_name, sources, f"{target} is no task of this model")
+            require(target in tasks, field_name, sources, f"{target} is no task of this model")
             holds = isinstance(sources, list | tuple) and len(sources) > 0
             require(holds, field_name, sources, "must be a list of the tasks that are fed back")
-            _check_names(field_name, list(sources), tuple(self.tasks))
-        loop = find_loop(self.dependencies)
+            _check_names(field_name, list(sources), tuple(tasks))
+        loop = find_loop(dependencies)
         if loop is not None:
             path = " needs ".join(loop)
-            raise ValueError(f"dependencies={self.dependencies!r}: there is a loop, {path}; take one of them out")
+            raise ValueError(f"dependencies={dependencies!r}: there is a loop, {path}; take one of them out")
 
     def _check_attention_heads(self) -> None:
         if self.encoder_type != "transformer":
@@ -181,7 +177,7 @@ class MTLERConfig(PreTrainedConfig):
         heads = self.num_attention_heads
         rule = f"must be divisible by num_attention_heads ({heads})"
         require(self.hidden_size % heads == 0, "hidden_size", self.hidden_size, rule)
-        for task in self.tasks:
+        for task in self.tasks or []:
             width = self.branch_size(task)
             rule = (
                 f"the private encoder of {task} is {width} wide with its feedback and {self.shared_size} of shared "
@@ -192,7 +188,7 @@ class MTLERConfig(PreTrainedConfig):
     @property
     def active_dependencies(self) -> dict[str, list[str]]:
         """Target -> sources of the feedback; empty in the frameworks without feedback."""
-        return self.dependencies if self.framework == "share_bottom_feedback" else {}
+        return (self.dependencies or {}) if self.framework == "share_bottom_feedback" else {}
 
     @property
     def task_order(self) -> list[str]:
@@ -205,7 +201,7 @@ class MTLERConfig(PreTrainedConfig):
             if task not in order:
                 order.append(task)
 
-        for task in self.tasks:
+        for task in self.tasks or []:
             place(task)
         return order
 
@@ -222,7 +218,7 @@ class MTLERConfig(PreTrainedConfig):
     @property
     def feedback_size(self) -> int:
         """Width of what one source feeds back."""
-        return self.head_sizes[-1] if self.feedback_kind == "hidden_state" else self.label_embedding_size
+        return (self.head_sizes or [])[-1] if self.feedback_kind == "hidden_state" else self.label_embedding_size
 
     @property
     def attention_head_size(self) -> int:
@@ -235,17 +231,13 @@ class MTLERConfig(PreTrainedConfig):
 
     def num_outputs(self, task: str) -> int:
         """How many numbers a task's head gives for a frame."""
-        return {"expression": len(self.expressions), "action_units": len(self.action_units)}.get(task, 1)
+        return {"expression": len(self.expressions or []), "action_units": len(self.action_units or [])}.get(task, 1)
 
 
 def _check_names(field_name: str, names: list[str], allowed: tuple[str, ...]) -> None:
     unknown = [name for name in names if name not in allowed]
     require(not unknown, field_name, unknown, f"are no tasks here; there are {', '.join(allowed)}")
     require(bool(names) and len(set(names)) == len(names), field_name, names, "must hold every name once")
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 __all__ = ["AFFECT_ACTION_UNITS", "AFFECT_EXPRESSIONS", "MTLERConfig"]

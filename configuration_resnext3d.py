@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_lgi_former import as_height_and_width, compute_token_grid, require
+from .configuration_common import as_height_and_width, compute_token_grid, require, require_positive
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -42,9 +42,7 @@ class ResNeXt3DConfig(PreTrainedConfig):
         self._check_fields()
 
     def _check_fields(self) -> None:
-        for field_name in ("num_channels", "stem_channels", "groups", "expansion"):
-            value = getattr(self, field_name)
-            require(value > 0, field_name, value, "must be greater than 0")
+        require_positive(self, "num_channels", "stem_channels", "groups", "expansion")
         depths, widths = self.stage_depths, self.stage_widths
         require(bool(depths) and min(depths) > 0, "stage_depths", depths, "must hold a positive depth for every stage")
         require(len(widths) == len(depths), "stage_widths", widths, f"must hold {len(depths)} widths, one a stage")

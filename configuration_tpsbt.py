@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_lgi_former import compute_token_grid, require
+from .configuration_common import compute_token_grid, require, require_positive, require_share
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -56,13 +56,9 @@ class TPSBTConfig(PreTrainedConfig):
         self._check_fields()
 
     def _check_fields(self) -> None:
-        sizes = ("hidden_size", "num_attention_heads", "intermediate_size", "bottleneck_hidden_size", "temporal_kernel")
-        for field_name in (*sizes, "num_bottleneck_tokens"):
-            value = getattr(self, field_name)
-            require(value > 0, field_name, value, "must be greater than 0")
-        for field_name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            value = getattr(self, field_name)
-            require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
+        require_positive(self, "hidden_size", "num_attention_heads", "intermediate_size")
+        require_positive(self, "bottleneck_hidden_size", "num_bottleneck_tokens", "temporal_kernel")
+        require_share(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
         heads = self.num_attention_heads
         require(
             self.hidden_size % heads == 0, "hidden_size", self.hidden_size, f"must be a multiple of its {heads} heads"

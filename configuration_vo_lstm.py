@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from .configuration_lgi_former import as_height_and_width, require
+from .configuration_common import as_height_and_width, require, require_positive, require_share
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -60,13 +60,11 @@ class VOLSTMConfig(PreTrainedConfig):
         return AutoConfig.for_model(model_type, **values)
 
     def _check_fields(self) -> None:
-        for field_name in ("num_channels", "num_frames", "hidden_size"):
-            value = getattr(self, field_name)
-            require(value > 0, field_name, value, "must be greater than 0")
+        require_positive(self, "num_channels", "num_frames", "hidden_size")
         require(self.num_lstm_layers >= 0, "num_lstm_layers", self.num_lstm_layers, "must be at least 0")
         require(min(self.patch_size) > 0, "image_size", self.image_size, "must be greater than 0")
-        require(0 <= self.lstm_dropout < 1, "lstm_dropout", self.lstm_dropout, "must be at least 0 and less than 1")
-        frame = self.frame_encoder_config
+        require_share(self, "lstm_dropout")
+        frame: Any = self.frame_encoder_config
         known = hasattr(frame, "hidden_sizes") or hasattr(frame, "hidden_size")
         rule = "is no image model that can be read: its config tells no width"
         require(known, "frame_encoder_config.model_type", frame.model_type, rule)
@@ -77,7 +75,7 @@ class VOLSTMConfig(PreTrainedConfig):
     @property
     def frame_feature_size(self) -> int:
         """Channels of a frame's feature."""
-        frame = self.frame_encoder_config
+        frame: Any = self.frame_encoder_config
         return frame.hidden_sizes[-1] if hasattr(frame, "hidden_sizes") else frame.hidden_size
 
     @property

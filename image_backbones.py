@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .configuration_lgi_former import as_height_and_width, require
+from .configuration_common import as_height_and_width, require
 
 # Class and register tokens stand before those of the map; more than these are something else, such as detections.
 MOST_LEADING_TOKENS = 16
@@ -73,7 +73,8 @@ def encode_pictures(backbone: PreTrainedModel, pictures: torch.Tensor, resizes_p
     arguments: dict[str, Any] = {}
     if config.model_type == "vit_mae":
         # It shuffles the patches by this noise; ascending noise leaves them in raster order.
-        num_patches = backbone.embeddings.patch_embeddings.num_patches
+        embeddings: Any = backbone.embeddings
+        num_patches = embeddings.patch_embeddings.num_patches
         rank = torch.arange(num_patches, dtype=pictures.dtype, device=pictures.device)
         arguments["noise"] = rank.expand(pictures.shape[0], -1)
     if resizes_positions:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from torch.nn import functional
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 
+from .configuration_common import as_height_and_width, require
 from .configuration_frame_backbone import FrameBackboneConfig
-from .configuration_lgi_former import as_height_and_width, require
 from .modeling_frame_backbone import FrameBackboneModel
 from .modeling_lgi_former import LGIFormerModel
 from .modeling_resnext3d import ResNeXt3DModel
@@ -50,6 +51,11 @@ class Encoder:
     unused_modules: tuple[str, ...] = ()  # what its tokens do not depend on: left out, so that nothing is untrained
     position_tables: dict[str, str] = field(default_factory=dict)  # learned tables and their axes
     takes_fewer_frames: bool = False  # clips of fewer frames than its config's are encoded too
+
+    @property
+    def config_class(self) -> Any:
+        """The config class of an encoder of this repository; None: the Auto* classes find it."""
+        return None if self.model_class is None else self.model_class.config_class
 
 
 ENCODERS: dict[str, Encoder] = {
@@ -232,9 +238,9 @@ def _instantiate_encoder_config(encoder_config: dict | PreTrainedConfig | None) 
         model_type is not None, "encoder_config", encoder_config, "must name its model_type, for example 'videomae'"
     )
     values = _rename_sizes(model_type, values)
-    model_class = ENCODERS.get(model_type, VIDEOMAE_LIKE).model_class
-    if model_class is not None:
-        return model_class.config_class(**values)
+    config_class = ENCODERS.get(model_type, VIDEOMAE_LIKE).config_class
+    if config_class is not None:
+        return config_class(**values)
     require(model_type in CONFIG_MAPPING, "encoder_config.model_type", model_type, "is unknown to transformers")
     return AutoConfig.for_model(model_type, **values)
 
@@ -244,11 +250,23 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     described = describe_encoder(config)
     # dtype=None: encoder and decoders are built in one type, whatever type the encoder was once saved in.
     if described.model_class is not None:
-        return described.model_class._from_config(config, dtype=None)
-    encoder = AutoModel.from_config(config, dtype=None)
+        encoder = described.model_class._from_config(config, dtype=None)
+    else:
+        encoder = AutoModel.from_config(config, dtype=None)
     for name in described.unused_modules:
         setattr(encoder, name, None)
+    encoder.register_load_state_dict_pre_hook(rename_older_biases)
     return encoder
+
+
+def rename_older_biases(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *arguments: Any) -> None:
+    """Lets `load_state_dict` find the biases of VideoMAE's queries and values under their older names.
+
+    Only `from_pretrained` knows that a file's q_bias is the module's query.bias.
+    """
+    names = {".q_bias": ".query.bias", ".v_bias": ".value.bias"}
+    for name in [name for name in state_dict if name.startswith(prefix) and name.endswith(tuple(names))]:
+        state_dict[name[: -len(".q_bias")] + names[name[-len(".q_bias") :]]] = state_dict.pop(name)
 
 
 def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedConfig, list[str]]:
@@ -256,10 +274,9 @@ def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrai
 
     An image model's config comes in that of a frame backbone, whose fields the overrides then are.
     """
-    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    model_type: Any = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
     # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
-    config_class = ENCODERS.get(model_type, VIDEOMAE_LIKE).model_class
-    config_class = AutoConfig if config_class is None else config_class.config_class
+    config_class = ENCODERS.get(model_type, VIDEOMAE_LIKE).config_class or AutoConfig
     if model_type not in ENCODERS:
         alone = AutoConfig.from_pretrained(source)
         alone = getattr(alone, "vision_config", alone)  # of an image model with a text model beside it
@@ -310,7 +327,7 @@ def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedMode
     described = describe_encoder(config)
     is_wrapped = config.model_type == "frame_backbone" and own_config.model_type == "frame_backbone"
     is_wrapped = is_wrapped and PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "frame_backbone"
-    model_class = AutoModel if is_wrapped or described.model_class is None else described.model_class
+    model_class: Any = AutoModel if is_wrapped or described.model_class is None else described.model_class
     stored_config = config.backbone_config if is_wrapped else config
     if described.position_tables:
         # Its tables keep the checkpoint's size until they are interpolated.
@@ -328,7 +345,7 @@ def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedMode
             f"{source} lacks {len(lacking)} weights of this {config.model_type} encoder, or has them in another size, "
             f"first {lacking[0]}; {ENCODER_ADVICE}."
         )
-    encoder = build_encoder(config)
+    encoder: Any = build_encoder(config)
     if is_wrapped:
         encoder.backbone.load_state_dict(loaded.state_dict())
         fresh = [name for name, _ in encoder.named_parameters() if not name.startswith("backbone.")]

@@ -11,20 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .configuration_common import as_height_and_width
 from .configuration_frame_backbone import FrameBackboneConfig
-from .configuration_lgi_former import as_height_and_width
 from .image_backbones import build_image_backbone, encode_pictures
-from .modeling_layers import ZeroStartLinear
-from .modeling_lgi_former import LGIFormerAttention, LGIFormerPlainLayer, LGIFormerPositions, sinusoid_positions
+from .modeling_layers import EncoderAttention, PlainLayer, PositionTable, ZeroStartLinear, sinusoid_positions
+from .weight_files import CheckedPreTrainedModel
 
 
-class FrameBackboneTemporalLayer(LGIFormerPlainLayer):
+class FrameBackboneTemporalLayer(PlainLayer):
     """A pre-norm transformer layer over the frames, at every place by itself: its cost grows with T, not T * h * w.
 
     A fresh layer changes nothing, so that training starts from the image model's own features.
@@ -38,7 +37,7 @@ class FrameBackboneTemporalLayer(LGIFormerPlainLayer):
         self.attention.output = ZeroStartLinear(hidden_size, hidden_size)
         self.mlp.dense_out = ZeroStartLinear(intermediate_size, hidden_size)
 
-    def forward(self, tokens: torch.Tensor, num_frames: int) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, num_frames: int) -> torch.Tensor:  # type: ignore[override]
         """(B, T * s, D) of s places -> the same."""
         batch_size = tokens.shape[0]
         # (B, T * s, D) -> (B, T, s, D) -> (B, s, T, D) -> (B * s, T, D), and back
@@ -47,7 +46,7 @@ class FrameBackboneTemporalLayer(LGIFormerPlainLayer):
         return over_time.unflatten(0, (batch_size, -1)).transpose(1, 2).flatten(1, 2)
 
 
-class FrameBackbonePreTrainedModel(PreTrainedModel):
+class FrameBackbonePreTrainedModel(CheckedPreTrainedModel):
     """Weight initialisation and the capabilities that transformers asks a model class for."""
 
     config_class = FrameBackboneConfig
@@ -61,14 +60,14 @@ class FrameBackbonePreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {
         "hidden_states": FrameBackboneTemporalLayer,
-        "attentions": OutputRecorder(LGIFormerAttention, index=1),
+        "attentions": OutputRecorder(EncoderAttention, index=1),
     }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LGIFormerPositions):
-            init.copy_(module.table, sinusoid_positions(*module.table.shape[1:]))
+        if isinstance(module, PositionTable):
+            init.copy_(module.table, sinusoid_positions(*module.table.shape[1:]).unsqueeze(0))
         elif isinstance(module, ZeroStartLinear):
             init.zeros_(module.weight)
 
@@ -79,9 +78,10 @@ class FrameBackboneModel(FrameBackbonePreTrainedModel):
     def __init__(self, config: FrameBackboneConfig) -> None:
         super().__init__(config)
         self.feature_map = config.feature_map
-        self.backbone = build_image_backbone(config.backbone_config, self.feature_map)
+        backbone_config: Any = config.backbone_config  # the config has made an object of it
+        self.backbone = build_image_backbone(backbone_config, self.feature_map)
         size = config.hidden_size
-        self.positions = LGIFormerPositions(config.num_frames, size)
+        self.positions = PositionTable(config.num_frames, size)
         last = max(config.num_temporal_layers - 1, 1)
         self.temporal_layers = nn.ModuleList(
             FrameBackboneTemporalLayer(

@@ -62,7 +62,7 @@ class MTCAETaskHead(nn.Module):
         self.per_frame = task.per == "frame"
         self.output_shape = tuple(task.output_shape)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.pool = MTCAEPooling(config, task.pooling, size)
+        self.pool = MTCAEPooling(config, task.pooling or config.pooling, size)
         frames_per_vector = config.tubelet_size if self.pool.keeps_time else config.num_frames
         num_outputs = task.num_outputs * (frames_per_vector if self.per_frame else 1)
         self.output = nn.Linear(self.pool.output_size, num_outputs)

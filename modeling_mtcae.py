@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_mtcae import MTCAEConfig, TaskDescription, unknown_config_names
+from .configuration_mtcae import ADDED_ARGUMENTS, MTCAEConfig, TaskDescription, unknown_config_names
 from .modeling_encoders import build_encoder, encode_clips, load_encoder
 from .modeling_heads import MTCAEHeatMapHead, MTCAEPooling, build_head
 from .modeling_layers import ZeroStartLinear, all_alike_without_a_person
@@ -45,6 +45,9 @@ from .weight_files import CheckedPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
+# Labels and masks by the tasks' keys; a task without a mask has the key None.
+Targets = dict[str | None, torch.Tensor | None]
+
 
 @dataclass
 class MTCAEMultiTaskOutput(ModelOutput):
@@ -71,7 +74,7 @@ class MTCAEMultiTaskOutput(ModelOutput):
     logits: torch.Tensor | None = None
     face_boxes: torch.Tensor | None = None
     face_landmarks: torch.Tensor | None = None
-    task_outputs: dict[str, torch.Tensor] | None = None
+    task_outputs: ModelOutput | None = None
     task_losses: dict[str, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -101,17 +104,13 @@ def task_loss(
         return classification_loss(prediction, labels, mask)
     if task.loss == "ccc":
         return concordance_loss(prediction, labels, mask, output_axes=len(task.output_shape))
-    return elementwise_loss(ELEMENTWISE_LOSSES[task.loss], prediction, labels, mask)
+    return elementwise_loss(ELEMENTWISE_LOSSES[str(task.loss)], prediction, labels, mask)
 
 
 def summarise_names(names: Iterable[str], depth: int) -> str:
     """Names of weights, shortened to their first `depth` parts and counted."""
     counts = Counter(".".join(name.split(".")[:depth]) for name in names)
     return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "nothing"
-
-
-def _sum_losses(losses: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(losses.values())).sum()
 
 
 class MTCAEPreTrainedModel(CheckedPreTrainedModel):
@@ -150,7 +149,8 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
         super().__init__(config)
         config.complete()
         self.tasks = config.task_descriptions
-        self.encoder = build_encoder(config.encoder_config)
+        encoder_config: Any = config.encoder_config  # the config has made an object of it
+        self.encoder = build_encoder(encoder_config)
         self.structure = STRUCTURE_CLASSES[config.structure](config, [task.name for task in self.tasks])
         self.heads = nn.ModuleDict(
             {task.name: build_head(config, task, self.structure.output_size) for task in self.tasks}
@@ -211,8 +211,9 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
                 weights of an implementation that does not keep them.
             TypeError: an argument is no label or mask of any task.
         """
-        targets = {"labels": labels, "face_boxes": face_boxes, "face_landmarks": face_landmarks}
-        targets |= {"face_found": face_found} | self._take_task_arguments(kwargs)
+        targets = self._take_task_arguments(kwargs)
+        targets |= {"labels": labels, "face_boxes": face_boxes}
+        targets |= {"face_landmarks": face_landmarks, "face_found": face_found}
         # The encoder records by its own config; what is asked of this model's config holds for it too.
         for name in ("output_hidden_states", "output_attentions"):
             kwargs.setdefault(name, getattr(self.config, name))
@@ -221,7 +222,10 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
         if self.config.temperature != 1 and "expression" in predictions:
             predictions["expression"] = predictions["expression"] / self.config.temperature
         losses = self._compute_losses(predictions, targets)
-        log_maps = self._compute_log_maps(tokens) if losses or output_heat_maps else {}
+        log_maps = {}
+        if losses or output_heat_maps:
+            heads = {name: head for name, head in self.heads.items() if isinstance(head, MTCAEHeatMapHead)}
+            log_maps = {name: head.log_maps(tokens[name]) for name, head in heads.items()}
         if output_heat_maps and not log_maps:
             raise ValueError("output_heat_maps=True: no task of this model has the pooling 'heat_map'.")
         map_losses = self._compute_map_losses(log_maps, predictions, targets)
@@ -234,17 +238,23 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
             logits=None if logits is None else all_alike_without_a_person(logits, person_found),
             face_boxes=predictions.get("face_box"),
             face_landmarks=predictions.get("face_landmarks"),
-            task_outputs=predictions,
+            # A dict of transformers' own kind, which its pipelines can take apart.
+            task_outputs=ModelOutput(predictions),
             task_losses=losses or None,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
-            heat_maps=self._as_heat_maps(log_maps) if output_heat_maps else None,
+            # (B, T, points, h * w) -> (B, T, points, h, w)
+            heat_maps=tuple(maps.exp().unflatten(-1, self.config.token_grid[1:]) for maps in log_maps.values())
+            if output_heat_maps
+            else None,
             heat_map_losses=map_losses or None,
         )
 
-    def _take_task_arguments(self, kwargs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+    def _take_task_arguments(self, kwargs: dict[str, Any]) -> Targets:
         """Moves the tasks' labels and masks out of `kwargs`; what remains must be transformers' own."""
         known = {key for task in self.tasks for key in (task.label_key, task.mask_key) if key is not None}
+        for name in ADDED_ARGUMENTS:
+            kwargs.pop(name, None)
         unknown = [key for key in kwargs if key not in known and key not in TransformersKwargs.__annotations__]
         if unknown:
             raise TypeError(
@@ -255,14 +265,15 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
 
     def _encode(
         self, pixel_values: torch.Tensor | None, encoded_clips: torch.Tensor | None, kwargs: dict[str, Any]
-    ) -> ModelOutput:
-        if (pixel_values is None) == (encoded_clips is None):
-            raise ValueError("forward() takes either pixel_values or encoded_clips.")
-        if encoded_clips is not None:
+    ) -> Any:
+        """The encoder's output, with `last_hidden_state` (B, N, D)."""
+        if pixel_values is not None and encoded_clips is None:
+            self._check_inputs(pixel_values, kwargs)
+            encoded: Any = encode_clips(self.encoder, pixel_values, **kwargs)
+        elif encoded_clips is not None and pixel_values is None:
             encoded = BaseModelOutput(last_hidden_state=encoded_clips)
         else:
-            self._check_inputs(pixel_values, kwargs)
-            encoded = encode_clips(self.encoder, pixel_values, **kwargs)
+            raise ValueError("forward() takes either pixel_values or encoded_clips.")
         self._check_tokens(encoded.last_hidden_state)
         return encoded
 
@@ -305,33 +316,21 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
                 "that keeps time: time, time_and_place, heat_map."
             )
 
-    def _compute_losses(
-        self, predictions: dict[str, torch.Tensor], targets: dict[str, torch.Tensor | None]
-    ) -> dict[str, torch.Tensor]:
+    def _compute_losses(self, predictions: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
         losses = {}
         for task in self.tasks:
             labels = targets.get(task.label_key)
             if labels is not None:
-                mask = targets.get(task.mask_key) if task.mask_key else None
-                self._check_labels(task, predictions[task.name], labels)
-                self._check_mask(task, labels, mask)
+                mask = targets.get(task.mask_key)
+                self._check_labels(task, predictions[task.name], labels, mask)
                 losses[task.name] = task_loss(task, predictions[task.name], labels, mask)
         return losses
-
-    def _compute_log_maps(self, tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Logarithms of the heat maps, (B, T, points, h * w), by the names of the tasks that have some."""
-        heads = {name: head for name, head in self.heads.items() if isinstance(head, MTCAEHeatMapHead)}
-        return {name: head.log_maps(tokens[name]) for name, head in heads.items()}
-
-    def _as_heat_maps(self, log_maps: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        # (B, T, points, h * w) -> (B, T, points, h, w)
-        return tuple(maps.exp().unflatten(-1, self.config.token_grid[1:]) for maps in log_maps.values())
 
     def _compute_map_losses(
         self,
         log_maps: dict[str, torch.Tensor],
         predictions: dict[str, torch.Tensor],
-        targets: dict[str, torch.Tensor | None],
+        targets: Targets,
     ) -> dict[str, torch.Tensor]:
         """The heat maps' cross-entropies by task name, before `heat_map_weight`."""
         losses = {}
@@ -344,23 +343,23 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
             points = labels.float().flatten(2).unflatten(2, (-1, 2))
             if task.name in windows:
                 points = points_in_box(points, windows[task.name].detach().float())
-            mask = targets.get(task.mask_key) if task.mask_key else None
+            mask = targets.get(task.mask_key)
             grid = self.config.token_grid[1:]
             losses[task.name] = heat_map_loss(log_maps[task.name], points, grid, task.heat_map_deviation, mask)
         return losses
 
-    def _check_mask(self, task: TaskDescription, labels: torch.Tensor, mask: torch.Tensor | None) -> None:
-        expected = labels.shape[:2] if task.per == "frame" else labels.shape[:1]
-        if mask is not None and mask.shape != expected:
-            raise ValueError(
-                f"{task.mask_key} has shape {tuple(mask.shape)}; task {task.name} takes {tuple(expected)}."
-            )
-
-    def _check_labels(self, task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor) -> None:
+    def _check_labels(
+        self, task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
+    ) -> None:
         expected = prediction.shape[:-1] if task.kind == "classification" else prediction.shape
         if labels.shape != expected:
             raise ValueError(
                 f"{task.label_key} has shape {tuple(labels.shape)}; task {task.name} takes {tuple(expected)}."
+            )
+        expected = labels.shape[:2] if task.per == "frame" else labels.shape[:1]
+        if mask is not None and mask.shape != expected:
+            raise ValueError(
+                f"{task.mask_key} has shape {tuple(mask.shape)}; task {task.name} takes {tuple(expected)}."
             )
         if task.kind == "classification" and labels.is_floating_point():
             raise ValueError(
@@ -380,8 +379,10 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
     def _total_loss(self, losses: dict[str, torch.Tensor], tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = {task.name: task.weight for task in self.tasks}
         weighted = {name: weights[name] * loss for name, loss in losses.items()}
-        combine = self.uncertainty or _sum_losses
-        total = combine(weighted)
+        if self.uncertainty is not None:
+            total = self.uncertainty(weighted)
+        else:
+            total = torch.stack(list(weighted.values())).sum()
         if self.training and self.contrast is not None:
             total = total + self.config.contrastive_weight * self.contrast(tokens)
         return total

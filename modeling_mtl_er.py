@@ -6,6 +6,7 @@ Shapes: B videos, L frames, D feature channels, d channels of the temporal encod
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_mtl_er import MTLERConfig
+from .modeling_layers import sinusoid_positions
 from .task_losses import ELEMENTWISE_LOSSES, IGNORED_CLASS, classification_loss, concordance_loss, elementwise_loss
 from .weight_files import CheckedPreTrainedModel
 
 MISSING_VALENCE_AROUSAL = -5.0  # label of a frame whose valence or arousal nobody knows
 MISSING_LABEL = -1  # likewise of an expression or an action unit
-MOST_POSITIONS = 10_000.0  # longest wavelength of the position table / 2 pi
 
 # What a recurrent encoder carries from chunk to chunk: by part ("shared" or a task), its layers' states (layers, B, d).
 CarriedState = dict[str, tuple[torch.Tensor, ...]]
@@ -64,15 +65,6 @@ class MTLERPrediction(ModelOutput):
     action_unit_probabilities: torch.Tensor | None = None
 
 
-def position_table(length: int, size: int, device: torch.device) -> torch.Tensor:
-    """Sinusoids (length, size): sines in the even channels, cosines in the odd ones."""
-    positions = torch.arange(length, device=device, dtype=torch.float32)[:, None]
-    channels = torch.arange(0, size, 2, device=device, dtype=torch.float32)
-    angles = positions * torch.exp(-math.log(MOST_POSITIONS) * channels / size)
-    # (length, size / 2, 2) -> (length, size): sine and cosine alternate; an odd size drops the last cosine
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :size]
-
-
 class MTLERTransformer(nn.Module):
     """Post-norm self-attention layers with sinusoidal positions, bidirectional within a chunk."""
 
@@ -97,7 +89,7 @@ class MTLERTransformer(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """Frames (B, L, D), present (B, L) boolean -> states (B, L, d). Positions start at 0 in every chunk."""
         hidden = self.projection(frames)
-        hidden = self.dropout(hidden + position_table(hidden.shape[1], self.output_size, hidden.device).to(hidden))
+        hidden = self.dropout(hidden + sinusoid_positions(hidden.shape[1], self.output_size).to(hidden))
         absent = None
         if present is not None:
             # A video that ended before this chunk has no frame to attend to; its output is not read.
@@ -125,8 +117,9 @@ class MTLERRecurrence(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Frames (B, L, D) -> states (B, L, d) and the carried state; padding stands at the end and changes nothing."""
         is_lstm = isinstance(self.recurrence, nn.LSTM)
-        hidden, state = self.recurrence(frames, state if state is None or is_lstm else state[0])
-        return self.dropout(hidden), state if is_lstm else (state,)
+        carried: Any  # an LSTM's two tensors, or a GRU's one
+        hidden, carried = self.recurrence(frames, state if state is None or is_lstm else state[0])
+        return self.dropout(hidden), carried if is_lstm else (carried,)
 
 
 def build_temporal_encoder(
@@ -140,7 +133,7 @@ def build_temporal_encoder(
 
 def make_hidden_layers(config: MTLERConfig, input_size: int) -> nn.Sequential:
     """A head's two hidden layers, (..., input_size) -> (..., head_sizes[-1])."""
-    first, second = config.head_sizes
+    first, second = config.head_sizes or []
     dropout = config.head_dropout
     return nn.Sequential(
         *(nn.Dropout(dropout), nn.Linear(input_size, first), nn.ReLU()),
@@ -154,7 +147,7 @@ class MTLERHead(nn.Module):
     def __init__(self, config: MTLERConfig, input_size: int, num_outputs: int) -> None:
         super().__init__()
         self.hidden = make_hidden_layers(config, input_size)
-        self.output = nn.Linear(config.head_sizes[-1], num_outputs)
+        self.output = nn.Linear((config.head_sizes or [])[-1], num_outputs)
 
     def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L, size) -> (outputs (B, L, num_outputs), hidden states (B, L, head_sizes[-1]))."""
@@ -238,13 +231,16 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
     gradient into the sources.
     """
 
+    expression_weights: torch.Tensor | None
+    action_unit_weights: torch.Tensor | None
+
     def __init__(self, config: MTLERConfig) -> None:
         super().__init__(config)
         config.complete()
         self.shared = None
         if config.num_shared_layers:
             self.shared = build_temporal_encoder(config, config.input_size, config.num_shared_layers, projects=True)
-        self.branches = nn.ModuleDict({task: MTLERBranch(config, task) for task in config.tasks})
+        self.branches = nn.ModuleDict({task: MTLERBranch(config, task) for task in config.tasks or []})
         self.label_embeddings = nn.ModuleDict(
             {task: MTLERLabelEmbedding(config, task) for task in self._embedded_sources(config)}
         )
@@ -258,7 +254,7 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         if config.feedback_kind != "label_embedding":
             return []
         fed_back = {source for sources in config.active_dependencies.values() for source in sources}
-        return [task for task in config.tasks if task in fed_back]
+        return [task for task in config.tasks or [] if task in fed_back]
 
     def forward(
         self,
@@ -320,9 +316,10 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         if self.shared is not None:
             shared, carried["shared"] = self.shared(features, present, state.get("shared"))
         taught = self._draw_taught_frames(features)
-        outputs, feedback = {}, {}
+        outputs: dict[str, torch.Tensor] = {}
+        feedback: dict[str, torch.Tensor] = {}
         for task in self.config.task_order:
-            branch = self.branches[task]
+            branch: Any = self.branches[task]
             states = torch.cat([shared, *(feedback[source] for source in branch.sources)], dim=-1)
             outputs[task], hidden, carried[task] = branch(states, present, state.get(task))
             feedback[task] = hidden.detach()
@@ -389,9 +386,9 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         # Half-precision losses overflow or vanish.
         return {
-            task: self._task_loss(task, outputs[task].float(), labels[task], present)
-            for task in self.config.tasks
-            if labels[task] is not None
+            task: self._task_loss(task, outputs[task].float(), known, present)
+            for task, known in labels.items()
+            if known is not None
         }
 
     def _task_loss(
@@ -403,15 +400,12 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
             return classification_loss(output, known, present, self.expression_weights)
         if task == "action_units":
             known = labels.float().masked_fill(labels == MISSING_LABEL, math.nan)
-            return elementwise_loss(self._action_unit_loss, output, known, present)
+            compare = partial(ELEMENTWISE_LOSSES["binary_cross_entropy"], pos_weight=self.action_unit_weights)
+            return elementwise_loss(compare, output, known, present)
         known = labels.float().masked_fill(labels == MISSING_VALENCE_AROUSAL, math.nan)
         if self.config.valence_arousal_loss == "ccc":
             return concordance_loss(output.squeeze(-1), known, present, output_axes=0)
         return elementwise_loss(ELEMENTWISE_LOSSES["mse"], output.squeeze(-1), known, present)
-
-    def _action_unit_loss(self, output: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
-        compare = ELEMENTWISE_LOSSES["binary_cross_entropy"]
-        return compare(output, labels, pos_weight=self.action_unit_weights, reduction=reduction)
 
     @torch.no_grad()
     def predict(self, features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> MTLERPrediction:

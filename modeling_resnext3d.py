@@ -14,9 +14,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_lgi_former import as_height_and_width
+from .configuration_common import as_height_and_width
 from .configuration_resnext3d import ResNeXt3DConfig
-from .modeling_lgi_former import check_clip_size
+from .modeling_layers import check_clip_size
 from .weight_files import CheckedPreTrainedModel
 
 

@@ -6,13 +6,12 @@ T frames, N tokens in raster order (t, h, w), C channels. Boxes (x1, y1, x2, y2)
 width and height.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 from torch.nn import functional
 
 from .configuration_mtcae import MTCAEConfig
+from .modeling_layers import cell_centres
 from .modeling_structures import MTCAEStructure
 
 # The one anchor of the region proposals: the head predicts how the face box differs from the whole frame.
@@ -65,11 +64,10 @@ def warp_regions(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 
 def draw_landmark_mask(points: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Points (M, K, 2) in box coordinates -> mask (M, 1, rows, columns), 1 at a landmark, fading like a Gaussian."""
-    x = (torch.arange(columns, device=points.device) + 0.5).expand(rows, columns)
-    y = (torch.arange(rows, device=points.device) + 0.5).unsqueeze(1).expand(rows, columns)
+    cells = cell_centres(rows, columns, points.device).unflatten(0, (rows, columns))
     # (rows, columns, 2) cells against points (M, K, 1, 1, 2) in cells -> squared distances (M, K, rows, columns)
     places = points.float() * torch.tensor([columns, rows], device=points.device)
-    distances = (torch.stack([x, y], dim=-1) - places[:, :, None, None]).square().sum(dim=-1)
+    distances = (cells - places[:, :, None, None]).square().sum(dim=-1)
     return torch.exp(-distances / (2 * LANDMARK_RADIUS**2)).amax(dim=1, keepdim=True).to(points.dtype)
 
 
@@ -116,10 +114,11 @@ class MNC(MTCAEStructure):
         self.recognition = nn.ModuleDict({name: MNCRecognition(size) for name in later_tasks})
 
     def predict(
-        self, encoded: torch.Tensor, heads: Mapping[str, nn.Module]
+        self, encoded: torch.Tensor, heads: nn.ModuleDict
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, C), and its prediction."""
-        maps = self._as_maps(self.dense(encoded))
+        # (B, t * h * w, C) -> (B, t, h, w, C) -> (B * t, C, h, w)
+        maps = self.dense(encoded).unflatten(1, (-1, *self.places)).flatten(0, 1).movedim(-1, 1)
         batch_size = encoded.shape[0]
         tokens = {self.box_task: self._as_tokens(functional.relu(self.box_convolution(maps)), batch_size)}
         boxes = heads[self.box_task](tokens[self.box_task])
@@ -143,10 +142,6 @@ class MNC(MTCAEStructure):
     def map_windows(self, predictions: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The predicted boxes (B, T, 4), for every task but the box."""
         return dict.fromkeys([self.landmark_task, *self.recognition], predictions[self.box_task])
-
-    def _as_maps(self, tokens: torch.Tensor) -> torch.Tensor:
-        # (B, t * h * w, C) -> (B, t, h, w, C) -> (B * t, C, h, w)
-        return tokens.unflatten(1, (-1, *self.places)).flatten(0, 1).movedim(-1, 1)
 
     def _as_tokens(self, maps: torch.Tensor, batch_size: int) -> torch.Tensor:
         # (B * t, C, h, w) -> (B * t, h, w, C) -> (B, t * h * w, C)

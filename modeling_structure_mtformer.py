@@ -4,7 +4,7 @@ Source: "MTFormer: Multi-Task Learning via Transformer and Cross-Task Reasoning"
 the tokens of a clip in place of windows in an image. Shapes: B clips, N tokens, D channels, n tasks.
 """
 
-from itertools import combinations
+from itertools import permutations
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mtcae import MTCAEConfig, TaskDescription
-from .modeling_structures import MTCAEMLP, MTCAECrossAttention, MTCAEStructure
+from .modeling_structures import MTCAECrossAttention, MTCAEStructure, build_mlp
 
 # Of the published code: hidden channels of the transforms / channels, the projections' width, the temperature.
 TRANSFORM_RATIO = 3
@@ -28,7 +28,7 @@ class MTFormerSelfLayer(GradientCheckpointingLayer):
         self.norm_attention = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
         self.attention = MTCAECrossAttention(config)
         self.norm_mlp = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MTCAEMLP(config)
+        self.mlp = build_mlp(config)
         self.dropout = nn.Dropout(config.decoder_dropout)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class MTFormerCrossLayer(GradientCheckpointingLayer):
         self.other_transforms = nn.ModuleList([MTFormerTransform(size, share, hidden_size) for _ in range(num_others)])
         self.fusion = MTFormerTransform(size + num_others * share, size, hidden_size)
         self.norm_mlp = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.mlp = MTCAEMLP(config)
+        self.mlp = build_mlp(config)
         self.dropout = nn.Dropout(config.decoder_dropout)
 
     def forward(self, tokens: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
@@ -82,6 +82,16 @@ class MTFormerCrossLayer(GradientCheckpointingLayer):
         # 1 x (B, N, D) and (n - 1) x (B, N, share) -> (B, N, D + (n - 1) * share) -> (B, N, D)
         tokens = tokens + self.dropout(self.fusion(torch.cat(messages, dim=-1)))
         return tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
+
+
+class MTFormerStage(nn.ModuleList):
+    """Blocks one after the other."""
+
+    def forward(self, tokens: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        """This task's tokens (B, N, D), and the other tasks' where the blocks look at them -> (B, N, D)."""
+        for layer in self:
+            tokens = layer(tokens, *others)
+        return tokens
 
 
 class MTFormer(MTCAEStructure):
@@ -100,32 +110,24 @@ class MTFormer(MTCAEStructure):
         self.output_size = config.decoder_hidden_size
         depth = range(config.decoder_num_layers)
         self.dense = nn.Linear(config.hidden_size, config.decoder_hidden_size)
-        self.shared_layers = nn.ModuleList([MTFormerSelfLayer(config) for _ in depth])
+        self.shared_layers = MTFormerStage(MTFormerSelfLayer(config) for _ in depth)
         self.self_layers = nn.ModuleDict(
-            {name: nn.ModuleList([MTFormerSelfLayer(config) for _ in depth]) for name in task_names}
+            {name: MTFormerStage(MTFormerSelfLayer(config) for _ in depth) for name in task_names}
         )
+        num_others = len(task_names) - 1
         self.cross_layers = nn.ModuleDict(
-            {
-                name: nn.ModuleList([MTFormerCrossLayer(config, len(task_names) - 1) for _ in depth])
-                for name in task_names
-            }
+            {name: MTFormerStage(MTFormerCrossLayer(config, num_others) for _ in depth) for name in task_names}
         )
 
     def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
         """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
-        shared = _apply_layers(self.shared_layers, self.dense(encoded))
-        own = {name: _apply_layers(layers, shared) for name, layers in self.self_layers.items()}
+        shared = self.shared_layers(self.dense(encoded))
+        own = {name: layers(shared) for name, layers in self.self_layers.items()}
         outputs = {}
         for name, layers in self.cross_layers.items():
             others = [tokens for other, tokens in own.items() if other != name]
-            outputs[name] = _apply_layers(layers, own[name], *others)
+            outputs[name] = layers(own[name], *others)
         return outputs
-
-
-def _apply_layers(layers: nn.ModuleList, tokens: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-    for layer in layers:
-        tokens = layer(tokens, *others)
-    return tokens
 
 
 class CrossTaskContrast(nn.Module):
@@ -151,15 +153,12 @@ class CrossTaskContrast(nn.Module):
             functional.normalize(projection(tokens[name].mean(dim=1)).float(), dim=-1)
             for name, projection in self.projections.items()
         ]
-        losses = [_contrast(one, other) for pair in combinations(features, 2) for one, other in (pair, pair[::-1])]
+        losses = []
+        for anchors, candidates in permutations(features, 2):
+            # Unit vectors (B, P) x (P, B) -> (B, B): each clip's vector of the other task is to be found among all B
+            scores = anchors @ candidates.T / TEMPERATURE
+            losses.append(functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device)))
         return torch.stack(losses).sum()
-
-
-def _contrast(anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Unit vectors (B, P) of two tasks -> mean cross-entropy of finding each clip's other vector among all B."""
-    # (B, P) x (P, B) -> (B, B): anchor x candidate
-    scores = anchors @ candidates.T / TEMPERATURE
-    return functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
 class UncertaintyWeights(nn.Module):

@@ -47,7 +47,7 @@ class MTLERTaskBranch(nn.Module):
 
     def __init__(self, config: MTLERConfig, num_sources: int) -> None:
         super().__init__()
-        size = config.hidden_size + num_sources * config.head_sizes[-1]
+        size = config.hidden_size + num_sources * config.feedback_size
         self.private = build_temporal_encoder(config, size, config.num_private_layers, projects=False)
         self.hidden = make_hidden_layers(config, size)
 

@@ -3,94 +3,35 @@
 Shapes: B clips, N tokens in raster order (t, h, w), D channels.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mtcae import MTCAEConfig
-from .modeling_layers import residual_dense
+from .modeling_layers import MLP, Attention
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain softmax attention. Query, key, value: (B, heads, N, head_dim) -> ((B, N, heads, head_dim), weights)."""
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    # The softmax stays in float32: half precision loses the small weights of a long memory.
-    weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-class MTCAECrossAttention(nn.Module):
+class MTCAECrossAttention(Attention):
     """Multi-head attention of a query sequence on the memory. Head width is free: heads x head_dim may exceed D."""
 
     def __init__(self, config: MTCAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.head_dim = config.decoder_head_dim
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        inner_size = config.decoder_num_attention_heads * self.head_dim
-        self.query = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.key = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.value = nn.Linear(config.decoder_hidden_size, inner_size)
-        self.output = residual_dense(inner_size, config.decoder_hidden_size, config.decoder_zero_start)
-
-    def _split_heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
-        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def forward(
-        self, query: torch.Tensor, memory: torch.Tensor, values: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Query (B, N, D), memory (B, M, D) -> attended (B, N, D) and weights (B, heads, N, M) where eager.
-
-        The values come from the memory too, unless there are tokens of their own for them: `values` (B, M, D).
-        """
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+        super().__init__(
+            config,
+            size=config.decoder_hidden_size,
+            num_heads=config.decoder_num_attention_heads,
+            head_dim=config.decoder_head_dim,
+            dropout=config.decoder_attention_dropout,
+            zero_start=config.decoder_zero_start,
         )
-        attended, weights = attend(
-            self,
-            self._split_heads(self.query(query)),
-            self._split_heads(self.key(memory)),
-            self._split_heads(self.value(memory if values is None else values)),
-            None,
-            is_causal=self.is_causal,
-            scaling=self.scaling,
-            dropout=self.config.decoder_attention_dropout if self.training else 0.0,
-        )
-        # (B, N, heads, head_dim) -> (B, N, heads * head_dim)
-        return self.output(attended.flatten(-2)), weights
 
 
-class MTCAEMLP(nn.Module):
-    """Two dense layers with an activation between, applied to every token."""
-
-    def __init__(self, config: MTCAEConfig) -> None:
-        super().__init__()
-        hidden_size = int(config.decoder_hidden_size * config.decoder_mlp_ratio)
-        self.dense_in = nn.Linear(config.decoder_hidden_size, hidden_size)
-        self.activation = ACT2FN[config.decoder_hidden_act]
-        self.dense_out = residual_dense(hidden_size, config.decoder_hidden_size, config.decoder_zero_start)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        return self.dense_out(self.activation(self.dense_in(tokens)))
+def build_mlp(config: MTCAEConfig) -> MLP:
+    """The MLP of a decoder's layer."""
+    size = config.decoder_hidden_size
+    hidden_size = int(config.decoder_mlp_ratio * size)
+    return MLP(size, hidden_size, config.decoder_hidden_act, zero_start=config.decoder_zero_start)
 
 
 class MTCAEDecoderLayer(GradientCheckpointingLayer):
@@ -106,7 +47,7 @@ class MTCAEDecoderLayer(GradientCheckpointingLayer):
             self.norm_query = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
             self.cross_attention = MTCAECrossAttention(config)
         self.norm_mlp = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MTCAEMLP(config)
+        self.mlp = build_mlp(config)
         self.dropout = nn.Dropout(config.decoder_dropout)
 
     def forward(self, tokens: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
@@ -142,7 +83,7 @@ class MTCAEDecoder(nn.Module):
         """Query (B, N, D) or None, encoder's output F (B, N, D_encoder) -> Y (B, N, D)."""
         projected = self.dense(encoded) if self.starts_from_encoder or self.reads_memory else None
         memory = self.norm_memory(projected) if self.reads_memory else None
-        tokens = projected if self.starts_from_encoder else query
+        tokens: Any = projected if self.starts_from_encoder else query
         for step in range(self.depth):
             tokens = self.layers[step % len(self.layers)](tokens, memory)
         return tokens
@@ -158,7 +99,7 @@ class MTCAEStructure(nn.Module):
     output_size: int
 
     def predict(
-        self, encoded: torch.Tensor, heads: Mapping[str, nn.Module]
+        self, encoded: torch.Tensor, heads: nn.ModuleDict
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, D), and its prediction."""
         tokens = self(encoded)

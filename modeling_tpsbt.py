@@ -17,15 +17,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tpsbt import TPSBTConfig
-from .modeling_layers import all_alike_without_a_person
-from .modeling_lgi_former import (
-    LGIFormerAttention,
-    LGIFormerClassifier,
-    LGIFormerEmbedding,
-    LGIFormerMLP,
-    LGIFormerPlainLayer,
-    LGIFormerPositions,
-    LGIFormerResidual,
+from .modeling_layers import (
+    MLP,
+    EncoderAttention,
+    PlainLayer,
+    PositionTable,
+    Residual,
+    SmallStartClassifier,
+    TubeletEmbedding,
+    all_alike_without_a_person,
     sinusoid_positions,
 )
 from .saved_folders import SavesWithProcessor
@@ -40,12 +40,12 @@ class TPSBTCrossLayer(GradientCheckpointingLayer):
         size, heads = config.hidden_size, config.num_attention_heads
         self.norm_cross_query = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.norm_cross_context = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.cross_attention = LGIFormerAttention(config, size, heads)
+        self.cross_attention = EncoderAttention(config, size, heads)
         self.norm_attention = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.attention = LGIFormerAttention(config, size, heads)
+        self.attention = EncoderAttention(config, size, heads)
         self.norm_mlp = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.mlp = LGIFormerMLP(config, size, config.intermediate_size)
-        self.residual = LGIFormerResidual(config.hidden_dropout_prob, drop_path_rate)
+        self.mlp = MLP(size, config.intermediate_size, config.hidden_act)
+        self.residual = Residual(config.hidden_dropout_prob, drop_path_rate)
 
     def forward(self, tokens: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Tokens (B, N, D), context (B, M, D) -> (B, N, D)."""
@@ -128,21 +128,21 @@ class TPSBTPreTrainedModel(CheckedPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "video"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LGIFormerEmbedding", "LGIFormerPlainLayer", "TPSBTCrossLayer"]
+    _no_split_modules = ["TubeletEmbedding", "PlainLayer", "TPSBTCrossLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {
-        "hidden_states": [OutputRecorder(LGIFormerPlainLayer), OutputRecorder(TPSBTCrossLayer)],
-        "attentions": OutputRecorder(LGIFormerAttention, index=1, layer_name="attention"),
+        "hidden_states": [OutputRecorder(PlainLayer), OutputRecorder(TPSBTCrossLayer)],
+        "attentions": OutputRecorder(EncoderAttention, index=1, layer_name="attention"),
     }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LGIFormerPositions):
-            init.copy_(module.table, sinusoid_positions(*module.table.shape[1:]))
-        elif isinstance(module, LGIFormerClassifier):
+        if isinstance(module, PositionTable):
+            init.copy_(module.table, sinusoid_positions(*module.table.shape[1:]).unsqueeze(0))
+        elif isinstance(module, SmallStartClassifier):
             init.normal_(module.weight, std=self.config.classifier_initializer_range)
 
 
@@ -151,13 +151,13 @@ class TPSBTModel(TPSBTPreTrainedModel):
 
     def __init__(self, config: TPSBTConfig) -> None:
         super().__init__(config)
-        self.embedding = LGIFormerEmbedding(config)
+        self.embedding = TubeletEmbedding(config)
         last = max(config.num_hidden_layers - 1, 1)
         rates = [config.drop_path_rate * depth / last for depth in range(config.num_hidden_layers)]
         first_depth, *later_depths = config.stage_depths
         size, heads, intermediate_size = config.hidden_size, config.num_attention_heads, config.intermediate_size
         self.layers = nn.ModuleList(
-            [LGIFormerPlainLayer(config, size, heads, intermediate_size, rate) for rate in rates[:first_depth]]
+            [PlainLayer(config, size, heads, intermediate_size, rate) for rate in rates[:first_depth]]
         )
         ends = [first_depth + sum(later_depths[:number]) for number in range(len(later_depths) + 1)]
         self.stages = nn.ModuleList(
@@ -200,7 +200,7 @@ class TPSBTForVideoClassification(SavesWithProcessor, TPSBTPreTrainedModel):
         super().__init__(config)
         self.tpsbt = TPSBTModel(config)
         self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.classifier = LGIFormerClassifier(config.hidden_size, config.num_labels)
+        self.classifier = SmallStartClassifier(config.hidden_size, len(config.id2label or {}))
         self.post_init()
 
     @can_return_tuple

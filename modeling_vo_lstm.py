@@ -14,9 +14,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_lgi_former import as_height_and_width
+from .configuration_common import as_height_and_width
 from .configuration_vo_lstm import VOLSTMConfig
-from .modeling_lgi_former import check_clip_size
+from .modeling_layers import check_clip_size
 from .weight_files import CheckedPreTrainedModel
 
 
@@ -66,11 +66,11 @@ class VOLSTMModel(VOLSTMPreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
-        """Encodes clips; there are no hidden states or attentions to return.
+        """Encodes clips. Hidden states are the features of the frames, then the LSTM's; there are no attentions.
 
         Args:
             pixel_values: (B, T, C, H, W).
-            **kwargs: transformers' own (`return_dict`).
+            **kwargs: transformers' own (`output_hidden_states`, `return_dict`).
 
         Raises:
             ValueError: the clip has another size than the model.
@@ -82,10 +82,11 @@ class VOLSTMModel(VOLSTMPreTrainedModel):
         features = self.frame_encoder(pixel_values.flatten(0, 1)).last_hidden_state
         pooled = features.mean(dim=1) if features.ndim == 3 else features.mean(dim=(2, 3))
         # (B * T, D) -> (B, T, D)
-        tokens = pooled.unflatten(0, (-1, config.num_frames))
+        states = [pooled.unflatten(0, (-1, config.num_frames))]
         if self.lstm is not None:
-            tokens, _ = self.lstm(tokens)
-        return BaseModelOutput(last_hidden_state=tokens)
+            states.append(self.lstm(states[0])[0])
+        asked = kwargs.get("output_hidden_states", config.output_hidden_states)
+        return BaseModelOutput(last_hidden_state=states[-1], hidden_states=tuple(states) if asked else None)
 
 
 __all__ = ["VOLSTMModel", "VOLSTMPreTrainedModel"]

@@ -1,4 +1,4 @@
-"""Files of weights that cannot be read: what is wrong with them, in one line, whichever way a model is loaded."""
+"""What all models of this repository share: how weights are saved and loaded, and what is wrong with a damaged file."""
 
 import json
 import os
@@ -54,7 +54,19 @@ def damaged_weights(source: str | os.PathLike) -> str | None:
 
 
 class CheckedPreTrainedModel(PreTrainedModel):
-    """A model that names a damaged file of weights, where safetensors has words for its header alone."""
+    """A model that names a damaged file of weights, where safetensors has words for its header alone.
+
+    Its files hold the names that its modules have, whatever transformers once called these weights: Trainer, accelerate
+    and `load_state_dict` know no others.
+    """
+
+    # `forward` takes what transformers adds to its arguments, but divides its loss by no number of items: Trainer is to
+    # average the losses of accumulated steps itself.
+    accepts_loss_kwargs = False
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *arguments: Any, **options: Any) -> None:
+        """As transformers does it, under the names of the modules."""
+        super().save_pretrained(save_directory, *arguments, **({"save_original_format": False} | options))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # its many options are handed on as they come

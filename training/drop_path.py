@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.models.videomae.modeling_videomae import VideoMAELayer
 
-from mtcae_dfer.modeling_lgi_former import LGIFormerResidual
+from mtcae_dfer.modeling_layers import Residual, keep_mask
 from mtcae_dfer.training.optimisation import encoder_blocks
 
 
@@ -23,7 +23,7 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
         raise ValueError(f"--drop_path {rate}: a {type(encoder).__name__} has no transformer blocks; leave it at 0")
     for number, block in enumerate(blocks):
         share = rate * number / max(len(blocks) - 1, 1)
-        residuals = [module for module in block.modules() if isinstance(module, LGIFormerResidual)]
+        residuals = [module for module in block.modules() if isinstance(module, Residual)]
         for residual in residuals:
             residual.keep = 1.0 - share
         if isinstance(block, VideoMAELayer):
@@ -36,18 +36,12 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
 
 def _hook_videomae_layer(layer: VideoMAELayer, share: float) -> None:
     def drop_attention(module: nn.Module, arguments: Any, update: torch.Tensor) -> torch.Tensor:
-        return update * keep_mask(update, share) if layer.training and share else update
+        return update * keep_mask(update, 1.0 - share) if layer.training and share else update
 
     def drop_mlp(module: nn.Module, arguments: Any, tokens: torch.Tensor) -> torch.Tensor:
         # This module adds the residual itself: its second argument.
         residual = arguments[1]
-        return residual + (tokens - residual) * keep_mask(tokens, share) if layer.training and share else tokens
+        return residual + (tokens - residual) * keep_mask(tokens, 1.0 - share) if layer.training and share else tokens
 
     layer.attention.register_forward_hook(drop_attention)
     layer.output.register_forward_hook(drop_mlp)
-
-
-def keep_mask(update: torch.Tensor, share: float) -> torch.Tensor:
-    """(B, 1, 1): 0 for the dropped clips, 1 / (1 - share) for the others, so that the mean update stays the same."""
-    kept = torch.rand(update.shape[0], 1, 1, device=update.device) >= share
-    return kept.to(update.dtype) / (1.0 - share)

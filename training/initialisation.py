@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from mtcae_dfer.configuration_lgi_former import as_height_and_width
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
-from mtcae_dfer.modeling_lgi_former import cut_tubelets
+from mtcae_dfer.masked_tubelets import cut_tubelets
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import PRESETS_FOLDER, ModelArguments, available_presets
 from mtcae_dfer.training.drop_path import set_drop_path

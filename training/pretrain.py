@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from mtcae_dfer.configuration_lgi_former import as_height_and_width, compute_token_grid
+from mtcae_dfer.configuration_common import as_height_and_width, compute_token_grid
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor

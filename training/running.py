@@ -24,7 +24,7 @@ from accelerate.utils import DataLoaderConfiguration
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from mtcae_dfer.configuration_lgi_former import as_height_and_width
+from mtcae_dfer.configuration_common import as_height_and_width
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder

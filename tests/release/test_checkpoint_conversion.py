@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 
 from mtcae_dfer.commands.command_line import main as mtcae
-from mtcae_dfer.modeling_lgi_former import stratified_tube_mask
+from mtcae_dfer.masked_tubelets import stratified_tube_mask
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.release.convert import (
     CheckpointConversionError,

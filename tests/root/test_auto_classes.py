@@ -21,6 +21,7 @@ CHECK_NAMES = re.findall(r"^def (check_\w+)", CHECKS_FILE.read_text(), flags=re.
 HUB_ID, REVISION = "org/mtcae-dfer", "0123456789abcdef0123456789abcdef01234567"
 
 MODULES = {
+    "configuration_common.py",
     "configuration_frame_backbone.py",
     "configuration_lgi_former.py",
     "configuration_mtcae.py",
@@ -32,6 +33,7 @@ MODULES = {
     "face_detection.py",
     "face_geometry.py",
     "image_backbones.py",
+    "masked_tubelets.py",
     "modeling_encoders.py",
     "modeling_frame_backbone.py",
     "modeling_heads.py",

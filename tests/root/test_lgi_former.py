@@ -19,16 +19,9 @@ from transformers import (
 import mtcae_dfer  # noqa: F401  registers the classes with the Auto* classes
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
 from mtcae_dfer.configuration_mtcae import MTCAEConfig, TaskDescription, paper_tasks
-from mtcae_dfer.modeling_lgi_former import (
-    LGIFormerForPreTraining,
-    LGIFormerForVideoClassification,
-    LGIFormerModel,
-    LGIFormerResidual,
-    merge_regions,
-    partition_regions,
-    reconstruction_targets,
-    stratified_tube_mask,
-)
+from mtcae_dfer.masked_tubelets import merge_regions, partition_regions, reconstruction_targets, stratified_tube_mask
+from mtcae_dfer.modeling_layers import Residual
+from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 
 # Three regions along height and two along width and time: no axis may hide a mistake of another.
@@ -339,7 +332,7 @@ def test_classifier_records_complete_hidden_states_when_asked() -> None:
 
 def test_drop_path_falls_on_whole_entries_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    dropped = LGIFormerResidual(dropout=0.0, drop_path_rate=0.25).train()(torch.ones(4000, 2, 3))
+    dropped = Residual(dropout=0.0, drop_path_rate=0.25).train()(torch.ones(4000, 2, 3))
     assert (dropped == dropped[:, :1, :1]).all()
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert dropped.mean().item() == pytest.approx(1, abs=0.03)
@@ -348,9 +341,7 @@ def test_drop_path_falls_on_whole_entries_and_keeps_the_mean() -> None:
 def test_drop_path_falls_on_regions_within_and_on_clips_across(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_tiny(drop_path_rate=0.5).train()
     seen = []
-    monkeypatch.setattr(
-        LGIFormerResidual, "forward", lambda self, update: seen.append((self.keep, update.shape[0])) or update
-    )
+    monkeypatch.setattr(Residual, "forward", lambda self, update: seen.append((self.keep, update.shape[0])) or update)
     model(draw_clips())
     assert [entries for _, entries in seen] == [24, 2, 2, 24] * 3
     assert [keep for keep, _ in seen[::4]] == [1.0, 0.75, 0.5]

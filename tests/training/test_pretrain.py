@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from mtcae_dfer.modeling_lgi_former import frames_from_targets, reconstruction_targets, restore_colours
+from mtcae_dfer.masked_tubelets import frames_from_targets, reconstruction_targets, restore_colours
 from mtcae_dfer.training.arguments import PRETRAINING_PRESETS, ModelArguments, parse_run_arguments
 from mtcae_dfer.training.initialisation import build_model
 from mtcae_dfer.training.pretrain import main

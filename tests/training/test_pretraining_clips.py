@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.modeling_lgi_former import partition_regions
+from mtcae_dfer.masked_tubelets import partition_regions
 from mtcae_dfer.training.pretraining.clips import (
     UnlabelledClips,
     VideoEntry,

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 from transformers.image_utils import load_image
 
-from mtcae_dfer.configuration_lgi_former import as_height_and_width, compute_token_grid
+from mtcae_dfer.configuration_common import as_height_and_width, compute_token_grid
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import images_by_frame
 from mtcae_dfer.training.affect.frame_features import FeatureError, FrameFeatures, write_features

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtcae_dfer.configuration_lgi_former import RECONSTRUCTION_TARGETS, require
+from mtcae_dfer.configuration_common import require
+from mtcae_dfer.configuration_lgi_former import RECONSTRUCTION_TARGETS
 from mtcae_dfer.training.arguments import (
     PRETRAINING_PRESETS,
     FaceCropArguments,

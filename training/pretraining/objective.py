@@ -8,18 +8,10 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedConfig, PreTrainedModel, VideoMAEConfig, VideoMAEForPreTraining
 
-from mtcae_dfer.configuration_lgi_former import (
-    LGIFormerConfig,
-    as_height_and_width,
-    compute_token_grid,
-    require,
-)
-from mtcae_dfer.modeling_lgi_former import (
-    LGIFormerForPreTraining,
-    reconstruction_losses,
-    reconstruction_targets,
-    take_tokens,
-)
+from mtcae_dfer.configuration_common import as_height_and_width, compute_token_grid, require
+from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
+from mtcae_dfer.masked_tubelets import reconstruction_losses, reconstruction_targets, take_tokens
+from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining
 from mtcae_dfer.training.arguments import PRETRAINING_PRESETS, available_presets, read_preset
 from mtcae_dfer.training.initialisation import read_checkpoint_config
 from mtcae_dfer.training.pretraining.arguments import ObjectiveArguments

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.modeling_lgi_former import cut_tubelets, frames_from_targets, join_tubelets, restore_colours
+from mtcae_dfer.masked_tubelets import cut_tubelets, frames_from_targets, join_tubelets, restore_colours
 from mtcae_dfer.training.evaluation.drawing import plain_text
 
 ROWS = ("original", "masked", "reconstructed", "difference × 2")
