@@ -30,11 +30,8 @@ from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
 from mtcae_dfer.configuration_tpsbt import TPSBTConfig
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.modeling_encoders import describe_clips
-from mtcae_dfer.modeling_lgi_former import (
-    LGIFormerForPreTraining,
-    LGIFormerForVideoClassification,
-    sinusoid_positions,
-)
+from mtcae_dfer.modeling_layers import sinusoid_positions
+from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification
 from mtcae_dfer.modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
 
 REPORT_FILE = "conversion_report.json"
@@ -456,7 +453,7 @@ def plan_marlin(state: StateDict, options: ConversionOptions) -> ConversionPlan:
 def _check_marlin_positions(stored: torch.Tensor, config: VideoMAEConfig) -> None:
     """Refuses stored positions that are not the sinusoids that VideoMAE computes for these clips."""
     num_positions = math.prod(describe_clips(config).token_grid)
-    expected = sinusoid_positions(num_positions, config.hidden_size)
+    expected = sinusoid_positions(num_positions, config.hidden_size).unsqueeze(0)
     if stored.shape != expected.shape:
         raise CheckpointConversionError(
             f"pos_embedding.emb holds {stored.shape[1]} positions, and {config.num_frames} frames of "

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from mtcae_dfer.configuration_lgi_former import as_height_and_width
+from mtcae_dfer.configuration_common import as_height_and_width
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.masked_tubelets import cut_tubelets
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
