@@ -1,6 +1,6 @@
 """What a Gradio Space runs: the page of `mtcae demo`, with the model named by the environment variable MTCAE_MODEL.
 
-A Space needs the package among its requirements; without MTCAE_MODEL the page takes the demonstration model.
+A Space needs the package among its requirements; without MTCAE_MODEL the page takes the model of this repository.
 """
 
 import os

@@ -305,7 +305,7 @@ class LGIFormerModel(LGIFormerPreTrainedModel):
         return self._enter_regions(states[-1], regions[:, :, 0], order)
 
 
-class LGIFormerForVideoClassification(SavesWithProcessor, LGIFormerPreTrainedModel):
+class LGIFormerForVideoClassification(SavesWithProcessor, LGIFormerPreTrainedModel):  # type: ignore[misc]
     """MAE-DFER's classifier: the mean of the representative tokens, a norm, a dense layer."""
 
     def __init__(self, config: LGIFormerConfig) -> None:

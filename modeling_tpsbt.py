@@ -193,7 +193,7 @@ class TPSBTModel(TPSBTPreTrainedModel):
         return BaseModelOutput(last_hidden_state=tokens)
 
 
-class TPSBTForVideoClassification(SavesWithProcessor, TPSBTPreTrainedModel):
+class TPSBTForVideoClassification(SavesWithProcessor, TPSBTPreTrainedModel):  # type: ignore[misc]
     """SVFAP's classifier: the mean of the tokens, a norm, a dense layer."""
 
     def __init__(self, config: TPSBTConfig) -> None:

@@ -70,7 +70,7 @@ SMOOTHING = 0.1  # share of a label that is spread over all classes
 MOTION_FRAMES = 16  # the most frames of a clip
 STILLS_A_STEP, CLIPS_A_STEP, FADES_A_STEP, FADE_FRAMES = 96, 3, 12, 8  # of stage 2
 CLIP_WEIGHT, FADE_WEIGHT = 0.5, 0.5  # of their losses beside the stills'
-BACKBONE_SHARE = 0.15  # of the learning rate in stage 2
+BACKBONE_SHARE = 0.3  # of the learning rate in stage 2
 REPORT_STEPS, SAVE_STEPS = 20, 100
 MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
 BACKBONE: dict[str, Any] = {
@@ -101,9 +101,10 @@ class RealPeopleOptions:
     backbone_epochs: int = field(default=22, metadata={"help": "Passes over the stills in stage 1."})
     small_epochs: int = field(default=15, metadata={"help": "Of these, so many with frames of 64 pixels; then 96."})
     backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 1."})
-    cascade_steps: int = field(default=700, metadata={"help": "Steps of stage 2."})
+    cascade_steps: int = field(default=500, metadata={"help": "Steps of stage 2 that train the backbone too."})
+    head_steps: int = field(default=400, metadata={"help": "Further steps, which leave the backbone as it is."})
     cascade_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak of stage 2; the backbone learns at 0.15 of it."}
+        default=1e-3, metadata={"help": "Peak of stage 2; the backbone learns at 0.3 of it."}
     )
 
 
@@ -256,7 +257,7 @@ def cascade_config() -> MTCAEConfig:
         "per": "frame",
         "loss": "l1",
         "pooling": "heat_map",
-        "heat_map_weight": 0.1,
+        "heat_map_weight": 0.02,
         "mask_key": "face_found",
     }
     encoder: dict[str, Any] = {"model_type": "frame_backbone", "backbone_config": {"model_type": "resnet", **BACKBONE}}
@@ -264,8 +265,8 @@ def cascade_config() -> MTCAEConfig:
     return MTCAEConfig(
         encoder_config=encoder | {"num_temporal_attention_heads": 4, "temporal_mlp_ratio": 2.0},
         tasks=[
-            {"name": "face_box", "output_shape": [4], "label_key": "face_boxes", "weight": 2.0, **face},
-            {"name": "face_landmarks", "output_shape": [5, 2], "weight": 2.0, **face},
+            {"name": "face_box", "output_shape": [4], "label_key": "face_boxes", "weight": 10.0, **face},
+            {"name": "face_landmarks", "output_shape": [5, 2], "weight": 10.0, **face},
             {"name": "expression", "kind": "classification", "label_key": "labels", "pooling": "attention"},
         ],
         decoder_hidden_size=128,
@@ -331,6 +332,15 @@ def fade_sequences(
     return torch.lerp(features[first].unsqueeze(1), features[last].unsqueeze(1), strengths), labels[last]
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of stage 2 with a learning-rate cycle and a checkpoint of its own."""
+
+    name: str
+    steps: int
+    trains_backbone: bool
+
+
 class CascadeTrainer:
     """Stage 2: a step sees stills, clips, and sequences of faded features. Normalisation statistics stay."""
 
@@ -340,33 +350,30 @@ class CascadeTrainer:
         stills: FaceSet,
         official: int,
         clips: FaceSet | None,
+        phase: Phase,
         options: RealPeopleOptions,
     ) -> None:
-        self.model, self.stills, self.clips, self.options = model, stills, clips, options
+        self.model, self.stills, self.clips, self.phase, self.options = model, stills, clips, phase, options
         self.still_squares = face_squares(stills.face_landmarks, FaceCut())
         self.clip_squares = face_squares(clips.face_landmarks, FaceCut()) if clips is not None else None
         self.official, self.epoch, self.order = official, -1, np.zeros(0, int)
         # Edges and their first combinations are learned; going on with the later stages alone halves a step.
         self.encoder = encoder_of(model)
         residual_network: Any = self.encoder.backbone
+        residual_network.requires_grad_(phase.trains_backbone)
         residual_network.embedder.requires_grad_(False)
         residual_network.encoder.stages[0].requires_grad_(False)
         known = {id(parameter) for parameter in residual_network.parameters()}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         backbone = [parameter for parameter in trained if id(parameter) in known]
         others = [parameter for parameter in trained if id(parameter) not in known]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": backbone, "scale": BACKBONE_SHARE},
-                {"params": [parameter for parameter in others if parameter.ndim > 1], "scale": 1.0},
-                {
-                    "params": [parameter for parameter in others if parameter.ndim <= 1],
-                    "scale": 1.0,
-                    "weight_decay": 0.0,
-                },
-            ],
-            weight_decay=0.05,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in others if parameter.ndim > 1], "scale": 1.0},
+            {"params": [parameter for parameter in others if parameter.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
+        ]
+        if backbone:
+            groups.append({"params": backbone, "scale": BACKBONE_SHARE})
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
         self.loss = TrainingLoss(model.tasks, label_smoothing=SMOOTHING)
         self.average = WeightAverage(model.parameters(), decay=0.995)
         self.step = 0
@@ -377,14 +384,15 @@ class CascadeTrainer:
         epoch, number = divmod(self.step, steps)
         if epoch != self.epoch:
             # Other orders than those of stage 1.
-            self.order, self.epoch = order_of_epoch(self.stills, self.official, 1000 + epoch, self.options.seed), epoch
+            begin = 1000 if self.phase.trains_backbone else 2000
+            self.order, self.epoch = order_of_epoch(self.stills, self.official, begin + epoch, self.options.seed), epoch
         return self.order[number * count : (number + 1) * count]
 
     def run_step(self) -> dict[str, float]:
         """One step; its losses by name."""
-        random = np.random.default_rng([self.options.seed, 3, self.step])
+        random = np.random.default_rng([self.options.seed, 3 if self.phase.trains_backbone else 4, self.step])
         for group in self.optimiser.param_groups:
-            rate = one_cycle(self.step / self.options.cascade_steps, self.options.cascade_learning_rate)
+            rate = one_cycle(self.step / self.phase.steps, self.options.cascade_learning_rate)
             group["lr"] = rate * group["scale"]
         self.model.train()
         self.encoder.backbone.eval()
@@ -439,9 +447,15 @@ def save_cascade(trainer: CascadeTrainer, file: Path) -> None:
 def train_cascade(
     model: MTCAEForMultiTaskVideo, stills: FaceSet, official: int, clips: FaceSet | None, options: RealPeopleOptions
 ) -> None:
-    """Stage 2, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights."""
-    file = Path(options.output_dir) / "cascade.pt"
-    trainer = CascadeTrainer(model, stills, official, clips, options)
+    """Stage 2: all but the first stages of the backbone, then decoders and heads alone, which is quicker by half."""
+    for phase in (Phase("cascade", options.cascade_steps, True), Phase("heads", options.head_steps, False)):
+        train_phase(CascadeTrainer(model, stills, official, clips, phase, options))
+
+
+def train_phase(trainer: CascadeTrainer) -> None:
+    """One phase, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights."""
+    model, phase = trainer.model, trainer.phase
+    file = Path(trainer.options.output_dir) / f"{phase.name}.pt"
     if file.exists():
         state = torch.load(file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -450,15 +464,17 @@ def train_cascade(
         trainer.step = state["step"]
     sums: dict[str, float] = {}
     start, begun = time.perf_counter(), trainer.step
-    while trainer.step < options.cascade_steps:
+    while trainer.step < phase.steps:
         for name, loss in trainer.run_step().items():
             sums[name] = sums.get(name, 0.0) + loss
         if trainer.step % REPORT_STEPS == 0:
             told = ", ".join(f"{name} {total / REPORT_STEPS:.3f}" for name, total in sums.items())
             pace = (time.perf_counter() - start) / (trainer.step - begun)
-            print(f"stage 2, step {trainer.step} of {options.cascade_steps}: {told}, {pace:.2f} s a step", flush=True)
+            print(
+                f"stage 2, {phase.name}, step {trainer.step} of {phase.steps}: {told}, {pace:.2f} s a step", flush=True
+            )
             sums.clear()
-        if trainer.step % SAVE_STEPS == 0 or trainer.step == options.cascade_steps:
+        if trainer.step % SAVE_STEPS == 0 or trainer.step == phase.steps:
             save_cascade(trainer, file)
     with trainer.average.in_place():
         averaged = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Trained models by folder or Hub id, and the demonstration model that answers where none is named."""
+"""Trained models by folder or Hub id, and the published model that answers where none is named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.weight_files import WEIGHT_FILES, damaged_weights
 
-DEMONSTRATION_MODEL = Path(__file__).parents[1] / "demonstration_model"
+# The repository's root is a model folder: what the Hub serves, and what pip installs.
+PUBLISHED_MODEL = Path(__file__).parents[1]
+PUBLISHED_NOTE = (
+    "The model of this repository was trained on stills of real faces (FER2013, LFW) and on drawn faces in motion: its "
+    "scores say how people would label an expression, not what somebody feels."
+)
+# A cascade that knows drawn faces only, for tests and benchmarks.
+DEMONSTRATION_MODEL = PUBLISHED_MODEL / "demonstration_model"
 DRAWN_ONLY = "On real people its expressions mean nothing."
 DEMONSTRATION_NOTE = "This demonstration model was trained on drawn faces: on real people its expressions mean nothing."
 
@@ -71,8 +78,9 @@ def trained_on(name: str) -> str:
     Args:
         name: model folder or Hub id.
     """
-    if Path(name).resolve() == DEMONSTRATION_MODEL:
-        return DEMONSTRATION_NOTE
+    own_notes = {PUBLISHED_MODEL: PUBLISHED_NOTE, DEMONSTRATION_MODEL: DEMONSTRATION_NOTE}
+    if Path(name).resolve() in own_notes:
+        return own_notes[Path(name).resolve()]
     for record in ("report.json", "results.json"):
         file = cached_file(
             name, record, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False

@@ -1,7 +1,6 @@
 """`mtcae demo`: a page for trying a model. A clip or a recording in, faces and expressions over time out.
 
-Without a model it takes the demonstration model of this repository, which was trained on drawn faces and says nothing
-about real people.
+Without a model it takes the one of this repository, which was trained on stills of real faces (docs/real_people.md).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from PIL import Image
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.inference.annotated_video import Look, write_overlay
 from mtcae_dfer.inference.faces import face_pictures
-from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model, trained_on
+from mtcae_dfer.inference.models import PUBLISHED_MODEL, load_model, trained_on
 from mtcae_dfer.inference.timeline_files import draw_timeline
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError, probe_video
@@ -202,7 +201,7 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
     """Builds the page. What it knows of a visitor's clip belongs to that visitor; clips are analysed one by one.
 
     Args:
-        model: model folder or Hub id; None = the demonstration model.
+        model: model folder or Hub id; None = the model of this repository.
         limits: on what visitors upload.
         device: where the model runs.
 
@@ -211,7 +210,7 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
         ModelError: no such model.
     """
     gr = import_gradio()
-    demonstration = Demonstration(model or str(DEMONSTRATION_MODEL), limits or Limits(), device)
+    demonstration = Demonstration(model or str(PUBLISHED_MODEL), limits or Limits(), device)
     work = Path(tempfile.mkdtemp(prefix="mtcae-demo-"))
     with gr.Blocks(title="MTCAE-DFER", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<style>{STYLE}</style>")

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoVideoProcessor
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.inference.clips import predict_file
-from mtcae_dfer.inference.models import DEMONSTRATION_NOTE, load_model
+from mtcae_dfer.inference.models import PUBLISHED_NOTE, load_model
 from tests.support.video_files import (
     cut_off,
     noisy_frames,
@@ -129,15 +129,13 @@ def _damaged_copy(small_run: Path, folder: Path, damage: str) -> Path:
     return folder
 
 
-def test_without_a_model_the_demonstration_model_answers_and_says_what_it_is(
-    clip: Path, tmp_path: Path, capsys
-) -> None:
+def test_without_a_model_that_of_the_repository_answers_and_says_what_it_is(clip: Path, tmp_path: Path, capsys) -> None:
     assert main(["predict", str(clip), "--json", str(tmp_path / "out.json")]) == 0
-    assert DEMONSTRATION_NOTE in capsys.readouterr().err
+    assert PUBLISHED_NOTE in capsys.readouterr().err
     (result,) = json.loads((tmp_path / "out.json").read_text())
     assert len(result["expression"]) == 7
     assert main(["explain", str(clip), "--output", str(tmp_path / "why.png")]) == 0
-    assert DEMONSTRATION_NOTE in capsys.readouterr().err
+    assert PUBLISHED_NOTE in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [[], ["--csv", "out.csv"], ["--people", "single"]])

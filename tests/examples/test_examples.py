@@ -29,6 +29,15 @@ def test_a_video_is_predicted(small_corpus: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "seen.mp4").stat().st_size > 0
 
 
+def test_trainer_trains_tests_and_saves_a_folder_that_loads(small_dataset: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    words = ("--dataset", str(small_dataset), "--num-train-epochs", "1", "--output-dir", "out")
+    printed = run(tmp_path, "train_with_trainer.py", *words)
+    assert re.search(r"UAR on unseen people: \d+\.\d%; by chance 50\.0%", printed)
+    assert AutoModel.from_pretrained(tmp_path / "out" / "model").config.id2label == {0: "neutral", 1: "happiness"}
+
+
 def test_a_task_is_added_and_learnt(small_dataset: Path, tmp_path: Path) -> None:
     from transformers import AutoModel
 

@@ -32,7 +32,10 @@ def words_of(small_dataset: Path, folder: Path, *more: str) -> list[str]:
 @pytest.fixture()
 def configs_alone(monkeypatch) -> None:
     """`build_model` gives the config alone: the paper's models take long to build."""
-    monkeypatch.setattr(initialisation, "MTCAEForMultiTaskVideo", lambda config: SimpleNamespace(config=config))
+    no_encoder = SimpleNamespace()
+    monkeypatch.setattr(
+        initialisation, "MTCAEForMultiTaskVideo", lambda config: SimpleNamespace(config=config, encoder=no_encoder)
+    )
 
 
 def test_the_systems_are_those_of_the_papers_tables() -> None:

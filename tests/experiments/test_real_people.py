@@ -92,7 +92,12 @@ def test_both_stages_learn_stop_and_go_on_to_the_same_weights(
 
     def stages(folder: str, epochs: int, steps: int, stop: int | None = None) -> MTCAEForMultiTaskVideo:
         options = RealPeopleOptions(
-            stills=[], output_dir=str(tmp_path / folder), backbone_epochs=epochs, small_epochs=1, cascade_steps=steps
+            stills=[],
+            output_dir=str(tmp_path / folder),
+            backbone_epochs=epochs,
+            small_epochs=1,
+            cascade_steps=steps,
+            head_steps=2,
         )
         Path(options.output_dir).mkdir(exist_ok=True)
         backbone = real_people.train_backbone(stills, 21, stills, options)
@@ -110,7 +115,7 @@ def test_both_stages_learn_stop_and_go_on_to_the_same_weights(
     def stopping_after(stop: int):
         def save_and_stop(trainer: real_people.CascadeTrainer, file: Path) -> None:
             save(trainer, file)
-            if trainer.step == stop:
+            if trainer.step == stop and trainer.phase.trains_backbone:
                 raise Stopped
 
         return save_and_stop

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("hub_dataset", "training", "inference", "experiments", "release", "commands")
-DATA_OF_THE_ROOT = {"config.json", "video_preprocessor_config.json", "py.typed"}
+DATA_OF_THE_ROOT = {"config.json", "model.safetensors", "video_preprocessor_config.json", "py.typed"}
 NOT_PRODUCT = shutil.ignore_patterns(
     ".*", "*.egg-info", "__pycache__", "build", "dist", "runs", "tests", "benchmarks", "docs", "examples"
 )

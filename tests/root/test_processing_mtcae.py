@@ -513,9 +513,11 @@ def test_a_processor_is_saved_and_loaded(tmp_path: Path, path: Path) -> None:
     assert loaded(path, **options)["pixel_values"].shape == (1, 8, 3, 64, 64)
 
 
-def test_the_repositorys_root_holds_the_default_processor() -> None:
+def test_the_repositorys_root_holds_a_processor_that_crops_to_the_face() -> None:
+    processor = MTCAEVideoProcessor.from_pretrained(ROOT)
     written = json.loads((ROOT / "video_preprocessor_config.json").read_text())
-    assert written == json.loads(MTCAEVideoProcessor().to_json_string())
+    assert written == json.loads(processor.to_json_string())
+    assert processor.do_face_crop and processor.num_frames == 16
 
 
 def test_auto_classes_load_a_saved_folder_in_a_fresh_process(tmp_path: Path, path: Path) -> None:
