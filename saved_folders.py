@@ -48,7 +48,7 @@ def _processor_file(config: PreTrainedConfig) -> Path | None:
     if not source or (Path(source) / PROCESSOR_FILE).is_file():
         return Path(source) / PROCESSOR_FILE if source else None
     try:
-        cached = try_to_load_from_cache(source, PROCESSOR_FILE, revision=config._commit_hash)
+        cached = try_to_load_from_cache(source, PROCESSOR_FILE, revision=getattr(config, "_commit_hash", None))
     except HFValidationError:  # the path of a folder, and no repository's name
         return None
     return Path(cached) if isinstance(cached, str) else None
