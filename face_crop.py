@@ -116,13 +116,15 @@ def face_crop(
     found = np.flatnonzero(np.isfinite(sizes) & (sizes > 0))
     if len(found) == 0:
         return None
+    # What the window of each frame by itself cuts off is what the margin wants cut off, and no reason to move.
+    own = _windows(centres[found], sizes[found] * (1 + 2 * margin), len(found), frame_size)
     still = np.median(centres[found], axis=0), np.median(sizes[found])
     moving = _steadied(centres, found), _steadied(sizes, found)
     candidates = [still, (moving[0], still[1]), moving] if follow else [still]
     for centre, size in candidates:
         side = size * (1 + 2 * margin)
         windows = _windows(centre, side, len(boxes), frame_size)
-        if not _cut_off(boxes[found], windows[found], frame_size):
+        if not _cut_off(boxes[found], windows[found], own, frame_size):
             break
     # (2,) or (T, 2): a window that stands above the face cuts something off in every frame, which is no reason to move.
     raised = centre - np.stack([np.zeros_like(side), rise * side], axis=-1)
@@ -186,12 +188,18 @@ def _windows(centres: Any, sides: Any, count: int, frame_size: tuple[int, int]) 
     return np.broadcast_to(np.concatenate([corner, corner + side], axis=1), (count, 4)).astype(np.int64)
 
 
-def _cut_off(boxes: np.ndarray, windows: np.ndarray, frame_size: tuple[int, int]) -> bool:
-    """Whether faces (N, 4) in pixels reach out of their windows (N, 4) in more than a few frames."""
+def _cut_off(boxes: np.ndarray, windows: np.ndarray, own: np.ndarray, frame_size: tuple[int, int]) -> bool:
+    """Whether faces (N, 4) in pixels reach further out of windows (N, 4) than out of those of their frames alone.
+
+    In more than a few frames, that is.
+    """
     height, width = frame_size
     visible = np.clip(boxes, 0, [width, height, width, height])
-    overhang = np.maximum(windows[:, :2] - visible[:, :2], visible[:, 2:] - windows[:, 2:]).max(axis=1)
+    overhang, wanted = (
+        np.maximum(squares[:, :2] - visible[:, :2], visible[:, 2:] - squares[:, 2:]).max(axis=1).clip(min=0)
+        for squares in (windows, own)
+    )
     # A window that is as large as the frame can show no more.
     side = windows[:, 2] - windows[:, 0]
-    cut = (overhang > CUT_OFF * side) & (side < min(frame_size))
+    cut = (overhang - wanted > CUT_OFF * side) & (side < min(frame_size))
     return bool(cut.mean() > CUT_OFF_FRAMES)

@@ -62,6 +62,9 @@ def build_image_backbone(config: PreTrainedConfig, feature_map: FeatureMap) -> P
         weight = getattr(module, weight_name).detach()
         delattr(module, weight_name)
         module.register_buffer(weight_name, weight)
+    if not any("attention" in type(module).__name__.lower() for module in backbone.modules()):
+        # Nothing in it could be served wrongly, so that what is asked of the whole model does not stop here.
+        backbone._supports_sdpa = backbone._supports_flash_attn = backbone._supports_attention_backend = True
     return backbone
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -37,7 +38,13 @@ class Explanation:
     scores: dict[str, float]  # name of the expression -> probability
     boxes: torch.Tensor | None = None  # (T, 4) in pixels of the source video
     landmarks: torch.Tensor | None = None  # (T, 5, 2) likewise
-    seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # divided by frame width and height
+    # (x1, y1, x2, y2) divided by frame width and height: one for all frames, or one for each
+    seen: Sequence[float] | Sequence[Sequence[float]] = (0.0, 0.0, 1.0, 1.0)
+
+    def seen_in(self, frame: int) -> list[float]:
+        """The part of one frame that the model sees."""
+        boxes = np.asarray(self.seen, dtype=np.float64).reshape(-1, 4)  # (1, 4) or (T, 4)
+        return boxes[min(frame, len(boxes) - 1)].tolist()
 
 
 def explain_video(
@@ -58,6 +65,8 @@ def explain_video(
     labels: dict[int | str, str] = {}
     labels.update(model.config.id2label or {})  # type: ignore[arg-type]  # its keys are of either type
     (answer,) = processor.post_process_multi_task(outputs, metadata=[metadata], id2label=labels)
+    if answer["expression"] is None:
+        raise ModelError(f"{video}: no face was found that this model could be asked about")
     if not all(math.isfinite(probability) for probability in answer["expression"].values()):
         raise FloatingPointError(NO_NUMBERS)
     explanation = Explanation(
@@ -176,17 +185,17 @@ def draw_explanation(
     axes = figure.subplots(len(strips), len(widths), squeeze=False, width_ratios=widths)
     for row, (name, strip) in enumerate(strips.items()):
         for column, index in enumerate(shown):
-            _draw_frame(axes[row, column], frames[index], explanation.seen)
+            _draw_frame(axes[row, column], frames[index], explanation.seen_in(index))
             axes[row, column].set_title(f"{timestamps[index]:.2f} s" if row == 0 else "", fontsize=8)
             if strip is not None:
-                _draw_map(axes[row, column], strip[index], strip[shown], explanation.seen)
+                _draw_map(axes[row, column], strip[index], strip[shown], explanation.seen_in(index))
             _draw_answers(axes[row, column], explanation, name, index, scale)
         for head, place in enumerate(axes[row, len(shown) :]):
             place.set_axis_off()
             if name in explanation.attention and head < len(explanation.attention[name]):
                 maps = explanation.attention[name][head]
-                _draw_frame(place, frames[middle], explanation.seen)
-                _draw_map(place, maps[middle], maps[shown], explanation.seen)
+                _draw_frame(place, frames[middle], explanation.seen_in(middle))
+                _draw_map(place, maps[middle], maps[shown], explanation.seen_in(middle))
                 place.set_title(f"head {head + 1}, {timestamps[middle]:.2f} s", fontsize=6)
         axes[row, 0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row, 0].transAxes)
     best = max(explanation.scores, key=explanation.scores.__getitem__)

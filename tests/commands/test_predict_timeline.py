@@ -52,7 +52,8 @@ def test_a_folder_gives_one_table_and_names_the_bad_file_at_the_end(
     table = pandas.read_csv(tmp_path / "all.csv")
     names = [str(study / f"person_{number}" / "clip.mp4") for number in range(2)]
     assert sorted(set(table["file"])) == names
-    assert list(table.columns[:7]) == "file track start end face_coverage expression probability".split()
+    evidence = "face_coverage face_frames face_seconds short"
+    assert list(table.columns[:10]) == f"file track start end {evidence} expression probability".split()
     assert (table["neutral"] + table["happiness"]).dropna().tolist() == pytest.approx(
         [1.0] * len(table.dropna()), abs=2e-4
     )

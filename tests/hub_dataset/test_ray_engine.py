@@ -64,7 +64,7 @@ def test_a_cluster_that_is_not_there_is_one_line(clips, tmp_path):
 
 def test_a_build_that_began_on_processes_goes_on_with_ray_untouched(clips, tmp_path, monkeypatch):
     """Engines share the labels that are there: nothing is left to do, so no cluster is asked for."""
-    monkeypatch.setattr(building, "_write_groups", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(building, "write_groups", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     options = dataclasses.replace(OPTIONS, splits="none")
     with pytest.raises(KeyboardInterrupt):
         build_dataset(clips[:2], tmp_path / "out", options, workers=1, progress=False)

@@ -31,9 +31,10 @@ def test_it_finds_a_drawn_face_where_mtcnn_finds_it(small_dataset: Path) -> None
     with torch.no_grad():
         outputs = model(inputs["pixel_values"])
     torch.testing.assert_close(outputs.logits.softmax(-1).sum(), torch.tensor(1.0))
-    (result,) = processor.post_process_multi_task(outputs, metadata=inputs["video_metadata"])
-    size = np.array([result["width"], result["height"]] * 2)
-    labelled = np.asarray(row["face_boxes"]) * size
+    names = model.config.id2label
+    (result,) = processor.post_process_multi_task(outputs, metadata=inputs["video_metadata"], id2label=names)
+    (metadata,) = inputs["video_metadata"]
+    labelled = np.asarray(row["face_boxes"], np.float64) * ([metadata.width, metadata.height] * 2)
     overlap = box_intersection_over_union(np.asarray(result["face_boxes"], np.float64), labelled)
     assert np.nanmean(overlap) > 0.6
 

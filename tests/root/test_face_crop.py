@@ -170,3 +170,12 @@ def test_a_raised_window_shows_more_of_the_forehead() -> None:
     # A face of 40 pixels: a quarter of its window is 10 pixels.
     np.testing.assert_array_equal(level.windows[0], (80, 80, 120, 120))
     np.testing.assert_array_equal(raised.windows[0], (80, 70, 120, 110))
+
+
+def test_a_window_that_is_tighter_than_the_box_on_purpose_stays_where_it_is() -> None:
+    random = np.random.default_rng(0)
+    boxes = np.array([[0.35, 0.25, 0.65, 0.8]] * 12) + random.normal(0, 0.004, (12, 1))
+    # Eyes and mouth 0.14 of the frame apart: a face of 139 pixels in a box of 220.
+    points = np.array([[0.43, 0.45], [0.57, 0.45], [0.5, 0.52], [0.44, 0.59], [0.56, 0.59]])
+    crop = face_crop(boxes, np.tile(points, (12, 1, 1)), (400, 400), margin=0.024, rise=0.1)
+    assert crop is not None and not crop.follows

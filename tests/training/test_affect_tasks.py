@@ -165,7 +165,13 @@ def test_the_cascade_of_affect_trains_and_reports(small_dataset: Path, tmp_path:
     assert main([*words, "--num_train_epochs", "1"]) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert list(report["history"][0]["task_losses"]) == [
-        *("face_box", "face_landmarks", "action_units", "expression", "valence_arousal")
+        "face_box",
+        "face_landmarks",
+        "action_units",
+        "expression",
+        "valence_arousal",
+        "face_box_heat_map",
+        "face_landmarks_heat_map",
     ]
     for part in ("test", "constant_predictor"):
         assert {"ccc_valence", "ccc_arousal", "action_unit_f1"} <= set(report[part])

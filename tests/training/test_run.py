@@ -160,9 +160,9 @@ def test_a_run_on_face_crops_saves_a_processor_that_crops_likewise(small_dataset
 
 
 def test_a_crop_without_faces_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for name in SMALL_EXPRESSIONS:
+    for length, name in enumerate(SMALL_EXPRESSIONS, start=17):
         (tmp_path / "corpus" / name).mkdir(parents=True)
-        write_numbered_video(tmp_path / "corpus" / name / "clip.mp4", 17)
+        write_numbered_video(tmp_path / "corpus" / name / "clip.mp4", length)
     clips = read_folder(tmp_path / "corpus", class_names=SMALL_EXPRESSIONS)
     options = BuildOptions(class_names=SMALL_EXPRESSIONS, splits="none")
     build_dataset(clips, tmp_path / "dataset", options, workers=1, progress=False)
