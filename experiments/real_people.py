@@ -2,13 +2,15 @@
 
     python -m mtcae_dfer.experiments.real_people --stills FER2013 LFW --clips AVATARS --output_dir runs/real-people
 
-    stills ──► 1. a residual network learns their expressions alone
+    stills ──► 1. teachers: residual networks, each trained on the stills of all folds but one, say what they see in
+                  the stills of that fold; half of every still's target is their answer (its label may be wrong)
+    stills ──► 2. a residual network learns these targets, boxes and points
                   │ its feature map, frame by frame
     stills ─┐     ▼
-    clips ──┴► 2. box → landmarks → expression: the cascade on this encoder, on stills (clips of one frame), on clips,
+    clips ──┴► 3. box → landmarks → expression: the cascade on this encoder, on stills (clips of one frame), on clips,
                   and on sequences that fade from the features of a neutral still to those of an expressive one
                   │
-    stills ──► 3. a temperature for the scores on the validation stills; then the test stills, once
+    stills ──► 4. a temperature for the scores on the validation stills; then the test stills, once
 
 The data sets are built by `mtcae dataset build stills` and `mtcae dataset build ravdess`. Every stage is kept in the
 output folder: the same command goes on where it was stopped.
@@ -16,28 +18,31 @@ output folder: the same command goes on where it was stopped.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import HfArgumentParser, ResNetConfig, ResNetModel
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS, MTCAEConfig
-from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
 from mtcae_dfer.hub_dataset.files import replacing, write_json
+from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
+from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
 from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
@@ -49,6 +54,7 @@ from mtcae_dfer.training.data.faces import (
     face_squares,
     join_faces,
     make_batch,
+    smooth_targets,
 )
 from mtcae_dfer.training.errors import line_for_the_user
 from mtcae_dfer.training.evaluation.metrics import (
@@ -59,19 +65,19 @@ from mtcae_dfer.training.evaluation.metrics import (
     unweighted_average_recall,
     weighted_average_recall,
 )
-from mtcae_dfer.training.losses import TrainingLoss
 from mtcae_dfer.training.optimisation import WeightAverage
-from mtcae_dfer.video_reading import read_clip
+from mtcae_dfer.video_reading import read_clip, resize_frames
 
-PICTURE_SIDE = 96  # pixels of a kept picture
-SIZES = (64, 96)  # sides of the cut frames in pixels: of the first epochs of stage 1, and of everything else
-BATCH = 128  # stills of a step of stage 1
+PICTURE_SIDE = 128  # pixels of a kept picture
+KEPT_FACES = 1.6  # side of a kept picture / side of the square that is cut around the face, where there is so much
+SIZES = (64, 96)  # sides of the cut frames in pixels: of the first epochs of stages 1 and 2, and of everything else
 SMOOTHING = 0.1  # share of a label that is spread over all classes
+TEACHER_SHARE = 0.5  # of a still's target that is the teachers' answer
 MOTION_FRAMES = 16  # the most frames of a clip
-STILLS_A_STEP, CLIPS_A_STEP, FADES_A_STEP, FADE_FRAMES = 96, 3, 12, 8  # of stage 2
-CLIP_WEIGHT, FADE_WEIGHT = 0.5, 0.5  # of their losses beside the stills'
-BACKBONE_SHARE = 0.3  # of the learning rate in stage 2
-REPORT_STEPS, SAVE_STEPS = 20, 100
+PLACES_GRID = 4  # cells along a side of the feature map from which stage 2 reads boxes and points
+CLIP_WEIGHT, FADE_WEIGHT, FADE_FRAMES = 0.5, 0.5, 8  # of the losses of clips and fades beside the stills'; frames
+BACKBONE_SHARE = 0.3  # of the learning rate in stage 3
+SAVE_STEPS = 200
 MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
 BACKBONE: dict[str, Any] = {
     "num_channels": 3,
@@ -90,40 +96,58 @@ class RealPeopleOptions:
     stills: list[str] = field(
         metadata={"help": "Data sets of stills; the first has official validation and test splits."}
     )
-    clips: list[str] = field(default_factory=list, metadata={"help": "Data sets of clips, for stage 2."})
-    clip_splits: list[str] = field(
-        default_factory=lambda: ["train", "validation", "test"],
-        metadata={"help": "Their splits that are trained on; without test, the model is tested on it."},
+    clips: list[str] = field(default_factory=list, metadata={"help": "Data sets of clips, for stage 3."})
+    clip_protocol: str = field(
+        default="folds:4",
+        metadata={"help": "Protocol by which the first data set of clips is divided for --clip_fold."},
+    )
+    clip_fold: str | None = field(
+        default=None,
+        metadata={"help": "Fold whose test subjects no clip is trained on; the model is tested on their clips."},
     )
     output_dir: str = field(default="runs/real-people", metadata={"help": "Folder for stages, weights and report."})
     seed: int = field(default=0, metadata={"help": "Of weights, order and changes."})
+    device: str = field(default="", metadata={"help": "Where the arithmetic runs; empty: a GPU where there is one."})
     threads: int = field(default=0, metadata={"help": "Threads of the arithmetic; 0: all processors."})
-    backbone_epochs: int = field(default=22, metadata={"help": "Passes over the stills in stage 1."})
-    small_epochs: int = field(default=15, metadata={"help": "Of these, so many with frames of 64 pixels; then 96."})
-    backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 1."})
-    cascade_steps: int = field(default=500, metadata={"help": "Steps of stage 2 that train the backbone too."})
-    head_steps: int = field(default=400, metadata={"help": "Further steps, which leave the backbone as it is."})
+    teachers: int = field(default=3, metadata={"help": "Folds and teachers of stage 1; 0: labels alone."})
+    teacher_epochs: int = field(default=36, metadata={"help": "Passes over its stills of each teacher."})
+    teacher_width: float = field(default=1.0, metadata={"help": "Channels of a teacher / those of the backbone."})
+    backbone_epochs: int = field(default=60, metadata={"help": "Passes over the stills in stage 2."})
+    small_share: float = field(default=0.4, metadata={"help": "Share of the epochs with frames of 64 pixels; then 96."})
+    backbone_batch: int = field(default=256, metadata={"help": "Stills of a step of stages 1 and 2."})
+    backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stages 1 and 2."})
+    cascade_steps: int = field(default=2000, metadata={"help": "Steps of stage 3."})
+    still_batch: int = field(default=128, metadata={"help": "Stills of a step of stage 3."})
+    clip_batch: int = field(default=8, metadata={"help": "Clips of a step of stage 3."})
+    fade_batch: int = field(default=16, metadata={"help": "Fading sequences of a step of stage 3."})
     cascade_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak of stage 2; the backbone learns at 0.3 of it."}
+        default=1e-3, metadata={"help": "Peak of stage 3; the backbone learns at 0.3 of it."}
     )
 
 
-# ------------------------------------------------------------------------------------------------- stage 1: backbone
+# ------------------------------------------------------------------------------ stages 1 and 2: teachers and backbone
 
 
 class StillClassifier(nn.Module):
-    """A residual network with one dense layer on its mean feature: what stage 1 trains."""
+    """A residual network with dense layers on its feature map: expressions, and where box and points are.
 
-    def __init__(self) -> None:
+    Args:
+        width: channels / those of the published backbone.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        self.backbone = ResNetModel(ResNetConfig(**BACKBONE))
+        channels = [round(width * size) for size in BACKBONE["hidden_sizes"]]
+        self.backbone = ResNetModel(ResNetConfig(**(BACKBONE | {"hidden_sizes": channels})))
         self.dropout = nn.Dropout(0.3)
-        self.output = nn.Linear(BACKBONE["hidden_sizes"][-1], len(EXPRESSIONS))
+        self.output = nn.Linear(channels[-1], len(EXPRESSIONS))
+        self.places = nn.Linear(channels[-1] * PLACES_GRID**2, 14)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) -> (B, K) scores."""
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, S, S) -> (B, K) scores; (B, 14) box and five points, divided by the side."""
         features = self.backbone(pictures).last_hidden_state.float()
-        return self.output(self.dropout(features.mean(dim=(2, 3))))
+        cells = functional.adaptive_avg_pool2d(features, PLACES_GRID)
+        return self.output(self.dropout(features.mean(dim=(2, 3)))), self.places(cells.flatten(1))
 
 
 def order_of_epoch(stills: FaceSet, official: int, epoch: int, seed: int) -> np.ndarray:
@@ -143,83 +167,148 @@ def order_of_epoch(stills: FaceSet, official: int, epoch: int, seed: int) -> np.
     return random.permutation(np.concatenate([np.arange(official), disgust, rare, rare, some]))
 
 
-def train_backbone(stills: FaceSet, official: int, validation: FaceSet, options: RealPeopleOptions) -> dict[str, Any]:
-    """Stage 1: expressions of stills alone; the averaged weights of `StillClassifier`.
+def fold_of_stills(subjects: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """A fold (N,) for every still; all stills of a known subject are in one."""
+    random = np.random.default_rng([seed, 5])
+    names, positions = np.unique(subjects, return_inverse=True)
+    of_names, of_stills = random.integers(0, folds, len(names)), random.integers(0, folds, len(subjects))
+    return np.where(subjects == UNKNOWN_SUBJECT, of_stills, of_names[positions])
 
-    AdamW, one cycle, label smoothing, mixup, averaged weights and normalisation statistics; frames of 64 pixels first.
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one classifier of stills is trained on."""
+
+    name: str  # of the checkpoint's file and of the lines that are printed
+    epochs: int
+    width: float = 1.0  # channels / those of the published backbone
+    seen: np.ndarray | None = None  # (N,) which stills it is trained on; None: all
+
+
+def teach(stills: FaceSet, official: int, validation: FaceSet, options: RealPeopleOptions) -> np.ndarray:
+    """Stage 1: what the stills' targets become, (N, K).
+
+    Every still is judged by a teacher that has not seen it, so that a wrong label is not learned by heart first.
     """
-    file = Path(options.output_dir) / "backbone.pt"
+    file = Path(options.output_dir) / "teachers.safetensors"
+    if not file.exists():
+        folds = fold_of_stills(stills.subjects, options.teachers, options.seed)
+        answers = np.zeros_like(stills.targets)
+        for fold in range(options.teachers):
+            lesson = Lesson(f"teacher_{fold + 1}", options.teacher_epochs, options.teacher_width, folds != fold)
+            teacher = train_classifier(lesson, stills, official, validation, options)
+            held_out = stills.select(folds == fold)
+            scores = score_stills(teacher, held_out, SIZES[-1])
+            answers[folds == fold] = scores.softmax(dim=-1).cpu().numpy()
+            right = (answers[folds == fold].argmax(axis=1) == held_out.labels).mean()
+            print(f"stage 1, teacher {fold + 1}: agrees with {right:.3f} of {len(held_out)} labels", flush=True)
+        with replacing(file) as temporary:
+            save_file({"answers": answers}, temporary)
+    answers = load_file(file)["answers"]
+    return ((1 - TEACHER_SHARE) * stills.targets + TEACHER_SHARE * answers).astype(np.float32)
+
+
+def train_classifier(
+    lesson: Lesson, stills: FaceSet, official: int, validation: FaceSet, options: RealPeopleOptions
+) -> StillClassifier:
+    """Trains a classifier of stills; returns it with averaged weights and normalisation statistics.
+
+    AdamW, one cycle, mixup, frames of 64 pixels first. A checkpoint after every epoch.
+
+    Args:
+        lesson: what is trained on what.
+        stills: all of them, the official ones first.
+        official: how many these are.
+        validation: stills whose figures are printed; nothing is chosen by them.
+        options: of the command.
+    """
+    file, epochs = Path(options.output_dir) / f"{lesson.name}.pt", lesson.epochs
+    device, batch_size = stills.pictures.device, options.backbone_batch
     torch.manual_seed(options.seed)
-    model, average = StillClassifier(), StillClassifier()
+    model = StillClassifier(lesson.width)
+    average = copy.deepcopy(model)
     for network in (model, average):
-        network.to(memory_format=torch.channels_last)
-    average.load_state_dict(model.state_dict())
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average.eval()
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     )
-    orders = [order_of_epoch(stills, official, epoch, options.seed) for epoch in range(options.backbone_epochs)]
-    total = sum(len(order) // BATCH for order in orders)
-    class_weights = soft_class_weights(stills.labels[orders[0]])
+    orders = [order_of_epoch(stills, official, epoch, options.seed) for epoch in range(epochs)]
+    if lesson.seen is not None:
+        orders = [order[lesson.seen[order]] for order in orders]
+    total = sum(len(order) // batch_size for order in orders)
+    class_weights = soft_class_weights(stills.labels[orders[0]]).to(device)
     squares, begun, step = face_squares(stills.face_landmarks, FaceCut()), 0, 0
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         begun, step = state["epoch"], state["step"]
-    for epoch in range(begun, options.backbone_epochs):
-        size, start, losses = SIZES[epoch >= options.small_epochs], time.perf_counter(), 0.0
+    for epoch in range(begun, epochs):
+        size, start = SIZES[epoch >= options.small_share * epochs], time.perf_counter()
         random = np.random.default_rng([options.seed, 2, epoch])
+        torch.manual_seed(1000 * options.seed + epoch)  # dropout is drawn anew in every epoch, also after a stop
+        losses = torch.zeros((), device=device)
         model.train()
-        for number in range(len(orders[epoch]) // BATCH):
-            indices = orders[epoch][number * BATCH : (number + 1) * BATCH]
+        for number in range(len(orders[epoch]) // batch_size):
+            indices = orders[epoch][number * batch_size : (number + 1) * batch_size]
             batch = make_batch(stills, squares, indices, size, FaceAugmentation(), random)
-            pictures, targets = batch.pixel_values[:, 0], functional.one_hot(batch.labels, len(EXPRESSIONS)).float()
+            pictures, targets = batch.pixel_values[:, 0], batch.targets
+            places = torch.cat([batch.face_boxes[:, 0], batch.face_landmarks[:, 0].flatten(1)], dim=1)
             if random.random() < 0.5:
-                share, partners = random.beta(0.4, 0.4), torch.from_numpy(random.permutation(BATCH))
+                share, partners = random.beta(0.4, 0.4), torch.from_numpy(random.permutation(batch_size)).to(device)
                 pictures = torch.lerp(pictures[partners], pictures, share)
                 targets = torch.lerp(targets[partners], targets, share)
+                places = torch.full_like(places, math.nan)  # of which face?
             for group in optimiser.param_groups:
                 group["lr"] = one_cycle(step / total, options.backbone_learning_rate)
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = model(pictures.contiguous(memory_format=torch.channels_last))
-            targets = targets * (1 - SMOOTHING) + SMOOTHING / len(EXPRESSIONS)
+            with torch.autocast(device.type, torch.bfloat16):
+                scores, found_places = model(pictures.contiguous(memory_format=torch.channels_last))
             loss = -(targets * scores.float().log_softmax(dim=-1) * class_weights).sum(dim=-1).mean()
+            known = places.isfinite()
+            distances = (found_places.float() - places.nan_to_num()).abs() * known
             optimiser.zero_grad()
-            loss.backward()
+            (loss + 2.0 * distances.sum() / known.sum().clamp(min=1)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 2.0)
             optimiser.step()
-            step, losses = step + 1, losses + loss.item()
+            step += 1
+            losses += loss.detach()
             update_average(average, model, step)
-        accuracy, uar = test_backbone(average, validation, size)
+        scores = score_stills(average, validation, size)
+        accuracy, uar = recalls(scores.argmax(dim=-1).cpu().numpy(), validation.labels)
         print(
-            f"stage 1, epoch {epoch + 1} of {options.backbone_epochs}, {size} pixels: loss "
-            f"{losses / (len(orders[epoch]) // BATCH):.3f}, validation accuracy {accuracy:.3f}, UAR "
-            f"{uar:.3f}, {time.perf_counter() - start:.0f} s",
+            f"{lesson.name}, epoch {epoch + 1} of {epochs}, {size} pixels: loss {losses.item() / (number + 1):.3f}, "
+            f"validation accuracy {accuracy:.3f}, UAR {uar:.3f}, {time.perf_counter() - start:.1f} s",
             flush=True,
         )
         state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
         with replacing(file) as temporary:
             torch.save(state | {"epoch": epoch + 1, "step": step}, temporary)
-    return average.state_dict()
+    return average
 
 
 @torch.no_grad()
-def test_backbone(model: StillClassifier, stills: FaceSet, size: int) -> tuple[float, float]:
-    """Accuracy and UAR on stills as they are."""
-    squares, predicted = face_squares(stills.face_landmarks, FaceCut()), []
-    for begin in range(0, len(stills), 2 * BATCH):
-        indices = np.arange(begin, min(begin + 2 * BATCH, len(stills)))
+def score_stills(model: StillClassifier, stills: FaceSet, size: int) -> torch.Tensor:
+    """Scores (N, K) of stills as they are, cut as at prediction."""
+    model.eval()
+    squares, scores = face_squares(stills.face_landmarks, FaceCut()), []
+    for begin in range(0, len(stills), 256):
+        indices = np.arange(begin, min(begin + 256, len(stills)))
         pictures = make_batch(stills, squares, indices, size).pixel_values[:, 0]
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted.append(model(pictures.contiguous(memory_format=torch.channels_last)).argmax(dim=-1).numpy())
-    answers, classes = np.concatenate(predicted), len(EXPRESSIONS)
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            scores.append(model(pictures.contiguous(memory_format=torch.channels_last))[0].float())
+    return torch.cat(scores)
+
+
+def recalls(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy and UAR."""
+    classes = len(EXPRESSIONS)
     return (
-        weighted_average_recall(answers, stills.labels, classes),
-        unweighted_average_recall(answers, stills.labels, classes),
+        weighted_average_recall(predicted, labels, classes),
+        unweighted_average_recall(predicted, labels, classes),
     )
 
 
@@ -233,7 +322,7 @@ def one_cycle(progress: float, peak: float) -> float:
 def soft_class_weights(labels: np.ndarray) -> torch.Tensor:
     """Weights (K,) that fall with the 0.3rd power of a class's count; their mean over the stills is 1."""
     counts = torch.bincount(torch.from_numpy(labels), minlength=len(EXPRESSIONS)).float()
-    weights = (counts.mean() / counts) ** 0.3
+    weights = (counts.mean() / counts.clamp(min=1)) ** 0.3
     return weights * counts.sum() / (weights * counts).sum()
 
 
@@ -241,14 +330,12 @@ def soft_class_weights(labels: np.ndarray) -> torch.Tensor:
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float = 0.998) -> None:
     """Takes the model's weights and normalisation statistics into their moving average."""
     reach = min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - reach)
-        else:
-            mean.copy_(value)
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    torch._foreach_lerp_(list(means), list(values), 1 - reach)
 
 
-# -------------------------------------------------------------------------------------------------- stage 2: cascade
+# -------------------------------------------------------------------------------------------------- stage 3: cascade
 
 
 def cascade_config() -> MTCAEConfig:
@@ -279,13 +366,11 @@ def cascade_config() -> MTCAEConfig:
     )
 
 
-def make_cascade(backbone: Mapping[str, torch.Tensor], seed: int) -> MTCAEForMultiTaskVideo:
-    """The cascade on what stage 1 returns."""
+def make_cascade(classifier: StillClassifier, seed: int) -> MTCAEForMultiTaskVideo:
+    """The cascade on the residual network of stage 2."""
     torch.manual_seed(seed)
     model = MTCAEForMultiTaskVideo(cascade_config())
-    prefix = "backbone."
-    weights = {name.removeprefix(prefix): value for name, value in backbone.items() if name.startswith(prefix)}
-    encoder_of(model).backbone.load_state_dict(weights)
+    encoder_of(model).backbone.load_state_dict(classifier.backbone.state_dict())
     return model
 
 
@@ -310,39 +395,31 @@ def fade_strengths(random: np.random.Generator, count: int, frames: int) -> np.n
 
 
 def fade_sequences(
-    features: torch.Tensor, labels: torch.Tensor, count: int, frames: int, random: np.random.Generator
+    features: torch.Tensor, labels: np.ndarray, count: int, frames: int, random: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Sequences of features that fade from neutral stills to any stills, and their labels.
+    """Sequences of features that fade from neutral stills to any stills.
 
     Args:
         features: (B, h * w, D) of stills.
         labels: (B,) their expressions.
         count: how many sequences.
         frames: T.
+        random: where they are drawn from.
 
     Returns:
-        (count, T, h * w, D) and (count,); None where no still is neutral.
+        (count, T, h * w, D), and which still each ends with, (count,); None where no still is neutral.
     """
-    neutral = np.flatnonzero(labels.numpy() == EXPRESSIONS.index("neutral"))
+    neutral = np.flatnonzero(labels == EXPRESSIONS.index("neutral"))
     if not len(neutral):
         return None
-    first = torch.from_numpy(random.choice(neutral, count))
-    last = torch.from_numpy(random.choice(len(labels), count, replace=False))
-    strengths = torch.from_numpy(fade_strengths(random, count, frames))[:, :, None, None].to(features.dtype)
-    return torch.lerp(features[first].unsqueeze(1), features[last].unsqueeze(1), strengths), labels[last]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of stage 2 with a learning-rate cycle and a checkpoint of its own."""
-
-    name: str
-    steps: int
-    trains_backbone: bool
+    first = torch.from_numpy(random.choice(neutral, count)).to(features.device)
+    last = torch.from_numpy(random.choice(len(labels), count, replace=False)).to(features.device)
+    strengths = torch.from_numpy(fade_strengths(random, count, frames)).to(features)[:, :, None, None]
+    return torch.lerp(features[first].unsqueeze(1), features[last].unsqueeze(1), strengths), last
 
 
 class CascadeTrainer:
-    """Stage 2: a step sees stills, clips, and sequences of faded features. Normalisation statistics stay."""
+    """Stage 3: a step sees stills, clips, and sequences of faded features. Normalisation statistics stay."""
 
     def __init__(
         self,
@@ -350,81 +427,73 @@ class CascadeTrainer:
         stills: FaceSet,
         official: int,
         clips: FaceSet | None,
-        phase: Phase,
         options: RealPeopleOptions,
     ) -> None:
-        self.model, self.stills, self.clips, self.phase, self.options = model, stills, clips, phase, options
+        self.model, self.stills, self.clips, self.options = model, stills, clips, options
         self.still_squares = face_squares(stills.face_landmarks, FaceCut())
         self.clip_squares = face_squares(clips.face_landmarks, FaceCut()) if clips is not None else None
         self.official, self.epoch, self.order = official, -1, np.zeros(0, int)
-        # Edges and their first combinations are learned; going on with the later stages alone halves a step.
         self.encoder = encoder_of(model)
-        residual_network: Any = self.encoder.backbone
-        residual_network.requires_grad_(phase.trains_backbone)
-        residual_network.embedder.requires_grad_(False)
-        residual_network.encoder.stages[0].requires_grad_(False)
-        known = {id(parameter) for parameter in residual_network.parameters()}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        backbone = [parameter for parameter in trained if id(parameter) in known]
-        others = [parameter for parameter in trained if id(parameter) not in known]
+        known = {id(parameter) for parameter in self.encoder.backbone.parameters()}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in known]
         groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in others if parameter.ndim > 1], "scale": 1.0},
             {"params": [parameter for parameter in others if parameter.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
+            {"params": list(self.encoder.backbone.parameters()), "scale": BACKBONE_SHARE},
         ]
-        if backbone:
-            groups.append({"params": backbone, "scale": BACKBONE_SHARE})
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
-        self.loss = TrainingLoss(model.tasks, label_smoothing=SMOOTHING)
-        self.average = WeightAverage(model.parameters(), decay=0.995)
+        order = order_of_epoch(stills, official, 0, options.seed)
+        self.steps_per_epoch = len(order) // options.still_batch
+        self.class_weights = soft_class_weights(stills.labels[order]).to(stills.pictures.device)
+        self.average = WeightAverage(model.parameters(), decay=0.998)
         self.step = 0
 
-    def next_stills(self, count: int) -> np.ndarray:
+    def next_stills(self) -> np.ndarray:
         """Positions of the step's stills, epoch after epoch."""
-        steps = len(order_of_epoch(self.stills, self.official, 0, self.options.seed)) // count
-        epoch, number = divmod(self.step, steps)
+        epoch, number = divmod(self.step, self.steps_per_epoch)
         if epoch != self.epoch:
-            # Other orders than those of stage 1.
-            begin = 1000 if self.phase.trains_backbone else 2000
-            self.order, self.epoch = order_of_epoch(self.stills, self.official, begin + epoch, self.options.seed), epoch
-        return self.order[number * count : (number + 1) * count]
+            # Other orders than those of stages 1 and 2.
+            self.order = order_of_epoch(self.stills, self.official, 1000 + epoch, self.options.seed)
+            self.epoch = epoch
+        return self.order[number * self.options.still_batch : (number + 1) * self.options.still_batch]
 
-    def run_step(self) -> dict[str, float]:
+    def run_step(self) -> dict[str, torch.Tensor]:
         """One step; its losses by name."""
-        random = np.random.default_rng([self.options.seed, 3 if self.phase.trains_backbone else 4, self.step])
+        options, device = self.options, self.stills.pictures.device
+        random = np.random.default_rng([options.seed, 3, self.step])
         for group in self.optimiser.param_groups:
-            rate = one_cycle(self.step / self.phase.steps, self.options.cascade_learning_rate)
-            group["lr"] = rate * group["scale"]
+            group["lr"] = group["scale"] * one_cycle(self.step / options.cascade_steps, options.cascade_learning_rate)
         self.model.train()
         self.encoder.backbone.eval()
         self.optimiser.zero_grad()
-        batch = make_batch(
-            self.stills, self.still_squares, self.next_stills(STILLS_A_STEP), SIZES[-1], FaceAugmentation(), random
-        )
-        with torch.autocast("cpu", torch.bfloat16):
+        indices = self.next_stills()
+        batch = make_batch(self.stills, self.still_squares, indices, SIZES[-1], FaceAugmentation(), random)
+        labels = self.stills.labels[indices]
+        with torch.autocast(device.type, torch.bfloat16):
             # (B, 1, 3, S, S) -> (B, 1, h * w, D)
             features = self.encoder.encode_frames(batch.pixel_values)
-            faded = fade_sequences(features[:, 0], batch.labels, FADES_A_STEP, FADE_FRAMES, random)
+            faded = fade_sequences(features[:, 0], labels, options.fade_batch, FADE_FRAMES, random)
             still_loss, losses = self._losses(self.encoder.encode_over_time(features), batch)
-            fade_loss = torch.zeros(())
+            fade_loss = torch.zeros((), device=device)
             if faded is not None:
                 outputs = self.model(encoded_clips=self.encoder.encode_over_time(faded[0]))
-                fade_loss = functional.cross_entropy(outputs.logits.float(), faded[1], label_smoothing=SMOOTHING)
+                fade_loss = self._expression_loss(outputs.logits, batch.targets[faded[1]])
         # The features' graph serves both losses, so it is walked through once.
         (still_loss + FADE_WEIGHT * fade_loss).backward()
-        named = {name: loss.item() for name, loss in losses.items()} | {"faded": fade_loss.item()}
+        named = losses | {"faded": fade_loss}
         if self.clips is not None and self.clip_squares is not None:
-            indices = random.choice(len(self.clips), CLIPS_A_STEP, replace=False)
+            indices = random.choice(len(self.clips), options.clip_batch, replace=False)
             batch = make_batch(self.clips, self.clip_squares, indices, SIZES[-1], FaceAugmentation(), random)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 features = self.encoder.encode_frames(batch.pixel_values)
                 clip_loss, losses = self._losses(self.encoder.encode_over_time(features), batch)
             (CLIP_WEIGHT * clip_loss).backward()
-            named["clips"] = losses["expression"].item()
+            named["clips"] = losses["expression"]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.average.update()
         self.step += 1
-        return named
+        return {name: loss.detach() for name, loss in named.items()}
 
     def _losses(self, encoded: torch.Tensor, batch: FaceBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         outputs = self.model(
@@ -434,7 +503,42 @@ class CascadeTrainer:
             face_landmarks=batch.face_landmarks,
             face_found=batch.face_found,
         )
-        return self.loss(outputs, batch.labels)
+        losses = dict(outputs.task_losses) | {"expression": self._expression_loss(outputs.logits, batch.targets)}
+        return torch.stack([task.weight * losses[task.name] for task in self.model.tasks]).sum(), losses
+
+    def _expression_loss(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -(targets * scores.float().log_softmax(dim=-1) * self.class_weights).sum(dim=-1).mean()
+
+
+def train_cascade(
+    model: MTCAEForMultiTaskVideo, stills: FaceSet, official: int, clips: FaceSet | None, options: RealPeopleOptions
+) -> None:
+    """Stage 3, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights."""
+    trainer = CascadeTrainer(model, stills, official, clips, options)
+    file = Path(options.output_dir) / "cascade.pt"
+    if file.exists():
+        state = torch.load(file, weights_only=True, map_location=stills.pictures.device)
+        model.load_state_dict(state["model"])
+        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.average.load_state_dict(state["average"])
+        trainer.step = state["step"]
+    sums: dict[str, torch.Tensor] = {}
+    start, begun = time.perf_counter(), trainer.step
+    while trainer.step < options.cascade_steps:
+        for name, loss in trainer.run_step().items():
+            sums[name] = sums[name] + loss if name in sums else loss
+        if trainer.step % SAVE_STEPS and trainer.step < options.cascade_steps:
+            continue
+        steps = (trainer.step - 1) % SAVE_STEPS + 1
+        told = ", ".join(f"{name} {total.item() / steps:.3f}" for name, total in sums.items())
+        pace = (time.perf_counter() - start) / (trainer.step - begun)
+        print(f"stage 3, step {trainer.step} of {options.cascade_steps}: {told}, {pace:.3f} s a step", flush=True)
+        sums.clear()
+        save_cascade(trainer, file)
+    with trainer.average.in_place():
+        averaged = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(averaged)
+    model.eval()
 
 
 def save_cascade(trainer: CascadeTrainer, file: Path) -> None:
@@ -444,45 +548,7 @@ def save_cascade(trainer: CascadeTrainer, file: Path) -> None:
         torch.save(state | {"average": trainer.average.state_dict(), "step": trainer.step}, temporary)
 
 
-def train_cascade(
-    model: MTCAEForMultiTaskVideo, stills: FaceSet, official: int, clips: FaceSet | None, options: RealPeopleOptions
-) -> None:
-    """Stage 2: all but the first stages of the backbone, then decoders and heads alone, which is quicker by half."""
-    for phase in (Phase("cascade", options.cascade_steps, True), Phase("heads", options.head_steps, False)):
-        train_phase(CascadeTrainer(model, stills, official, clips, phase, options))
-
-
-def train_phase(trainer: CascadeTrainer) -> None:
-    """One phase, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights."""
-    model, phase = trainer.model, trainer.phase
-    file = Path(trainer.options.output_dir) / f"{phase.name}.pt"
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        model.load_state_dict(state["model"])
-        trainer.optimiser.load_state_dict(state["optimiser"])
-        trainer.average.load_state_dict(state["average"])
-        trainer.step = state["step"]
-    sums: dict[str, float] = {}
-    start, begun = time.perf_counter(), trainer.step
-    while trainer.step < phase.steps:
-        for name, loss in trainer.run_step().items():
-            sums[name] = sums.get(name, 0.0) + loss
-        if trainer.step % REPORT_STEPS == 0:
-            told = ", ".join(f"{name} {total / REPORT_STEPS:.3f}" for name, total in sums.items())
-            pace = (time.perf_counter() - start) / (trainer.step - begun)
-            print(
-                f"stage 2, {phase.name}, step {trainer.step} of {phase.steps}: {told}, {pace:.2f} s a step", flush=True
-            )
-            sums.clear()
-        if trainer.step % SAVE_STEPS == 0 or trainer.step == phase.steps:
-            save_cascade(trainer, file)
-    with trainer.average.in_place():
-        averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(averaged)
-    model.eval()
-
-
-# -------------------------------------------------------------------------------------------------- stage 3: figures
+# -------------------------------------------------------------------------------------------------- stage 4: figures
 
 
 @dataclass
@@ -513,9 +579,9 @@ def answer(model: MTCAEForMultiTaskVideo, faces: FaceSet) -> Answers:
         batch = make_batch(faces, squares, indices, SIZES[-1])
         outputs = model(batch.pixel_values)
         batch.pixel_values = batch.pixel_values[:, :0]  # only the labels are kept
-        parts.append(Answers(outputs.logits, outputs.face_boxes, outputs.face_landmarks, batch))
-    names = [field.name for field in fields(FaceBatch)]
-    joined = {name: torch.cat([getattr(part.batch, name) for part in parts]) for name in names}
+        labels = FaceBatch(**{name: value.cpu() for name, value in vars(batch).items()})
+        parts.append(Answers(outputs.logits.cpu(), outputs.face_boxes.cpu(), outputs.face_landmarks.cpu(), labels))
+    joined = {name: torch.cat([getattr(part.batch, name) for part in parts]) for name in vars(parts[0].batch)}
     return Answers(
         scores=torch.cat([part.scores for part in parts]),
         boxes=torch.cat([part.boxes for part in parts]),
@@ -571,33 +637,65 @@ def figures_of(answers: Answers) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- the command
 
 
-def read_faces(dataset_dir: str, splits: Sequence[str]) -> FaceSet:
-    """Clips of a built data set as pictures of `PICTURE_SIDE` pixels, those of all given splits.
+def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> FaceSet:
+    """Clips of a built data set as square pictures of `PICTURE_SIDE` pixels around the face, those of all given splits.
+
+    They are kept in `cache_dir` once they are decoded.
 
     Raises:
         DatasetError: there is no such data set, or it has other classes than `EXPRESSIONS`.
     """
-    rows = load_multitask_dataset(dataset_dir)
-    parts = [row for split in splits if split in rows for row in tqdm(rows[split], desc=f"{dataset_dir} {split}")]
-    if not parts:
-        raise DatasetError(f"{dataset_dir}: has no clip in the splits {', '.join(splits)}")
-    names = rows[splits[0]].features["expression"].names
-    foreign = sorted(set(names) - set(EXPRESSIONS))
-    if foreign:
-        raise DatasetError(f"{dataset_dir}: has classes that the model does not know ({', '.join(foreign)})")
-    size = (PICTURE_SIDE, PICTURE_SIDE)
-    # (T, 3, P, P) -> (T, P, P, 3)
-    pictures = [
-        read_clip(clip_bytes(row), size=size, frame_indices=row["frame_indices"]).frames.permute(0, 2, 3, 1).numpy()
-        for row in tqdm(parts, desc="Decoding", unit="clip")
-    ]
+    file = cache_dir / f"faces-{Path(dataset_dir).name}-{'-'.join(splits)}.safetensors"
+    if not file.exists():
+        rows = load_multitask_dataset(dataset_dir)
+        parts = [row for split in splits if split in rows for row in tqdm(rows[split], desc=f"{dataset_dir} {split}")]
+        if not parts:
+            raise DatasetError(f"{dataset_dir}: has no clip in the splits {', '.join(splits)}")
+        names = rows[next(iter(rows))].features["expression"].names
+        foreign = sorted(set(names) - set(EXPRESSIONS))
+        if foreign:
+            raise DatasetError(f"{dataset_dir}: has classes that the model does not know ({', '.join(foreign)})")
+        kept = [keep_face(row) for row in tqdm(parts, desc="Decoding", unit="clip")]
+        pictures, boxes, landmarks = (np.stack(column) for column in zip(*kept, strict=True))
+        labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in parts])
+        subjects = np.frombuffer("\n".join(row["subject"] for row in parts).encode(), np.uint8)
+        arrays = {"pictures": pictures, "face_boxes": boxes, "face_landmarks": landmarks, "labels": labels}
+        with replacing(file) as temporary:
+            save_file(arrays | {"subjects": subjects}, temporary)
+    stored = load_file(file)
     return FaceSet(
-        pictures=np.stack(pictures),
-        labels=np.array([EXPRESSIONS.index(names[row["expression"]]) for row in parts]),
-        face_boxes=np.stack([np.asarray(row["face_boxes"], np.float32) for row in parts]),
-        face_landmarks=np.stack([np.asarray(row["face_landmarks"], np.float32) for row in parts]),
-        subjects=np.array([row["subject"] for row in parts]),
+        pictures=torch.from_numpy(stored["pictures"]),
+        labels=stored["labels"],
+        targets=smooth_targets(stored["labels"], len(EXPRESSIONS), SMOOTHING),
+        face_boxes=stored["face_boxes"],
+        face_landmarks=stored["face_landmarks"],
+        subjects=np.array(stored["subjects"].tobytes().decode().split("\n")),
     )
+
+
+def keep_face(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The square around a clip's face, with room for random cuts: pictures, boxes and points divided by its side.
+
+    The whole frame where no face was found; a square that is larger than the frame is made as large as it.
+    """
+    frames = read_clip(clip_bytes(row), frame_indices=row["frame_indices"]).frames
+    boxes, landmarks = np.asarray(row["face_boxes"], np.float32), np.asarray(row["face_landmarks"], np.float32)
+    height, width = frames.shape[-2:]
+    scale = np.array([width, height], np.float32)
+    rule = FaceCut(shortest=FaceCut().shortest * height)
+    ((x, y, side),) = face_squares((landmarks * scale)[None], rule)
+    if side == 1.0:  # of no face
+        left, top, right, bottom = 0, 0, width, height
+    else:
+        extent = round(min(KEPT_FACES * side, width, height))
+        left = round(min(max(x - extent / 2, 0), width - extent))
+        top = round(min(max(y - extent / 2, 0), height - extent))
+        right, bottom = left + extent, top + extent
+    pictures = resize_frames(frames[:, :, top:bottom, left:right], (PICTURE_SIDE, PICTURE_SIDE)).numpy()
+    corner, extents = np.array([left, top], np.float32), np.array([right - left, bottom - top], np.float32)
+    # (T, 4) -> (T, 2, 2): the box's two corners
+    corners = (boxes.reshape(-1, 2, 2) * scale - corner) / extents
+    return pictures, corners.reshape(-1, 4), (landmarks * scale - corner) / extents
 
 
 def run(options: RealPeopleOptions) -> dict[str, Any]:
@@ -605,24 +703,36 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
     output_dir = Path(options.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    cv2.setNumThreads(1)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     started = time.perf_counter()
-    training = [read_faces(name, ["train"]) for name in options.stills]
-    validation = read_faces(options.stills[0], ["validation"])
+
+    def read(name: str, splits: Sequence[str]) -> FaceSet:
+        faces = read_faces(name, splits, output_dir)
+        return replace(faces, pictures=faces.pictures.to(device))
+
+    training = [read(name, ["train"]) for name in options.stills]
+    validation = read(options.stills[0], ["validation"])
     stills, official = join_faces(training), len(training[0])
-    clips = join_faces([read_faces(name, options.clip_splits) for name in options.clips]) if options.clips else None
-    backbone = train_backbone(stills, official, validation, options)
-    model = make_cascade(backbone, options.seed)
+    clips = join_faces([read(name, SPLITS) for name in options.clips]) if options.clips else None
+    test_clips = None
+    if clips is not None and options.clip_fold is not None:
+        fold = find_fold(resolve_protocol(options.clips[0], options.clip_protocol), options.clip_fold)
+        tested = np.isin(clips.subjects, fold.test)
+        first = np.arange(len(clips)) < len(read(options.clips[0], SPLITS))
+        test_clips, clips = clips.select(tested & first), clips.select(~tested)
+    if options.teachers:
+        stills.targets = teach(stills, official, validation, options)
+    classifier = train_classifier(Lesson("backbone", options.backbone_epochs), stills, official, validation, options)
+    model = make_cascade(classifier, options.seed)
+    model.to(device)  # type: ignore[arg-type]
     train_cascade(model, stills, official, clips, options)
     answers = answer(model, validation)
     model.config.temperature = fit_temperature(answers.scores, answers.batch.labels)
     report = {"options": asdict(options), "temperature": model.config.temperature}
     report["validation"] = figures_of(answer(model, validation))
-    report["test"] = figures_of(answer(model, read_faces(options.stills[0], ["test"])))
-    if clips is not None and "test" not in options.clip_splits:
-        report["test_clips"] = figures_of(
-            answer(model, join_faces([read_faces(name, ["test"]) for name in options.clips]))
-        )
+    report["test"] = figures_of(answer(model, read(options.stills[0], ["test"])))
+    if test_clips is not None:
+        report["test_clips"] = figures_of(answer(model, test_clips))
     report["minutes"] = (time.perf_counter() - started) / 60
     model.save_pretrained(output_dir / "model")
     cut = FaceCut()

@@ -294,6 +294,8 @@ def _read_parquet(files: Sequence[Path], reading: StillsReading) -> StillsSource
     from pyarrow import parquet
 
     stills: list[Still] = []
+    # A name in a table is a label, and a table may repeat it (a Parquet file of FER2013 does): the second is "NAME-2".
+    repeats: Counter[str] = Counter()
     for file in files:
         try:
             schema = parquet.read_schema(file)
@@ -311,9 +313,12 @@ def _read_parquet(files: Sequence[Path], reading: StillsReading) -> StillsSource
             if not row["expression"]:
                 raise DatasetError(f"{place} has no expression: fill in the column.")
             told = {"name", "expression", "subject", "split"}
+            name = row.get("name") or f"{file.stem}-{number:06d}"
+            repeats[name] += 1
+            stem, suffix = os.path.splitext(name)
             stills.append(
                 Still(
-                    row.get("name") or f"{file.stem}-{number:06d}",
+                    name if repeats[name] == 1 else f"{stem}-{repeats[name]}{suffix}",
                     reading.expression(row["expression"]),
                     row.get("subject") or UNKNOWN_SUBJECT,
                     parse_split(row["split"] or "", place) if "split" in row else "",

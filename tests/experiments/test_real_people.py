@@ -14,10 +14,13 @@ from mtcae_dfer.experiments.real_people import (
     fade_sequences,
     fade_strengths,
     fit_temperature,
+    fold_of_stills,
+    keep_face,
     order_of_epoch,
 )
+from mtcae_dfer.hub_dataset.synthetic.corpus import encode_clip
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.data.faces import FaceSet
+from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
 
 NEUTRAL, DISGUST = EXPRESSIONS.index("neutral"), EXPRESSIONS.index("disgust")
 
@@ -26,11 +29,12 @@ def random_faces(count: int, frames: int, seed: int = 0) -> FaceSet:
     """Noise with a face in the middle; the brightness tells the class."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % len(EXPRESSIONS)
-    pictures = random.integers(0, 60, (count, frames, 32, 32, 3)) + 25 * labels[:, None, None, None, None]
+    pictures = random.integers(0, 60, (count, frames, 3, 32, 32)) + 25 * labels[:, None, None, None, None]
     points = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.65], [0.58, 0.65]], np.float32)
     return FaceSet(
-        pictures=pictures.astype(np.uint8),
+        pictures=torch.from_numpy(pictures.astype(np.uint8)),
         labels=labels,
+        targets=smooth_targets(labels, len(EXPRESSIONS), 0.1),
         face_boxes=np.tile(np.array([0.3, 0.25, 0.7, 0.75], np.float32), (count, frames, 1)),
         face_landmarks=np.tile(points, (count, frames, 1, 1)),
         subjects=np.array([f"s{number}" for number in range(count)]),
@@ -54,13 +58,13 @@ def test_sequences_fade_from_neutral_features_to_the_labelled_ones() -> None:
     assert strengths.shape == (400, 8) and strengths.min() >= 0 and strengths.max() <= 1
     assert (strengths[:, -1] == 1).mean() > 0.6  # most end with the full expression
     assert (strengths.max(axis=1) > 0.9).mean() > 0.95
-    labels = torch.tensor([NEUTRAL, 3, 4, NEUTRAL])
-    features = labels.float()[:, None, None].expand(4, 6, 5)
-    faded, faded_labels = fade_sequences(features, labels, 4, 8, random)
-    assert faded.shape == (4, 8, 6, 5)
-    for sequence, label in zip(faded, faded_labels, strict=True):
+    labels = np.array([NEUTRAL, 3, 4, NEUTRAL])
+    features = torch.from_numpy(labels).float()[:, None, None].expand(4, 6, 5)
+    faded, last = fade_sequences(features, labels, 4, 8, random)
+    assert faded.shape == (4, 8, 6, 5) and sorted(last.tolist()) == [0, 1, 2, 3]
+    for sequence, position in zip(faded, last, strict=True):
         # Features are the labels here: a fade from 0 (neutral) never leaves the way to its own label.
-        assert sequence.min() >= 0 and sequence.max() <= label
+        assert sequence.min() >= 0 and sequence.max() <= labels[position]
     assert fade_sequences(features[1:3], labels[1:3], 2, 8, random) is None
 
 
@@ -79,29 +83,70 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
 
 
-def test_both_stages_learn_stop_and_go_on_to_the_same_weights(
+def test_all_stills_of_a_known_subject_are_in_one_fold() -> None:
+    subjects = np.array(["unknown"] * 300 + [f"p{number // 10}" for number in range(300)])
+    folds = fold_of_stills(subjects, 3, seed=0)
+    assert (np.bincount(folds[:300]) > 60).all()
+    of_people = folds[300:].reshape(30, 10)
+    assert (of_people == of_people[:, :1]).all() and len(set(of_people[:, 0])) == 3
+
+
+def test_a_kept_picture_shows_the_face_with_room_and_its_labels_move_along() -> None:
+    frames = np.zeros((2, 160, 300, 3), np.uint8)
+    points = np.array([[140, 90], [160, 90], [150, 100], [142, 110], [158, 110]], np.float32)
+    for x, y in points.astype(int):
+        frames[:, y, x] = 250
+    scale = np.array([300, 160], np.float32)
+    row = {
+        "video": {"bytes": encode_clip(frames, 25, 10)},
+        "frame_indices": [0, 1],
+        "face_boxes": np.tile(np.array([130, 75, 170, 125], np.float32) / np.tile(scale, 2), (2, 1)),
+        "face_landmarks": np.tile(points / scale, (2, 1, 1)),
+    }
+    pictures, boxes, landmarks = keep_face(row)
+    assert pictures.shape == (2, 3, 128, 128)
+    # The square's side is 1.048 * 2.48 * 20 pixels; the kept one is 1.6 as wide.
+    extent = round(1.6 * 1.048 * 2.48 * 20)
+    assert (boxes[0, 2] - boxes[0, 0]) * extent == pytest.approx(40) and (
+        boxes[0, 3] - boxes[0, 1]
+    ) * extent == pytest.approx(50)
+    for x, y in landmarks[1] * 128:
+        around = pictures[1, :, int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3]
+        assert around.max() > 100
+    row["face_landmarks"], row["face_boxes"] = np.full((2, 5, 2), np.nan), np.full((2, 4), np.nan)
+    whole, boxes, _ = keep_face(row)
+    assert whole.shape == (2, 3, 128, 128) and np.isnan(boxes).all()
+
+
+def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(real_people, "SIZES", (32, 32))
-    monkeypatch.setattr(real_people, "BATCH", 8)
-    monkeypatch.setattr(real_people, "STILLS_A_STEP", 8)
-    monkeypatch.setattr(real_people, "CLIPS_A_STEP", 2)
-    monkeypatch.setattr(real_people, "FADES_A_STEP", 2)
     monkeypatch.setattr(real_people, "SAVE_STEPS", 1)
-    stills, clips = random_faces(28, 1), random_faces(4, 4, seed=1)
+    clips = random_faces(4, 4, seed=1)
 
-    def stages(folder: str, epochs: int, steps: int, stop: int | None = None) -> MTCAEForMultiTaskVideo:
+    def stages(folder: str, stop: int | None = None) -> MTCAEForMultiTaskVideo:
+        stills = random_faces(28, 1)
         options = RealPeopleOptions(
             stills=[],
             output_dir=str(tmp_path / folder),
-            backbone_epochs=epochs,
-            small_epochs=1,
-            cascade_steps=steps,
-            head_steps=2,
+            device="cpu",
+            teachers=2,
+            teacher_epochs=1,
+            backbone_epochs=2,
+            backbone_batch=8,
+            cascade_steps=3,
+            still_batch=8,
+            clip_batch=2,
+            fade_batch=2,
         )
         Path(options.output_dir).mkdir(exist_ok=True)
-        backbone = real_people.train_backbone(stills, 21, stills, options)
-        model = real_people.make_cascade(backbone, seed=0)
+        given = stills.targets.copy()
+        stills.targets = real_people.teach(stills, 21, stills, options)
+        np.testing.assert_allclose(stills.targets.sum(axis=1), 1, atol=1e-5)
+        assert not np.allclose(stills.targets, given)
+        classifier = real_people.train_classifier(real_people.Lesson("backbone", 2), stills, 21, stills, options)
+        model = real_people.make_cascade(classifier, seed=0)
         if stop is not None:
             monkeypatch.setattr(real_people, "save_cascade", stopping_after(stop))
         real_people.train_cascade(model, stills, 21, clips, options)
@@ -115,16 +160,16 @@ def test_both_stages_learn_stop_and_go_on_to_the_same_weights(
     def stopping_after(stop: int):
         def save_and_stop(trainer: real_people.CascadeTrainer, file: Path) -> None:
             save(trainer, file)
-            if trainer.step == stop and trainer.phase.trains_backbone:
+            if trainer.step == stop:
                 raise Stopped
 
         return save_and_stop
 
-    trained = stages("straight", 2, 3)
+    trained = stages("straight")
     with pytest.raises(Stopped):
-        stages("stopped", 2, 3, stop=2)
+        stages("stopped", stop=2)
     monkeypatch.setattr(real_people, "save_cascade", save)
-    straight, resumed = trained.state_dict(), stages("stopped", 2, 3).state_dict()
+    straight, resumed = trained.state_dict(), stages("stopped").state_dict()
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     figures = real_people.figures_of(real_people.answer(trained, clips))

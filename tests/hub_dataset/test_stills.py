@@ -164,6 +164,9 @@ def test_a_parquet_file_with_bytes_or_with_the_hubs_pictures(tmp_path):
     parquet.write_table(pa.table(columns), tmp_path / "folder" / "part.parquet")
     source = read_stills(tmp_path / "folder")
     assert [still.subject for still in source.stills] == ["X", "Y"] and list(source.contents()) == contents
+    columns = {"name": ["a.jpg", "a.jpg"], "expression": ["anger", "neutral"], "image": contents}
+    parquet.write_table(pa.table(columns), tmp_path / "stills.parquet")
+    assert [still.name for still in read_stills(tmp_path / "stills.parquet").stills] == ["a.jpg", "a-2.jpg"]
     parquet.write_table(pa.table({"image": contents}), tmp_path / "stills.parquet")
     with pytest.raises(DatasetError, match="has no column 'expression'"):
         read_stills(tmp_path / "stills.parquet")

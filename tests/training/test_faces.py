@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
+from mtcae_dfer.training.data.faces import (
+    FaceAugmentation,
+    FaceCut,
+    FaceSet,
+    face_squares,
+    join_faces,
+    make_batch,
+    smooth_targets,
+)
 
 SIDE = 96
 POINTS = np.array([[0.38, 0.42], [0.60, 0.40], [0.48, 0.52], [0.40, 0.66], [0.58, 0.65]], np.float32)
@@ -12,14 +20,15 @@ POINTS = np.array([[0.38, 0.42], [0.60, 0.40], [0.48, 0.52], [0.40, 0.66], [0.58
 
 def dotted_faces(count: int = 6, frames: int = 2) -> FaceSet:
     """Black pictures in which every landmark is a small blob of its own brightness."""
-    pictures = np.zeros((count, frames, SIDE, SIDE, 3), np.uint8)
+    pictures = np.zeros((count, frames, 3, SIDE, SIDE), np.uint8)
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
     for number, (x, y) in enumerate(POINTS * SIDE):
         blob = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8) * (250 - 40 * number)
-        pictures[:] = np.maximum(pictures, blob[..., None].astype(np.uint8))
+        pictures[:] = np.maximum(pictures, blob.astype(np.uint8))
     return FaceSet(
-        pictures=pictures,
+        pictures=torch.from_numpy(pictures),
         labels=np.arange(count) % 7,
+        targets=smooth_targets(np.arange(count) % 7, 7, 0.1),
         face_boxes=np.tile(np.array([0.3, 0.25, 0.7, 0.75], np.float32), (count, frames, 1)),
         face_landmarks=np.tile(POINTS, (count, frames, 1, 1)),
         subjects=np.array(["a"] * count),
@@ -59,7 +68,7 @@ def test_labels_follow_the_pixels_through_every_change_of_place(seed: int) -> No
 def test_without_augmentation_the_cut_is_the_square_itself() -> None:
     faces = dotted_faces(count=1)
     batch = make_batch(faces, np.array([[0.5, 0.5, 1.0]], np.float32), np.array([0]), SIDE)
-    expected = torch.from_numpy(faces.pictures[0]).permute(0, 3, 1, 2).float() / 255
+    expected = faces.pictures[0].float() / 255
     torch.testing.assert_close(batch.pixel_values[0] / 4 + 0.5, expected)
     np.testing.assert_allclose(batch.face_landmarks[0], faces.face_landmarks[0], atol=1e-6)
     np.testing.assert_allclose(batch.face_boxes[0], faces.face_boxes[0], atol=1e-6)
@@ -74,3 +83,35 @@ def test_a_clip_without_a_face_has_no_label_and_the_same_generator_gives_the_sam
     )
     assert first.face_found.all(dim=1).tolist() == [True, True, False, True, True, True]
     assert torch.equal(first.pixel_values, second.pixel_values)
+
+
+def test_targets_are_labels_with_a_share_spread_over_all_classes() -> None:
+    np.testing.assert_allclose(
+        smooth_targets(np.array([1, 0]), 4, 0.2), [[0.05, 0.85, 0.05, 0.05], [0.85, 0.05, 0.05, 0.05]]
+    )
+
+
+def test_a_selection_keeps_pictures_and_labels_together() -> None:
+    faces = dotted_faces()
+    faces.pictures[:] = torch.arange(6, dtype=torch.uint8)[:, None, None, None, None]
+    chosen = faces.select(faces.labels > 3)
+    assert chosen.labels.tolist() == [4, 5] and chosen.pictures[:, 0, 0, 0, 0].tolist() == [4, 5]
+    joined = join_faces([chosen, faces.select(np.array([1]))])
+    assert joined.labels.tolist() == [4, 5, 1] and joined.pictures[:, 0, 0, 0, 0].tolist() == [4, 5, 1]
+    np.testing.assert_array_equal(joined.targets.argmax(axis=1), joined.labels)
+
+
+def test_the_erased_rectangle_is_one_grey_value_of_stated_size() -> None:
+    faces = dotted_faces()
+    only_erased = FaceAugmentation(
+        smallest=1, largest=1, shift=0, degrees=0, aspect=0, contrast=0, tint=0, light=0, grey=0, erase=1.0
+    )
+    whole = np.tile(np.array([0.5, 0.5, 1.0], np.float32), (6, 1))
+    batch = make_batch(faces, whole, np.arange(6), SIDE, only_erased, np.random.default_rng(1))
+    for clip in range(6):
+        pixels = batch.pixel_values[clip] / 4 + 0.5
+        plain = faces.pictures[clip].float() / 255
+        changed = (pixels - plain).abs().amax(dim=(0, 1)) > 1e-5
+        changed &= (pixels - plain.flip(-1)).abs().amax(dim=(0, 1)) > 1e-5  # the clip may be mirrored
+        rows, columns = changed.any(dim=1).nonzero()[:, 0], changed.any(dim=0).nonzero()[:, 0]
+        assert 0.1 * SIDE < len(rows) < 0.37 * SIDE and 0.1 * SIDE < len(columns) < 0.37 * SIDE

@@ -1,17 +1,19 @@
 """Pictures of faces in memory, cut by the face and changed at random a whole batch at once: stills and frames of clips.
 
-A still is a clip of one frame here. Shapes: N pictures or clips, B of them in a batch, T frames, P pixels of a side.
+A still is a clip of one frame here. Shapes: N pictures or clips, B of them in a batch, T frames, P pixels of a side,
+K classes. Random numbers come from a numpy generator on the processor and pixels are changed where the pictures lie, so
+that a batch is the same, up to rounding, on every device.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-import cv2
 import numpy as np
 import torch
+from torch.nn import functional
 
 from mtcae_dfer.face_crop import SIDES_PER_EYE_TO_MOUTH
 from mtcae_dfer.face_geometry import MIRRORED_LANDMARK_ORDER
@@ -47,15 +49,17 @@ class FaceSet:
     """Pictures with labels.
 
     Attributes:
-        pictures: uint8 (N, T, P, P, 3), RGB.
+        pictures: uint8 (N, T, 3, P, P), RGB, on the device on which batches are made.
         labels: (N,) expression class ids.
+        targets: float32 (N, K), what the scores are trained towards: probabilities of the classes.
         face_boxes: float32 (N, T, 4), divided by the picture's side; NaN without a face.
         face_landmarks: float32 (N, T, 5, 2), likewise.
         subjects: (N,) names.
     """
 
-    pictures: np.ndarray
+    pictures: torch.Tensor
     labels: np.ndarray
+    targets: np.ndarray
     face_boxes: np.ndarray
     face_landmarks: np.ndarray
     subjects: np.ndarray
@@ -63,11 +67,23 @@ class FaceSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, chosen: np.ndarray) -> FaceSet:
+        """The clips at some positions, or where a boolean array says so."""
+        positions = np.arange(len(self))[chosen]
+        arrays = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "pictures"}
+        pictures = self.pictures[torch.from_numpy(positions).to(self.pictures.device)]
+        return FaceSet(pictures, **{name: array[positions] for name, array in arrays.items()})
+
 
 def join_faces(sets: Sequence[FaceSet]) -> FaceSet:
     """Several sets with the same number of frames as one, in their order."""
-    columns = zip(*(vars(faces).values() for faces in sets), strict=True)
-    return FaceSet(*(np.concatenate(column) for column in columns))
+    pictures, *arrays = zip(*(vars(faces).values() for faces in sets), strict=True)
+    return FaceSet(torch.cat(pictures), *(np.concatenate(array) for array in arrays))
+
+
+def smooth_targets(labels: np.ndarray, classes: int, smoothing: float) -> np.ndarray:
+    """Labels (N,) as probabilities float32 (N, K), a share of each spread over all classes."""
+    return (np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes).astype(np.float32)
 
 
 @dataclass
@@ -77,6 +93,7 @@ class FaceBatch:
     Attributes:
         pixel_values: float32 (B, T, 3, S, S), (rgb / 255 - 0.5) / 0.25.
         labels: (B,) class ids.
+        targets: (B, K) probabilities.
         face_boxes: (B, T, 4), divided by the cut's side.
         face_landmarks: (B, T, 5, 2), likewise.
         face_found: (B, T).
@@ -84,6 +101,7 @@ class FaceBatch:
 
     pixel_values: torch.Tensor
     labels: torch.Tensor
+    targets: torch.Tensor
     face_boxes: torch.Tensor
     face_landmarks: torch.Tensor
     face_found: torch.Tensor
@@ -127,8 +145,11 @@ def make_batch(
         size: side S of the cut frames in pixels.
         augmentation: None: every clip as it is.
         random: where the changes are drawn from.
+
+    Returns:
+        The batch on the device of the pictures.
     """
-    count, (frames, side) = len(indices), faces.pictures.shape[1:3]
+    count, device = len(indices), faces.pictures.device
     centres, sides = squares[indices, :2].astype(np.float64), squares[indices, 2].astype(np.float64)
     angles, mirror, aspect = np.zeros(count), np.ones(count), np.ones(count)
     if augmentation is not None:
@@ -144,31 +165,23 @@ def make_batch(
         [np.stack([cosine * mirror * aspect, -sine], -1), np.stack([sine * mirror * aspect, cosine], -1)], 1
     )
     turns *= sides[:, None, None]
-    cut = np.empty((count, frames, size, size, 3), np.uint8)
-    for row, index in enumerate(indices):
-        matrix = turns[row] * (side / size)
-        # Pixel centres: the cut's pixel u stands at (u + 0.5) / size.
-        corner = centres[row] * side - 0.5 - matrix @ np.full(2, (size - 1) / 2)
-        warp = np.concatenate([matrix, corner[:, None]], axis=1)
-        for frame in range(frames):
-            cv2.warpAffine(
-                faces.pictures[index, frame],
-                warp,
-                (size, size),
-                dst=cut[row, frame],
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-    pixels = torch.from_numpy(cut).permute(0, 1, 4, 2, 3).float().div_(255)
+    # (B, 2, 3): the same between places from -1 to 1, as `affine_grid` takes it.
+    places = np.concatenate([turns, 2 * centres[:, :, None] - 1], axis=2).astype(np.float32)
+    grid = functional.affine_grid(torch.from_numpy(places).to(device), [count, 1, size, size], align_corners=False)
+    # (B, T, 3, P, P) -> (B, T * 3, P, P): all frames of a clip take their pixels from the same places.
+    pixels = faces.pictures[torch.from_numpy(indices).to(device)].flatten(1, 2).float()
+    pixels = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False).div_(255)
+    pixels = pixels.unflatten(1, faces.pictures.shape[1:3])
     if augmentation is not None and random is not None:
         pixels = _change_light(_erase(pixels, augmentation, random), augmentation, random)
     boxes, landmarks = _map_labels(faces, indices, centres, turns, mirror)
     return FaceBatch(
         pixel_values=pixels.sub_(0.5).mul_(4),
-        labels=torch.from_numpy(faces.labels[indices]).long(),
-        face_boxes=torch.from_numpy(boxes),
-        face_landmarks=torch.from_numpy(landmarks),
-        face_found=torch.from_numpy(np.isfinite(boxes).all(axis=-1)),
+        labels=torch.from_numpy(faces.labels[indices]).long().to(device),
+        targets=torch.from_numpy(faces.targets[indices]).to(device),
+        face_boxes=torch.from_numpy(boxes).to(device),
+        face_landmarks=torch.from_numpy(landmarks).to(device),
+        face_found=torch.from_numpy(np.isfinite(boxes).all(axis=-1)).to(device),
     )
 
 
@@ -195,12 +208,18 @@ def _map_labels(
 
 
 def _erase(pixels: torch.Tensor, augmentation: FaceAugmentation, random: np.random.Generator) -> torch.Tensor:
-    size = pixels.shape[-1]
-    for clip in np.flatnonzero(random.random(len(pixels)) < augmentation.erase):
-        height, width = (random.uniform(0.12, 0.35, 2) * size).astype(int)
-        top, left = random.integers(0, size - height), random.integers(0, size - width)
-        pixels[clip, :, :, top : top + height, left : left + width] = float(random.random())
-    return pixels
+    """Fills one rectangle of some clips (B, T, 3, S, S) with one grey value."""
+    count, size = len(pixels), pixels.shape[-1]
+    erased = random.random(count) < augmentation.erase
+    extents = random.uniform(0.12, 0.35, (2, count)) * size
+    starts = random.uniform(0, 1, (2, count)) * (size - extents)
+    numbers = np.concatenate([starts, starts + extents, erased[None], random.random((1, count))]).astype(np.float32)
+    top, left, bottom, right, chosen, grey = torch.from_numpy(numbers).to(pixels.device)[..., None, None]
+    line = torch.arange(size, device=pixels.device) + 0.5
+    rows, columns = line[:, None], line[None, :]
+    # (B, S, S) -> (B, 1, 1, S, S)
+    inside = (rows > top) & (rows < bottom) & (columns > left) & (columns < right) & (chosen > 0)
+    return torch.where(inside[:, None, None], grey[:, None, None], pixels)
 
 
 def _change_light(pixels: torch.Tensor, augmentation: FaceAugmentation, random: np.random.Generator) -> torch.Tensor:
@@ -208,12 +227,13 @@ def _change_light(pixels: torch.Tensor, augmentation: FaceAugmentation, random: 
 
     def draw(reach: float, *shape: int) -> torch.Tensor:
         # (B, *shape) -> (B, 1, *shape): the same for all frames
-        return torch.from_numpy(random.uniform(-reach, reach, (count, 1, *shape)).astype(np.float32))
+        drawn = random.uniform(-reach, reach, (count, 1, *shape)).astype(np.float32)
+        return torch.from_numpy(drawn).to(pixels.device)
 
     grey = torch.from_numpy((random.random((count, 1, 1, 1, 1)) < augmentation.grey).astype(np.float32))
-    pixels = torch.lerp(pixels, pixels.mean(dim=2, keepdim=True), grey)
+    pixels = torch.lerp(pixels, pixels.mean(dim=2, keepdim=True), grey.to(pixels.device))
     gain = torch.exp(draw(augmentation.contrast, 1, 1, 1) + draw(augmentation.tint, 3, 1, 1))
-    slope = torch.linspace(-1, 1, size)
+    slope = torch.linspace(-1, 1, size, device=pixels.device)
     light = draw(augmentation.light, 1, 1, 1) + draw(augmentation.light, 1, 1, 1) * slope
     light = light + draw(augmentation.light, 1, 1, 1) * slope[:, None]
     return pixels.sub_(0.5).mul_(gain).add_(light + 0.5).clamp_(0, 1)
