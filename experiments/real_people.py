@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -124,6 +126,11 @@ class RealPeopleOptions:
         default=1e-3, metadata={"help": "Peak of stage 3; the backbone learns at 0.3 of it."}
     )
 
+    @property
+    def fold_suffix(self) -> str:
+        """Behind the names of what belongs to one fold of the clips: such runs share stages 1 and 2."""
+        return f"-fold_{self.clip_fold}" if self.clip_fold is not None else ""
+
 
 # ------------------------------------------------------------------------------ stages 1 and 2: teachers and backbone
 
@@ -213,7 +220,7 @@ def train_classifier(
 ) -> StillClassifier:
     """Trains a classifier of stills; returns it with averaged weights and normalisation statistics.
 
-    AdamW, one cycle, mixup, frames of 64 pixels first. A checkpoint after every epoch.
+    AdamW, one cycle, mixup, frames of 64 pixels first. A checkpoint after every epoch; what is finished is only loaded.
 
     Args:
         lesson: what is trained on what.
@@ -226,6 +233,9 @@ def train_classifier(
     device, batch_size = stills.pictures.device, options.backbone_batch
     torch.manual_seed(options.seed)
     model = StillClassifier(lesson.width)
+    if finished(file).exists():
+        model.load_state_dict(load_torch_file(finished(file)))
+        return model.to(device)
     average = copy.deepcopy(model)
     for network in (model, average):
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -287,7 +297,20 @@ def train_classifier(
         state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
         with replacing(file) as temporary:
             torch.save(state | {"epoch": epoch + 1, "step": step}, temporary)
+    finish(average, file)
     return average
+
+
+def finished(checkpoint: Path) -> Path:
+    """The weights that a stage ends with, beside its checkpoint."""
+    return checkpoint.with_suffix(".safetensors")
+
+
+def finish(model: nn.Module, checkpoint: Path) -> None:
+    """Keeps a stage's weights and drops the checkpoint from which it would go on."""
+    with replacing(finished(checkpoint)) as temporary:
+        save_torch_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+    checkpoint.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -514,8 +537,12 @@ def train_cascade(
     model: MTCAEForMultiTaskVideo, stills: FaceSet, official: int, clips: FaceSet | None, options: RealPeopleOptions
 ) -> None:
     """Stage 3, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights."""
+    file = Path(options.output_dir) / f"cascade{options.fold_suffix}.pt"
+    if finished(file).exists():
+        model.load_state_dict(load_torch_file(finished(file)))
+        model.eval()
+        return
     trainer = CascadeTrainer(model, stills, official, clips, options)
-    file = Path(options.output_dir) / "cascade.pt"
     if file.exists():
         state = torch.load(file, weights_only=True, map_location=stills.pictures.device)
         model.load_state_dict(state["model"])
@@ -539,6 +566,7 @@ def train_cascade(
         averaged = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(averaged)
     model.eval()
+    finish(model, file)
 
 
 def save_cascade(trainer: CascadeTrainer, file: Path) -> None:
@@ -640,25 +668,29 @@ def figures_of(answers: Answers) -> dict[str, Any]:
 def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> FaceSet:
     """Clips of a built data set as square pictures of `PICTURE_SIDE` pixels around the face, those of all given splits.
 
-    They are kept in `cache_dir` once they are decoded.
+    They are kept in `cache_dir` once they are decoded. Clips of other classes than `EXPRESSIONS` are left out.
 
     Raises:
-        DatasetError: there is no such data set, or it has other classes than `EXPRESSIONS`.
+        DatasetError: there is no such data set, or none of its clips has one of `EXPRESSIONS`.
     """
     file = cache_dir / f"faces-{Path(dataset_dir).name}-{'-'.join(splits)}.safetensors"
     if not file.exists():
         rows = load_multitask_dataset(dataset_dir)
-        parts = [row for split in splits if split in rows for row in tqdm(rows[split], desc=f"{dataset_dir} {split}")]
-        if not parts:
-            raise DatasetError(f"{dataset_dir}: has no clip in the splits {', '.join(splits)}")
         names = rows[next(iter(rows))].features["expression"].names
-        foreign = sorted(set(names) - set(EXPRESSIONS))
-        if foreign:
-            raise DatasetError(f"{dataset_dir}: has classes that the model does not know ({', '.join(foreign)})")
-        kept = [keep_face(row) for row in tqdm(parts, desc="Decoding", unit="clip")]
+        parts = [row for split in splits if split in rows for row in tqdm(rows[split], desc=f"{dataset_dir} {split}")]
+        known = [row for row in parts if names[row["expression"]] in EXPRESSIONS]
+        if not known:
+            raise DatasetError(
+                f"{dataset_dir}: has no clip in the splits {', '.join(splits)} with one of the expressions "
+                f"{', '.join(EXPRESSIONS)}"
+            )
+        if len(known) < len(parts):
+            foreign = sorted({names[row["expression"]] for row in parts} - set(EXPRESSIONS))
+            print(f"{dataset_dir}: {len(parts) - len(known)} clips left out ({', '.join(foreign)})", flush=True)
+        kept = [keep_face(row) for row in tqdm(known, desc="Decoding", unit="clip")]
         pictures, boxes, landmarks = (np.stack(column) for column in zip(*kept, strict=True))
-        labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in parts])
-        subjects = np.frombuffer("\n".join(row["subject"] for row in parts).encode(), np.uint8)
+        labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in known])
+        subjects = np.frombuffer("\n".join(row["subject"] for row in known).encode(), np.uint8)
         arrays = {"pictures": pictures, "face_boxes": boxes, "face_landmarks": landmarks, "labels": labels}
         with replacing(file) as temporary:
             save_file(arrays | {"subjects": subjects}, temporary)
@@ -730,11 +762,14 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
     model.config.temperature = fit_temperature(answers.scores, answers.batch.labels)
     report = {"options": asdict(options), "temperature": model.config.temperature}
     report["validation"] = figures_of(answer(model, validation))
-    report["test"] = figures_of(answer(model, read(options.stills[0], ["test"])))
     if test_clips is not None:
+        # The test stills are looked at once, by the model that is trained on all clips.
         report["test_clips"] = figures_of(answer(model, test_clips))
+    else:
+        report["test"] = figures_of(answer(model, read(options.stills[0], ["test"])))
     report["minutes"] = (time.perf_counter() - started) / 60
-    model.save_pretrained(output_dir / "model")
+    folder = output_dir / f"model{options.fold_suffix}"
+    model.save_pretrained(folder)
     cut = FaceCut()
     processor = MTCAEVideoProcessor(
         num_frames=MOTION_FRAMES,
@@ -745,8 +780,8 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
         face_crop_margin=cut.margin,
         face_crop_rise=cut.rise,
     )
-    processor.save_pretrained(output_dir / "model")
-    write_json(output_dir / "real_people.json", report)
+    processor.save_pretrained(folder)
+    write_json(output_dir / f"real_people{options.fold_suffix}.json", report)
     return report
 
 
@@ -765,7 +800,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"real_people: error: {told}", file=sys.stderr)
         return 2
-    print(json.dumps({name: report[name] for name in ("temperature", "validation", "test")}, indent=2))
+    told = ("temperature", "validation", "test", "test_clips")
+    print(json.dumps({name: report[name] for name in told if name in report}, indent=2))
     return 0
 
 
