@@ -332,17 +332,17 @@ def sort_out(clips: Sequence[Clip], labelled: Sequence[LabelledClip]) -> tuple[l
     """The clips that become rows, and the reason by name of every other one.
 
     Of clips with the same bytes the first one stays: another could stand in another split, with another label. Where
-    the source itself tells each clip's split, copies within a split stay.
+    the source itself tells each clip's split, all stay: an official test set keeps its size, and what shows the same in
+    two splits was found when the source was read.
     """
-    first: dict[tuple[str, str], str] = {}
+    first: dict[str, str] = {}
     built, failures = [], {}
     for clip, result in zip(clips, labelled, strict=True):
         if result.labels is None:
             failures[clip.name] = result.failure or "no labels were made"
             continue
-        copy = (result.sha256, clip.part if clip.part in SPLITS else "")
-        if first.setdefault(copy, clip.name) != clip.name:
-            failures[clip.name] = f"the same file as {first[copy]}: keep one of them."
+        if clip.part not in SPLITS and first.setdefault(result.sha256, clip.name) != clip.name:
+            failures[clip.name] = f"the same file as {first[result.sha256]}: keep one of them."
             continue
         labels = result.labels if clip.camera_path is None else move_labels(result.labels, clip.camera_path)
         built.append(BuiltClip(clip, labels, result.sha256, result.byte_count))

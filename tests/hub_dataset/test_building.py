@@ -19,10 +19,10 @@ from datasets import load_dataset
 from mtcae_dfer.commands.command_line import parse_command
 from mtcae_dfer.hub_dataset.building import build as building
 from mtcae_dfer.hub_dataset.building import parquet_files
-from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset, sort_out
 from mtcae_dfer.hub_dataset.building.parquet_files import cut_by_size
 from mtcae_dfer.hub_dataset.building.report import read_build_report
-from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels, DatasetError, LabelledClip
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, labels_from_row, load_multitask_dataset, protocol_name
@@ -545,3 +545,22 @@ def test_streaming_opens_the_folder_offline_row_by_row(built, tmp_path):
     )
     assert told.returncode == 0, told.stderr
     assert int(told.stdout) == len(load_multitask_dataset(built)["train"])
+
+
+def test_an_official_split_keeps_its_copies_and_other_clips_are_kept_once():
+    nobody = np.zeros(1, bool)
+    labels = ClipLabels(
+        np.zeros(1, int),
+        np.full((1, 4), np.nan),
+        np.full((1, 5, 2), np.nan),
+        nobody,
+        np.zeros(1),
+        np.zeros(1, int),
+        nobody,
+    )
+    same = LabelledClip(labels, None, "digest", 10)
+    official = [Clip(Path("a"), "fear", "x", name=name, part="test") for name in ("a", "b")]
+    built, failures = sort_out(official, [same, same])
+    assert [entry.clip.name for entry in built] == ["a", "b"] and not failures
+    built, failures = sort_out([dataclasses.replace(clip, part="") for clip in official], [same, same])
+    assert [entry.clip.name for entry in built] == ["a"] and failures == {"b": "the same file as a: keep one of them."}
