@@ -687,7 +687,14 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
         if len(known) < len(parts):
             foreign = sorted({names[row["expression"]] for row in parts} - set(EXPRESSIONS))
             print(f"{dataset_dir}: {len(parts) - len(known)} clips left out ({', '.join(foreign)})", flush=True)
-        kept = [keep_face(row) for row in tqdm(known, desc="Decoding", unit="clip")]
+        kept = [
+            keep_face(
+                read_clip(clip_bytes(row), frame_indices=row["frame_indices"]).frames,
+                np.asarray(row["face_boxes"], np.float32),
+                np.asarray(row["face_landmarks"], np.float32),
+            )
+            for row in tqdm(known, desc="Decoding", unit="clip")
+        ]
         pictures, boxes, landmarks = (np.stack(column) for column in zip(*kept, strict=True))
         labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in known])
         subjects = np.frombuffer("\n".join(row["subject"] for row in known).encode(), np.uint8)
@@ -705,13 +712,21 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
     )
 
 
-def keep_face(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The square around a clip's face, with room for random cuts: pictures, boxes and points divided by its side.
+def keep_face(
+    frames: torch.Tensor, boxes: np.ndarray, landmarks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The square around a clip's face, with room for random cuts.
 
     The whole frame where no face was found; a square that is larger than the frame is made as large as it.
+
+    Args:
+        frames: uint8 (T, 3, H, W).
+        boxes: float32 (T, 4), divided by the frame's width and height.
+        landmarks: float32 (T, 5, 2), likewise.
+
+    Returns:
+        Pictures uint8 (T, 3, P, P); boxes and points divided by their side.
     """
-    frames = read_clip(clip_bytes(row), frame_indices=row["frame_indices"]).frames
-    boxes, landmarks = np.asarray(row["face_boxes"], np.float32), np.asarray(row["face_landmarks"], np.float32)
     height, width = frames.shape[-2:]
     scale = np.array([width, height], np.float32)
     rule = FaceCut(shortest=FaceCut().shortest * height)

@@ -18,7 +18,6 @@ from mtcae_dfer.experiments.real_people import (
     keep_face,
     order_of_epoch,
 )
-from mtcae_dfer.hub_dataset.synthetic.corpus import encode_clip
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
 
@@ -97,13 +96,9 @@ def test_a_kept_picture_shows_the_face_with_room_and_its_labels_move_along() -> 
     for x, y in points.astype(int):
         frames[:, y, x] = 250
     scale = np.array([300, 160], np.float32)
-    row = {
-        "video": {"bytes": encode_clip(frames, 25, 10)},
-        "frame_indices": [0, 1],
-        "face_boxes": np.tile(np.array([130, 75, 170, 125], np.float32) / np.tile(scale, 2), (2, 1)),
-        "face_landmarks": np.tile(points / scale, (2, 1, 1)),
-    }
-    pictures, boxes, landmarks = keep_face(row)
+    given = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    boxes = np.tile(np.array([130, 75, 170, 125], np.float32) / np.tile(scale, 2), (2, 1))
+    pictures, boxes, landmarks = keep_face(given, boxes, np.tile(points / scale, (2, 1, 1)))
     assert pictures.shape == (2, 3, 128, 128)
     # The square's side is 1.048 * 2.48 * 20 pixels; the kept one is 1.6 as wide.
     extent = round(1.6 * 1.048 * 2.48 * 20)
@@ -113,8 +108,7 @@ def test_a_kept_picture_shows_the_face_with_room_and_its_labels_move_along() -> 
     for x, y in landmarks[1] * 128:
         around = pictures[1, :, int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3]
         assert around.max() > 100
-    row["face_landmarks"], row["face_boxes"] = np.full((2, 5, 2), np.nan), np.full((2, 4), np.nan)
-    whole, boxes, _ = keep_face(row)
+    whole, boxes, _ = keep_face(given, np.full((2, 4), np.nan, np.float32), np.full((2, 5, 2), np.nan, np.float32))
     assert whole.shape == (2, 3, 128, 128) and np.isnan(boxes).all()
 
 
