@@ -815,8 +815,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"real_people: error: {told}", file=sys.stderr)
         return 2
-    told = ("temperature", "validation", "test", "test_clips")
-    print(json.dumps({name: report[name] for name in told if name in report}, indent=2))
+    figures = ("temperature", "validation", "test", "test_clips")
+    print(json.dumps({name: report[name] for name in figures if name in report}, indent=2))
     return 0
 
 
