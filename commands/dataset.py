@@ -263,7 +263,7 @@ def _build_from_folder(arguments: argparse.Namespace) -> int:
 
 def _build_from_stills(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.building.corpus_building import build_stills
-    from mtcae_dfer.hub_dataset.corpora.folder import subject_finder
+    from mtcae_dfer.hub_dataset.corpora.folder import SubjectFinder
     from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions
     from mtcae_dfer.hub_dataset.stills.sources import StillsReading
 
@@ -274,7 +274,7 @@ def _build_from_stills(arguments: argparse.Namespace) -> int:
         arguments.source,
         arguments.output,
         replace(_build_options(arguments, classes), stills=stills),
-        StillsReading(classes, spellings, subject_finder(None, arguments.subject_pattern)),
+        StillsReading(classes, spellings, SubjectFinder(pattern=arguments.subject_pattern)),
         arguments.stills_dir,
         workers=arguments.workers,
         engine=arguments.engine,

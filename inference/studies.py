@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
+from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.inference.timeline_files import Timeline
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError
@@ -31,7 +31,7 @@ def find_videos(names: Iterable[str]) -> list[str]:
     for name in names:
         videos = [name]
         if os.path.isdir(name):
-            videos = [os.path.join(name, each) for each in sorted(video_names(Path(name)))]
+            videos = [os.path.join(name, each) for each in sorted(file_names(Path(name)))]
         elif not os.path.exists(name) and glob.has_magic(name):
             videos = [each for each in sorted(glob.glob(name, recursive=True)) if os.path.isfile(each)]
         if not videos and len(names) == 1:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_rows
@@ -23,7 +23,6 @@ from mtcae_dfer.hub_dataset.corpora.reading import (
     corpus_videos,
     count_differences,
     extra_recordings,
-    file_stem,
     keep_one_per_recording,
     missing_recordings,
     parse_names,
@@ -77,56 +76,57 @@ def read_crema_d(source: str | os.PathLike, labels: str = "intended") -> CorpusR
     choose("labels", labels, LABEL_CHOICES)
     folder = Path(source)
     names = corpus_videos(folder, EXPECTED)
-    votes, demographics, notes = _read_votes(folder), _read_demographics(folder), []
+    votes: dict[str, str] = {}  # what the crowd perceived in each recording's face, such as "A" or, in a tie, "A:D"
+    if (folder / SUMMARY_TABLE).is_file():
+        rows = read_rows(folder / SUMMARY_TABLE, ("FileName", PERCEIVED_COLUMN))
+        votes = {row["FileName"]: row[PERCEIVED_COLUMN] for _, row in rows}
+    demographics: dict[str, dict[str, str]] = {}  # of each actor
+    if (folder / DEMOGRAPHICS_TABLE).is_file():
+        columns = ("Age", "Sex", "Race", "Ethnicity")
+        rows = read_rows(folder / DEMOGRAPHICS_TABLE, ("ActorID", *columns))
+        demographics = {row["ActorID"]: {column.lower(): row[column] for column in columns} for _, row in rows}
     if labels == "perceived" and not votes:
         raise DatasetError(f"{folder / SUMMARY_TABLE}: perceived labels need this table, found none.")
     understood, not_understood = parse_names(names, lambda name: _parse(folder, name, votes, demographics))
     if not understood:
         refuse_other_corpus(folder, EXPECTED, names)
-    if not demographics:
-        notes.append(f"no {DEMOGRAPHICS_TABLE}: clips have no age, sex, race and ethnicity")
-    clips, repeated = keep_one_per_recording(understood, lambda clip: file_stem(clip.name))
+    clips, repeated = keep_one_per_recording(understood, lambda clip: clip.path.stem)
     # All recordings of the release: those that the table lists, or else the grid less what was never released.
-    listed = sorted(name for name in votes if _NAME.fullmatch(name))
-    release = [_recording(name) for name in listed] if votes else _grid_without_unreleased(set(clips))
-    chosen, without_label = _choose_labels(clips.values(), labels)
+    listed = [match for match in map(_NAME.fullmatch, sorted(votes)) if match]
+    release = [Recording(match[0], EMOTIONS.get(match[3], match[3]), match[1]) for match in listed]
+    if not votes:
+        release = _grid_without_unreleased(set(clips))
+    chosen, without_label = list(clips.values()), []
+    label_source = "CREMA-D. Labels are the intended (acted) emotions that the file names give."
+    if labels == "perceived":
+        seen = [(clip, clip.attributes.get("perceived", "not in the table")) for clip in chosen]
+        chosen = [replace(clip, expression=perceived) for clip, perceived in seen if perceived in CLASSES]
+        without_label = [f"{clip.name}: {told or 'an empty vote'}" for clip, told in seen if told not in CLASSES]
+        label_source = (
+            "CREMA-D. Labels are the crowd-perceived emotions: the majority of the raters who saw the face without its "
+            f"voice ({PERCEIVED_COLUMN} of {SUMMARY_TABLE}); recordings with a tie are left out."
+        )
+    no_demographics = f"no {DEMOGRAPHICS_TABLE}: clips have no age, sex, race and ethnicity"
     return CorpusReading(
         clips=tuple(sorted(chosen, key=lambda clip: clip.name)),
         class_names=CLASSES,
-        label_source=_label_source(labels),
+        label_source=label_source,
         missing=missing_recordings(release, clips),
         extra=extra_recordings(release, clips),
         repeated=repeated,
         not_understood=not_understood,
-        without_label=without_label,
+        without_label=tuple(sorted(without_label)),
         # The release's counts are those of the intended emotion, whichever label is chosen.
         counts=count_differences(release, [(clip.expression, clip.subject) for clip in clips.values()], CLASSES),
-        notes=tuple(notes),
+        notes=() if demographics else (no_demographics,),
     )
-
-
-def _read_votes(folder: Path) -> dict[str, str]:
-    """What the crowd perceived in each recording's face, such as "A" or, in a tie, "A:D"; empty without the table."""
-    if not (folder / SUMMARY_TABLE).is_file():
-        return {}
-    rows = read_rows(folder / SUMMARY_TABLE, ("FileName", PERCEIVED_COLUMN))
-    return {row["FileName"]: row[PERCEIVED_COLUMN] for _, row in rows}
-
-
-def _read_demographics(folder: Path) -> dict[str, dict[str, str]]:
-    """Age, sex, race and ethnicity of each actor; empty without the table."""
-    if not (folder / DEMOGRAPHICS_TABLE).is_file():
-        return {}
-    columns = ("Age", "Sex", "Race", "Ethnicity")
-    rows = read_rows(folder / DEMOGRAPHICS_TABLE, ("ActorID", *columns))
-    return {row["ActorID"]: {column.lower(): row[column] for column in columns} for _, row in rows}
 
 
 def _parse(
     folder: Path, name: str, votes: Mapping[str, str], demographics: Mapping[str, Mapping[str, str]]
 ) -> Clip | str:
     """The clip with its intended label, or the reason why its name is not understood."""
-    match = _NAME.fullmatch(file_stem(name))
+    match = _NAME.fullmatch(PurePosixPath(name).stem)
     if match is None:
         return "not actor_sentence_emotion_level"
     actor, sentence, emotion, level = match.groups()
@@ -145,54 +145,23 @@ def _parse(
     return Clip(folder / name, EMOTIONS[emotion], actor, name, attributes)
 
 
-def _choose_labels(clips: Iterable[Clip], labels: str) -> tuple[list[Clip], tuple[str, ...]]:
-    if labels == "intended":
-        return list(clips), ()
-    chosen, without_label = [], []
-    for clip in clips:
-        perceived = clip.attributes.get("perceived", "not in the table")
-        if perceived in CLASSES:
-            chosen.append(replace(clip, expression=perceived))
-        else:
-            without_label.append(f"{clip.name}: {perceived or 'an empty vote'}")
-    return chosen, tuple(sorted(without_label))
-
-
-def _label_source(labels: str) -> str:
-    if labels == "intended":
-        return "CREMA-D. Labels are the intended (acted) emotions that the file names give."
-    return (
-        "CREMA-D. Labels are the crowd-perceived emotions: the majority of the raters who saw the face without its "
-        f"voice ({PERCEIVED_COLUMN} of {SUMMARY_TABLE}); recordings with a tie are left out."
-    )
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # The official release
 
 
-def _recording(name: str) -> Recording:
-    actor, _, emotion, _ = name.split("_")
-    return Recording(name, EMOTIONS.get(emotion, emotion), actor)
+def _grid_without_unreleased(present: set[str]) -> list[Recording]:
+    """The full grid, without as many absent recordings of a cell as the release lacks there.
 
-
-def _grid() -> list[Recording]:
-    """Every actor speaks every sentence in every emotion; one sentence in three levels, except for neutral."""
-    names = []
+    Every actor speaks every sentence in every emotion; one sentence in three levels, except for neutral. Which twenty
+    recordings the release lacks, only the table tells. A cell (range of actors, expression) that lacks no more than the
+    release does is complete; in any other cell all absent recordings are suspects and stay.
+    """
+    grid = []
     for actor, sentence, emotion in product(ACTORS, SENTENCES, EMOTIONS):
         levelled = sentence == SENTENCE_WITH_LEVELS and emotion != "NEU"
-        names += [f"{actor}_{sentence}_{emotion}_{level}" for level in (("LO", "MD", "HI") if levelled else ("XX",))]
-    return [_recording(name) for name in names]
-
-
-def _grid_without_unreleased(present: set[str]) -> list[Recording]:
-    """The grid, without as many absent recordings of a cell as the release lacks there.
-
-    Which twenty recordings the release lacks, only the table tells. A cell (range of actors, expression) that lacks no
-    more than the release does is complete; in any other cell all absent recordings are suspects and stay.
-    """
+        for level in ("LO", "MD", "HI") if levelled else ("XX",):
+            grid.append(Recording(f"{actor}_{sentence}_{emotion}_{level}", EMOTIONS[emotion], actor))
     absent: dict[tuple[str, str], list[Recording]] = defaultdict(list)
-    grid = _grid()
     for recording in grid:
         if recording.key not in present and recording.key.endswith("XX"):
             ranges = (first for first, last, _ in NEVER_RELEASED if first <= recording.subject <= last)

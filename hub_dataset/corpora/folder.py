@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, UNKNOWN_SUBJECT, Clip, DatasetError
@@ -50,39 +50,34 @@ def read_folder(
     source = Path(source)
     if subjects_csv is not None and subject_pattern is not None:
         raise DatasetError("subjects_csv and subject_pattern both tell the subjects: give one of them.")
-    if source.is_dir():
-        return _read_tree(source, subject_finder(subjects_csv, subject_pattern), class_names)
-    if not source.exists():
-        raise DatasetError(f"{source} does not exist: give a folder of class_name/clip.mp4 or a CSV file.")
-    if source.suffix.lower() != ".csv":
-        raise DatasetError(f"{source} is neither a folder nor a .csv file: give a folder of class_name/clip.mp4.")
-    if subjects_csv is not None or subject_pattern is not None:
-        raise DatasetError(f"{source} tells the subjects itself: leave out subjects_csv and subject_pattern.")
-    return _read_clip_table(source, class_names)
-
-
-def _read_tree(folder: Path, subjects: SubjectFinder, class_names: Sequence[str] | None) -> list[Clip]:
-    names = sorted(video_names(folder))
+    if not source.is_dir():
+        if not source.exists():
+            raise DatasetError(f"{source} does not exist: give a folder of class_name/clip.mp4 or a CSV file.")
+        if source.suffix.lower() != ".csv":
+            raise DatasetError(f"{source} is neither a folder nor a .csv file: give a folder of class_name/clip.mp4.")
+        if subjects_csv is not None or subject_pattern is not None:
+            raise DatasetError(f"{source} tells the subjects itself: leave out subjects_csv and subject_pattern.")
+        return _read_clip_table(source, class_names)
+    subjects = SubjectFinder(subjects_csv, subject_pattern)
+    names = sorted(file_names(source))
     in_classes = [name for name in names if len(PurePosixPath(name).parts) > 1]
     if not in_classes:
         found = f"{len(names)} videos outside of sub-folders" if names else "no videos"
-        pictures = sum(1 for _ in file_names(folder, PICTURE_SUFFIXES))
+        pictures = sum(1 for _ in file_names(source, PICTURE_SUFFIXES))
         if pictures and not names:
-            raise DatasetError(f"{folder} holds {pictures} pictures and no videos: use `mtcae dataset build stills`.")
-        raise DatasetError(f"{folder} holds {found}: expected class_name/clip.mp4, one sub-folder per class.")
-    refuse_pointers(folder, in_classes)
-    clips = [Clip(folder / name, PurePosixPath(name).parts[0], subjects.subject_of(name), name) for name in in_classes]
+            raise DatasetError(f"{source} holds {pictures} pictures and no videos: use `mtcae dataset build stills`.")
+        raise DatasetError(f"{source} holds {found}: expected class_name/clip.mp4, one sub-folder per class.")
+    refuse_pointers(source, in_classes)
+    clips = [Clip(source / name, PurePosixPath(name).parts[0], subjects.subject_of(name), name) for name in in_classes]
     check_expressions(((clip.expression, str(clip.path)) for clip in clips), class_names)
     return clips
 
 
-def video_names(folder: Path) -> Iterator[str]:
-    """Paths of all videos relative to the folder, through symbolic links too; hidden files and folders are left out."""
-    return file_names(folder, VIDEO_SUFFIXES)
+def file_names(folder: Path, suffixes: Collection[str] = VIDEO_SUFFIXES) -> Iterator[str]:
+    """Paths of all files with one of these suffixes, relative to the folder and with forward slashes.
 
-
-def file_names(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
-    """Paths of all files with one of these suffixes relative to the folder; as `video_names`."""
+    Symbolic links are followed; hidden files and folders are left out.
+    """
     for parent, files in walk_folder(folder):
         for name in files:
             if Path(name).suffix.lower() in suffixes:
@@ -99,78 +94,69 @@ def refuse_pointers(folder: Path, names: Sequence[str]) -> None:
 
 
 class SubjectFinder:
-    """Nobody says who is seen in a clip."""
+    """Who is seen in a clip: by a table, by a pattern in its file name, or UNKNOWN_SUBJECT where neither is given.
 
-    def subject_of(self, name: str) -> str:
-        return UNKNOWN_SUBJECT
+    Args:
+        table: CSV file of paths (or bare file names) and subjects.
+        pattern: regular expression that is searched in file names; its group `subject`, or else its first group, is the
+            subject.
 
+    Raises:
+        DatasetError: the table is damaged, or the pattern is no regular expression or has no group.
+    """
 
-class _SubjectTable(SubjectFinder):
-    """A table of paths (or bare file names) and subjects."""
-
-    def __init__(self, table: Path):
+    def __init__(self, table: str | os.PathLike | None = None, pattern: str | None = None):
         self.table = table
         self.subjects: dict[str, str] = {}
-        for row_name, row in read_rows(table, SUBJECT_COLUMNS):
+        for row_name, row in read_rows(Path(table), SUBJECT_COLUMNS) if table is not None else ():
             if not row["subject"]:
                 raise DatasetError(f"{row_name} has no subject: fill in the column.")
             if self.subjects.setdefault(row["path"], row["subject"]) != row["subject"]:
                 raise DatasetError(f"{row_name} gives {row['path']!r} another subject than an earlier row: keep one.")
-
-    def subject_of(self, name: str) -> str:
-        for key in (name, PurePosixPath(name).name):
-            if key in self.subjects:
-                return self.subjects[key]
-        raise DatasetError(f"{self.table} has no row for the clip {name!r}: add its path and subject.")
-
-
-class _SubjectPattern(SubjectFinder):
-    """A regular expression that finds the subject in the file name."""
-
-    def __init__(self, pattern: str):
         try:
-            self.pattern = re.compile(pattern)
+            self.pattern = None if pattern is None else re.compile(pattern)
         except re.error as error:
             raise DatasetError(f"The subject pattern {pattern!r} is no regular expression: {error}.") from error
-        if self.pattern.groups == 0:
+        if self.pattern is not None and self.pattern.groups == 0:
             raise DatasetError(f"The subject pattern {pattern!r} has no group: put the subject's part in brackets.")
-        self.group: int | str = "subject" if "subject" in self.pattern.groupindex else 1
 
     def subject_of(self, name: str) -> str:
-        match = self.pattern.search(PurePosixPath(name).name)
-        if match is None or not match[self.group]:
+        """The subject of a clip, by its path relative to the folder.
+
+        Raises:
+            DatasetError: the table or the pattern does not tell it.
+        """
+        last = PurePosixPath(name).name
+        if self.table is not None:
+            if name not in self.subjects and last not in self.subjects:
+                raise DatasetError(f"{self.table} has no row for the clip {name!r}: add its path and subject.")
+            return self.subjects.get(name) or self.subjects[last]
+        if self.pattern is None:
+            return UNKNOWN_SUBJECT
+        match = self.pattern.search(last)
+        subject = match["subject" if "subject" in self.pattern.groupindex else 1] if match else None
+        if not subject:
             raise DatasetError(f"The subject pattern {self.pattern.pattern!r} finds no subject in the clip {name!r}.")
-        return match[self.group]
-
-
-def subject_finder(subjects_csv: str | os.PathLike | None, subject_pattern: str | None) -> SubjectFinder:
-    if subjects_csv is not None:
-        return _SubjectTable(Path(subjects_csv))
-    return SubjectFinder() if subject_pattern is None else _SubjectPattern(subject_pattern)
+        return subject
 
 
 def _read_clip_table(table: Path, class_names: Sequence[str] | None) -> list[Clip]:
     clips: dict[str, Clip] = {}
     places: list[tuple[str, str]] = []
     for row_name, row in read_rows(table, CLIP_COLUMNS):
-        clip = _clip_from_row(table.parent, row, row_name)
-        if clip.name in clips:
-            raise DatasetError(f"{row_name} names {clip.name!r}, which an earlier row names too: keep one of them.")
-        clips[clip.name] = clip
-        places.append((clip.expression, row_name))
+        for column in CLIP_COLUMNS:
+            if not row[column]:
+                raise DatasetError(f"{row_name} has no {column}: fill in the column.")
+        name = inside_folder(table.parent, row["path"], row_name)
+        if name in clips:
+            raise DatasetError(f"{row_name} names {name!r}, which an earlier row names too: keep one of them.")
+        attributes = {column: value for column, value in row.items() if column not in CLIP_COLUMNS}
+        clips[name] = Clip(table.parent / name, row["expression"], row["subject"], name, attributes)
+        places.append((row["expression"], row_name))
     if not clips:
         raise DatasetError(f"{table} has no rows: name one clip per row.")
     check_expressions(places, class_names)
     return [clips[name] for name in sorted(clips)]
-
-
-def _clip_from_row(folder: Path, row: Mapping[str, str], row_name: str) -> Clip:
-    for column in CLIP_COLUMNS:
-        if not row[column]:
-            raise DatasetError(f"{row_name} has no {column}: fill in the column.")
-    name = inside_folder(folder, row["path"], row_name)
-    attributes = {name: value for name, value in row.items() if name not in CLIP_COLUMNS}
-    return Clip(folder / name, row["expression"], row["subject"], name, attributes)
 
 
 def inside_folder(folder: Path, path: str, row_name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -54,7 +54,11 @@ def pack_frame_folders(
     source, output = Path(source), Path(output_dir)
     if not source.is_dir():
         raise DatasetError(f"{source}: expected a folder with folders of JPEG frames, found none.")
-    folders = list(_frame_folders(source, output))
+    folders = []
+    for parent, files in sorted(walk_folder(source)):
+        names = [name for name in files if Path(name).suffix.lower() in FRAME_SUFFIXES]
+        if names and parent != source and output not in (parent, *parent.parents):
+            folders.append((parent, sorted(names, key=_natural_order)))
     if not folders:
         raise DatasetError(f"{source}: found no folders of JPEG frames below it.")
     failures = []
@@ -67,14 +71,6 @@ def pack_frame_folders(
     return PackReport(len(folders) - len(failures), tuple(failures))
 
 
-def _frame_folders(source: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder with frames in it, in alphabetical order, with the frames' names in theirs."""
-    for parent, files in sorted(walk_folder(source)):
-        names = [name for name in files if Path(name).suffix.lower() in FRAME_SUFFIXES]
-        if names and parent != source and output not in (parent, *parent.parents):
-            yield parent, sorted(names, key=_natural_order)
-
-
 def _natural_order(name: str) -> tuple:
     """Frame 9 comes before frame 10."""
     words = re.split(r"(\d+)", name)
@@ -82,7 +78,7 @@ def _natural_order(name: str) -> tuple:
 
 
 def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction) -> str | None:
-    """Writes one video; returns the reason where that is not possible."""
+    """Writes one Motion JPEG video; returns the reason where that is not possible."""
     frames = [(folder / name).read_bytes() for name in names]
     first: tuple[int, int] | None = None
     for name, frame in zip(names, frames, strict=True):
@@ -95,22 +91,18 @@ def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction)
     assert first is not None  # these are folders of frames
     video.parent.mkdir(parents=True, exist_ok=True)
     with replacing(video) as temporary:
-        _write_motion_jpeg(temporary, frames, first, frame_rate)
+        with av.open(str(temporary), "w", format="avi") as container:
+            stream = container.add_stream("mjpeg", rate=frame_rate)
+            stream.width, stream.height = first
+            stream.pix_fmt = "yuvj420p"  # for the header alone: readers take what the frames themselves tell
+            stream.time_base = 1 / Fraction(frame_rate)
+            for number, frame in enumerate(frames):
+                packet = av.Packet(frame)
+                packet.stream, packet.time_base = stream, stream.time_base
+                packet.pts = packet.dts = number
+                packet.is_keyframe = True
+                container.mux(packet)
     return None
-
-
-def _write_motion_jpeg(file: Path, frames: Sequence[bytes], size: tuple[int, int], frame_rate: Fraction) -> None:
-    with av.open(str(file), "w", format="avi") as container:
-        stream = container.add_stream("mjpeg", rate=frame_rate)
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuvj420p"  # for the header alone: readers take what the frames themselves tell
-        stream.time_base = 1 / Fraction(frame_rate)
-        for number, frame in enumerate(frames):
-            packet = av.Packet(frame)
-            packet.stream, packet.time_base = stream, stream.time_base
-            packet.pts = packet.dts = number
-            packet.is_keyframe = True
-            container.mux(packet)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -11,14 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mtcae_dfer.hub_dataset.clips import EXPRESSIONS, UNKNOWN_SUBJECT, Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import read_rows
 from mtcae_dfer.hub_dataset.corpora.reading import (
     CorpusReading,
     corpus_videos,
-    file_stem,
     keep_one_per_recording,
     parse_names,
     refuse_other_corpus,
@@ -100,6 +99,16 @@ class ListedCorpus:
         if not clips:
             refuse_other_corpus(source, self.expected, names)
         kept, repeated = keep_one_per_recording(clips, lambda clip: clip.attributes["key"])
+        differences = []
+        for fold, wanted in self.sizes.items():
+            if fold not in official.sizes:
+                differences.append(f"lists of {fold}: none there, left out of the protocol")
+            elif official.sizes[fold] != wanted:
+                train, test = official.sizes[fold]
+                differences.append(f"lists of {fold}: {train} and {test} clips of {wanted[0]} and {wanted[1]}")
+        found = Counter(clip.expression for clip in kept.values())
+        differing = (name for name, count in self.counts.items() if found[name] != count)
+        differences += [f"class {name}: {found[name]} of {self.counts[name]}" for name in differing]
         return CorpusReading(
             clips=tuple(sorted(kept.values(), key=lambda clip: clip.name)),
             class_names=self.class_names,
@@ -108,7 +117,7 @@ class ListedCorpus:
             repeated=repeated,
             not_understood=not_understood,
             not_listed=tuple(not_listed),
-            counts=tuple(self._differences(official.sizes, Counter(clip.expression for clip in kept.values()))),
+            counts=tuple(differences),
         )
 
     def _find_lists(self, source: Path, lists: str | os.PathLike | None) -> Path:
@@ -125,17 +134,6 @@ class ListedCorpus:
             f"{source}: found no folder {' or '.join(self.places)} with the official lists: put it there, or name its "
             "folder with --lists."
         )
-
-    def _differences(self, sizes: Mapping[str, tuple[int, int]], found: Mapping[str, int]) -> Iterator[str]:
-        """Folds and classes whose number of clips differs from the official one."""
-        for fold, (train, test) in self.sizes.items():
-            if fold not in sizes:
-                yield f"lists of {fold}: none there, left out of the protocol"
-            elif sizes[fold] != (train, test):
-                yield f"lists of {fold}: {sizes[fold][0]} and {sizes[fold][1]} clips of {train} and {test}"
-        for name, wanted in self.counts.items():
-            if found.get(name, 0) != wanted:
-                yield f"class {name}: {found.get(name, 0)} of {wanted}"
 
 
 def read_official_lists(
@@ -226,11 +224,11 @@ def _read_numbered_table(file: Path) -> Iterator[tuple[str, str, str]]:
 def _read_numbered_pairs(file: Path) -> Iterator[tuple[str, str, str]]:
     """Rows of MAFW's lists, whose clips have a suffix."""
     for place, clip, label in read_pairs(file):
-        yield place, file_stem(clip), label
+        yield place, PurePosixPath(clip).stem, label
 
 
 def _parse_number(name: str) -> tuple[str, dict[str, str]] | str:
-    stem = file_stem(name)
+    stem = PurePosixPath(name).stem
     return (stem.zfill(5), {}) if stem.isascii() and stem.isdigit() else "not a number"
 
 

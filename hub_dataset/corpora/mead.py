@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -81,12 +81,27 @@ def read_mead(
     if not wanted:
         refuse_other_corpus(source, f"MEAD's views {', '.join(views)}, levels {', '.join(map(str, levels))}", names)
     passed_over = len(understood) - len(wanted)
-    clips, repeated = keep_one_per_recording(wanted, _official_path)
+    # The official path, ACTOR/video/VIEW/EMOTION/level_N/NNN, wherever it stands in the source.
+    clips, repeated = keep_one_per_recording(
+        wanted, lambda clip: "/".join(PurePosixPath(clip.name).with_suffix("").parts[-6:])
+    )
     folders = {str(PurePosixPath(path).parent) for path in clips}
     actors = {clip.subject for clip in clips.values()}
-    release = _release(sorted(actors | set(ACTORS)), views, levels)
+    # The folders that the release has. How many clips stand in a folder differs there.
+    release = [
+        Recording(f"{actor}/video/{view}/{emotion}/level_{level}", expression, actor)
+        for actor, view, (emotion, expression), level in product(
+            sorted(actors | set(ACTORS)), views, EMOTIONS.items(), levels
+        )
+        if not (emotion == "neutral" and level > 1)
+    ]
     lines = missing_recordings([each for each in release if each.subject in actors], folders)
     absent = sorted({each.subject for each in release} - actors)
+    counts = [] if len(actors) == ACTOR_COUNT else [f"subjects: {len(actors)} of {ACTOR_COUNT}"]
+    if tuple(views) == ("front",) and sorted(levels) == list(LEVELS):
+        found = Counter(clip.expression for clip in clips.values())
+        differing = (name for name in CLASSES if found[name] != PAPER_COUNTS[name])
+        counts += [f"class {name}: {found[name]}, where the paper uses {PAPER_COUNTS[name]}" for name in differing]
     return CorpusReading(
         clips=tuple(sorted(clips.values(), key=lambda clip: clip.name)),
         class_names=CLASSES,
@@ -98,7 +113,7 @@ def read_mead(
         extra=extra_recordings(release, folders),
         repeated=repeated,
         not_understood=not_understood,
-        counts=_count_lines(clips.values(), actors, views, levels),
+        counts=tuple(counts),
         notes=(f"{passed_over} videos are of other views or levels: passed over",) if passed_over else (),
     )
 
@@ -118,35 +133,3 @@ def _parse(folder: Path, name: str) -> Clip | str:
     attributes = {"emotion": emotion, "view": view, "level": level, "number": number}
     attributes["sex"] = "male" if actor[0] == "M" else "female"
     return Clip(folder / name, EMOTIONS[emotion], actor, name, attributes)
-
-
-def _official_path(clip: Clip) -> str:
-    """The clip's path in the official layout, without suffix, wherever it stands in the source."""
-    return (
-        f"{_folder(clip.subject, *(clip.attributes[name] for name in ('view', 'emotion', 'level')))}/"
-        + (clip.attributes["number"])
-    )
-
-
-def _folder(actor: str, view: str, emotion: str, level: str | int) -> str:
-    return f"{actor}/video/{view}/{emotion}/level_{level}"
-
-
-def _release(actors: Sequence[str], views: Sequence[str], levels: Sequence[int]) -> list[Recording]:
-    """The folders that the release has for these actors. How many clips stand in a folder differs in the release."""
-    return [
-        Recording(_folder(actor, view, emotion, level), expression, actor)
-        for actor, view, (emotion, expression), level in product(actors, views, EMOTIONS.items(), levels)
-        if not (emotion == "neutral" and level > 1)
-    ]
-
-
-def _count_lines(
-    clips: Iterable[Clip], actors: set[str], views: Sequence[str], levels: Sequence[int]
-) -> tuple[str, ...]:
-    lines = [] if len(actors) == ACTOR_COUNT else [f"subjects: {len(actors)} of {ACTOR_COUNT}"]
-    if tuple(views) == ("front",) and sorted(levels) == list(LEVELS):
-        found = Counter(clip.expression for clip in clips)
-        differing = (name for name in CLASSES if found[name] != PAPER_COUNTS[name])
-        lines += [f"class {name}: {found[name]}, where the paper uses {PAPER_COUNTS[name]}" for name in differing]
-    return tuple(lines)

@@ -19,7 +19,6 @@ from mtcae_dfer.hub_dataset.corpora.reading import (
     corpus_videos,
     count_differences,
     extra_recordings,
-    file_stem,
     keep_one_per_recording,
     missing_recordings,
     parse_names,
@@ -99,12 +98,22 @@ def read_ravdess(
     passed_over = len(understood) - len(wanted)
     # Where both kinds of files count, the name of the file without sound stands for the performance.
     clips, repeated = keep_one_per_recording(
-        wanted, lambda clip: f"02{file_stem(clip.name)[2:]}" if modality == "either" else file_stem(clip.name)
+        wanted, lambda clip: f"02{clip.path.stem[2:]}" if modality == "either" else clip.path.stem
     )
     if modality == "either":  # the release has each performance under two names: that is no repeat
         pairs = [line.split(": the same recording as ") for line in repeated]
-        repeated = tuple(": the same recording as ".join(pair) for pair in pairs if len(set(map(file_stem, pair))) == 1)
-    release = _release(class_count, modality, channel)
+        repeated = tuple(
+            ": the same recording as ".join(pair)
+            for pair in pairs
+            if PurePosixPath(pair[0]).stem == PurePosixPath(pair[1]).stem
+        )
+    head = f"{'01' if modality == 'audio-visual' else '02'}-{'01' if channel == 'speech' else '02'}"
+    grid = product(ACTORS_OF_CHANNEL[channel], EMOTIONS_OF_CHANNEL[channel], INTENSITIES, STATEMENTS, REPETITIONS)
+    release = [
+        Recording("-".join((head, emotion, *take, actor)), _expression(emotion, class_count), actor)
+        for actor, emotion, *take in grid
+        if not (EMOTIONS[emotion] == "neutral" and INTENSITIES[take[0]] == "strong")  # there is no strong neutral
+    ]
     sung = {_expression(emotion, class_count) for emotion in EMOTIONS_OF_CHANNEL[channel]}
     class_names = tuple(name for name in CLASSES_OF_COUNT[class_count] if name in sung)
     kind = "one file per performance, video-only where it is there" if modality == "either" else f"{modality} files"
@@ -124,7 +133,7 @@ def read_ravdess(
 
 def _parse(folder: Path, name: str, class_count: int) -> Clip | str:
     """The clip, or the reason why its name is not understood."""
-    stem = file_stem(name)
+    stem = PurePosixPath(name).stem
     if not _NAME.fullmatch(stem):
         return "not seven numbers of two digits"
     modality, channel, emotion, intensity, statement, repetition, actor = stem.split("-")
@@ -150,14 +159,3 @@ def _parse(folder: Path, name: str, class_count: int) -> Clip | str:
 def _expression(emotion: str, class_count: int) -> str:
     name = EMOTIONS[emotion]
     return "neutral" if name == "calm" and class_count == 7 else name
-
-
-def _release(class_count: int, modality: str, channel: str) -> list[Recording]:
-    """All recordings of the official release; there is no strong intensity of neutral."""
-    head = f"{'01' if modality == 'audio-visual' else '02'}-{'01' if channel == 'speech' else '02'}"
-    grid = product(ACTORS_OF_CHANNEL[channel], EMOTIONS_OF_CHANNEL[channel], INTENSITIES, STATEMENTS, REPETITIONS)
-    return [
-        Recording("-".join((head, emotion, *take, actor)), _expression(emotion, class_count), actor)
-        for actor, emotion, *take in grid
-        if not (EMOTIONS[emotion] == "neutral" and INTENSITIES[take[0]] == "strong")
-    ]

@@ -6,11 +6,11 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NoReturn
 
 from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
-from mtcae_dfer.hub_dataset.corpora.folder import PICTURE_SUFFIXES, file_names, refuse_pointers, video_names
+from mtcae_dfer.hub_dataset.corpora.folder import PICTURE_SUFFIXES, file_names, refuse_pointers
 
 LINES_PER_FINDING = 40  # longer lists are shortened where they are printed, never in the reading itself
 
@@ -80,7 +80,7 @@ def corpus_videos(source: str | os.PathLike, expected: str) -> list[str]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise DatasetError(f"{folder}: expected a folder with {expected}, found {found}.")
-    names = sorted(video_names(folder))
+    names = sorted(file_names(folder))
     if not names:
         pictures = sum(1 for _ in file_names(folder, PICTURE_SUFFIXES))
         if pictures:
@@ -194,8 +194,3 @@ def count_differences(
 def _differences(what: str, wanted: Mapping[str, int], there: Mapping[str, int], names: Iterable[str]) -> list[str]:
     differing = (name for name in names if wanted.get(name, 0) != there.get(name, 0))
     return [f"{what} {name}: {there.get(name, 0)} of {wanted.get(name, 0)}" for name in differing]
-
-
-def file_stem(name: str) -> str:
-    """A clip's file name without folders and suffix."""
-    return PurePosixPath(name).stem

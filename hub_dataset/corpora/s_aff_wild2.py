@@ -34,22 +34,29 @@ def read_s_aff_wild2(file: str | os.PathLike) -> dict[str, AffectLabels]:
         DatasetError: the file is missing or empty, a row has another number of columns or a value that no label can
             have, or a frame stands in it twice. The message names the row.
     """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            lines = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if any(row)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} cannot be read as a label file ({error}).") from error
+    if lines and not PurePosixPath(lines[0][1][0].strip()).stem.isdigit():
+        del lines[0]  # the header
     rows: dict[str, list[tuple[int, list[float]]]] = {}
-    for line, row in _rows(Path(file)):
-        video, frame = split_image_name(row[0], f"{file}, line {line}")
-        rows.setdefault(video, []).append((frame, _numbers(row[1:], f"{file}, line {line}")))
+    for number, (name, *values) in lines:
+        where = f"{file}, line {number}"
+        image = PurePosixPath(name.strip())
+        if not re.fullmatch(r"\d+", image.stem) or int(image.stem) < 1 or len(image.parts) < 2:
+            raise DatasetError(f"{where}: {name!r} is no image name; expected VIDEO/00001.jpg.")
+        if len(values) != COLUMN_COUNT:
+            raise DatasetError(f"{where}: {len(values)} columns after the image, but there must be {COLUMN_COUNT}.")
+        try:
+            labels = [float(value) for value in values]
+        except ValueError as error:
+            raise DatasetError(f"{where}: {error}; every label must be a number.") from error
+        rows.setdefault(str(image.parent), []).append((int(image.stem) - 1, labels))
     if not rows:
         raise DatasetError(f"{file} holds no labels: give a label file of s-Aff-Wild2.")
     return {video: _as_labels(sorted(frames), f"{file}, {video}") for video, frames in rows.items()}
-
-
-def split_image_name(image: str, where: str) -> tuple[str, int]:
-    """ "VIDEO/00001.jpg" -> ("VIDEO", 0)."""
-    path = PurePosixPath(image.strip())
-    number = re.fullmatch(r"\d+", path.stem)
-    if number is None or int(path.stem) < 1 or len(path.parts) < 2:
-        raise DatasetError(f"{where}: {image!r} is no image name; expected VIDEO/00001.jpg.")
-    return str(path.parent), int(path.stem) - 1
 
 
 def list_frames(folder: str | os.PathLike, labels: Mapping[str, AffectLabels]) -> dict[str, list[Path]]:
@@ -78,25 +85,6 @@ def images_by_frame(folder: Path) -> dict[int, Path]:
         return {}
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit()]
     return {int(path.stem) - 1: path for path in sorted(images, key=lambda path: int(path.stem))}
-
-
-def _rows(file: Path) -> list[tuple[int, list[str]]]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if any(row)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} cannot be read as a label file ({error}).") from error
-    has_header = bool(rows) and not PurePosixPath(rows[0][1][0].strip()).stem.isdigit()
-    return rows[1:] if has_header else rows
-
-
-def _numbers(values: list[str], where: str) -> list[float]:
-    if len(values) != COLUMN_COUNT:
-        raise DatasetError(f"{where}: {len(values)} columns after the image, but there must be {COLUMN_COUNT}.")
-    try:
-        return [float(value) for value in values]
-    except ValueError as error:
-        raise DatasetError(f"{where}: {error}; every label must be a number.") from error
 
 
 def _as_labels(frames: list[tuple[int, list[float]]], name: str) -> AffectLabels:

@@ -24,7 +24,7 @@ from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, PreT
 from transformers.image_utils import load_image
 
 from mtcae_dfer.configuration_common import as_height_and_width, compute_token_grid
-from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
+from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import images_by_frame
 from mtcae_dfer.training.affect.frame_features import FeatureError, FrameFeatures, write_features
 from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
@@ -176,7 +176,7 @@ def list_videos(source: Path) -> dict[str, Path]:
         return {source.name: source}
     if not source.is_dir():
         raise FeatureError(f"{source} does not exist: give a video or a folder of videos.")
-    videos = {name: source / name for name in video_names(source)}
+    videos = {name: source / name for name in file_names(source)}
     folders = sorted({path.parent for path in source.rglob("*") if path.stem.isdigit() and path.is_file()})
     videos |= {str(path.relative_to(source)): path for path in folders if images_by_frame(path)}
     if not videos:

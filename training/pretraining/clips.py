@@ -19,7 +19,7 @@ from mtcae_dfer.face_crop import FaceCrop, face_crop
 from mtcae_dfer.face_geometry import boxes_to_pixels
 from mtcae_dfer.hub_dataset.building.report import REPORT_FILE as BUILD_REPORT_FILE
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, video_names
+from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.schema import labels_from_row
@@ -60,7 +60,7 @@ class FolderVideos:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.names = sorted(video_names(folder))
+        self.names = sorted(file_names(folder))
 
     def __getitem__(self, index: int) -> Path:
         return self.folder / self.names[index]
