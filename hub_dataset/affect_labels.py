@@ -92,12 +92,13 @@ def labels_from_truth(truth: ClipTruth, action_units: Sequence[int] = AFFECT_ACT
 def attach_drawn_labels(clips: Sequence[Clip], corpus_dir: str | Path) -> list[Clip]:
     """Clips of the drawn corpus with what was drawn in every frame: valence, arousal and all units that it draws."""
     truths = load_ground_truth(corpus_dir)
-
-    def labels(truth: ClipTruth) -> FrameLabels:
+    labelled = []
+    for clip in clips:
+        truth = truths[clip.name]
         units = visible_units(truth, ACTION_UNITS).astype(np.float32)
-        return FrameLabels(truth.valence, truth.arousal, units, ACTION_UNITS)
-
-    return [replace(clip, frame_labels=labels(truths[clip.name])) for clip in clips]
+        labels = FrameLabels(truth.valence, truth.arousal, units, ACTION_UNITS)
+        labelled.append(replace(clip, frame_labels=labels))
+    return labelled
 
 
 def visible_units(truth: ClipTruth, action_units: Sequence[int]) -> np.ndarray:

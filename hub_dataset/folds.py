@@ -125,17 +125,11 @@ def fold_table(
         header = ["fold", "split", units, "clips", *whole, "shift"]
         for split, by_class in splits.items():
             if fold[split]:
-                cells = (len(fold[split]), sum(by_class.values()), *by_class.values(), f"{_shift(by_class, whole):.1f}")
+                size, total = sum(by_class.values()), sum(whole.values())
+                shift = max(abs(by_class[name] / size - whole[name] / total) for name in whole) if size else 0.0
+                cells = (len(fold[split]), size, *by_class.values(), f"{100 * shift:.1f}")
                 rows.append([fold["name"], split, *map(str, cells)])
     return [header, *rows]
-
-
-def _shift(part: Mapping[str, int], whole: Mapping[str, int]) -> float:
-    """Largest difference between the shares of a class in a part and in the whole, in percentage points."""
-    size, total = sum(part.values()), sum(whole.values())
-    if not size:
-        return 0.0
-    return 100 * max(abs(part[name] / size - whole[name] / total) for name in whole)
 
 
 def make_protocol(
@@ -168,7 +162,10 @@ def make_protocol(
     """
     counts = Counter(subjects)
     if kind != GIVEN and kind not in split_kinds(corpus):
-        raise DatasetError(_unknown_kind(kind, corpus))
+        corpora_of = {name: tuple(corpora) for name, corpora in PUBLISHED_FOLDS.items()}
+        corpora_of |= {PAPER: PAPER_CORPORA, OFFICIAL: tuple(OFFICIAL_CORPORA)}
+        told = f"exist for {', '.join(corpora_of[kind])} only" if kind in corpora_of else "are unknown"
+        raise DatasetError(f"Splits {kind!r} {told}: choose one of {', '.join(split_kinds(corpus))}.")
     if not counts:
         raise DatasetError("There are no clips to divide into splits.")
     if kind == "none":
@@ -177,25 +174,6 @@ def make_protocol(
         return _given(counts, seed, validation_share)
     if kind == OFFICIAL and corpus is not None:
         return _official(counts, corpus, seed, validation_share)
-    _check_subjects(counts, validation_share, test_share)
-    if kind == "holdout":
-        return _holdout(counts, seed, validation_share, test_share)
-    if kind in PUBLISHED_FOLDS and corpus is not None:
-        return _published(counts, kind, corpus, seed, validation_share)
-    num_folds = {"folds": num_folds, PAPER: PAPER_FOLDS}.get(kind, len(counts))
-    return _cross_validation(counts, kind, seed, num_folds, validation_share)
-
-
-def _unknown_kind(kind: str, corpus: str | None) -> str:
-    published = {kind: tuple(corpora) for kind, corpora in PUBLISHED_FOLDS.items()}
-    corpora = (published | {PAPER: PAPER_CORPORA, OFFICIAL: tuple(OFFICIAL_CORPORA)}).get(kind)
-    if corpora:
-        having = ", ".join(corpora)
-        return f"Splits {kind!r} exist for {having} only: choose one of {', '.join(split_kinds(corpus))}."
-    return f"Splits {kind!r} are unknown: choose one of {', '.join(split_kinds(corpus))}."
-
-
-def _check_subjects(counts: Counter, validation_share: float, test_share: float) -> None:
     if UNKNOWN_SUBJECT in counts:
         raise DatasetError(
             f"{counts[UNKNOWN_SUBJECT]} clips have no known subject, so they cannot be split by subject: tell the "
@@ -209,6 +187,12 @@ def _check_subjects(counts: Counter, validation_share: float, test_share: float)
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 < share < 1:
             raise DatasetError(f"{name} is {share}, but must lie between 0 and 1.")
+    if kind == "holdout":
+        return _holdout(counts, seed, validation_share, test_share)
+    if kind in PUBLISHED_FOLDS and corpus is not None:
+        return _published(counts, kind, corpus, seed, validation_share)
+    num_folds = {"folds": num_folds, PAPER: PAPER_FOLDS}.get(kind, len(counts))
+    return _cross_validation(counts, kind, seed, num_folds, validation_share)
 
 
 def _holdout(counts: Counter, seed: int, validation_share: float, test_share: float) -> Protocol:
@@ -235,24 +219,19 @@ def _cross_validation(counts: Counter, kind: str, seed: int, num_folds: int, val
         raise DatasetError(
             f"{num_folds} folds are not possible with {len(counts)} subjects: choose between 3 and {len(counts)}."
         )
-    groups = _deal(counts, seed, num_folds)
-    folds = tuple(_fold(groups, position, validation_share) for position in range(num_folds))
-    names = {
-        "folds": f"subject-independent {num_folds}-fold (seed {seed})",
-        PAPER: f"MTCAE-DFER's {num_folds} subject-independent folds (lists unpublished: subjects dealt by seed {seed})",
-    }
-    return Protocol(names.get(kind, "leave-one-subject-out"), kind, folds)
-
-
-def _deal(counts: Counter, seed: int, num_folds: int) -> list[list[str]]:
-    """Deals subjects to folds of about as many clips: those with most clips first, each to the emptiest fold."""
+    # Subjects are dealt to folds of about as many clips: those with most clips first, each to the emptiest fold.
     groups: list[list[str]] = [[] for _ in range(num_folds)]
     clips = [0] * num_folds
     for subject in sorted(_shuffled(counts, seed), key=lambda subject: -counts[subject]):
         emptiest = min(range(num_folds), key=lambda fold: (clips[fold], len(groups[fold])))
         groups[emptiest].append(subject)
         clips[emptiest] += counts[subject]
-    return groups
+    folds = tuple(_fold(groups, position, validation_share) for position in range(num_folds))
+    names = {
+        "folds": f"subject-independent {num_folds}-fold (seed {seed})",
+        PAPER: f"MTCAE-DFER's {num_folds} subject-independent folds (lists unpublished: subjects dealt by seed {seed})",
+    }
+    return Protocol(names.get(kind, "leave-one-subject-out"), kind, folds)
 
 
 def _published(counts: Counter, kind: str, corpus: str, seed: int, validation_share: float) -> Protocol:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels, DatasetError
+from mtcae_dfer.hub_dataset.clips import BuiltClip, ClipLabels, DatasetError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -52,7 +52,14 @@ def dataset_features(
 
 def row_from_clip(built: BuiltClip, video: bytes | None) -> dict[str, Any]:
     """One row: the clip, its video file's bytes (None: a row without the video) and its labels."""
-    clip, labels = built.clip, built.labels
+    clip, labels, told = built.clip, built.labels, built.clip.frame_labels
+    affect: dict[str, np.ndarray] = {}
+    if told is not None:
+        last = labels.frame_indices.max()
+        if last >= len(told.valence):
+            raise DatasetError(f"{clip.name} has a frame {last}, but affect labels of {len(told.valence)} frames only.")
+        values = np.column_stack([told.valence, told.arousal, told.action_units]).astype(np.float32)
+        affect = dict(zip(affect_columns(told.action_unit_numbers), values[labels.frame_indices].T, strict=True))
     return {
         **({} if video is None else {"video": {"bytes": video, "path": clip.name}}),
         "expression": clip.expression,
@@ -67,25 +74,13 @@ def row_from_clip(built: BuiltClip, video: bytes | None) -> dict[str, Any]:
         "face_confidence": labels.face_confidence,
         "face_count": labels.face_count,
         "face_interpolated": labels.face_interpolated,
-        **_affect_of_frames(clip, labels.frame_indices),
+        **affect,
     }
 
 
 def affect_columns(action_units: Sequence[int]) -> list[str]:
     """Names of the columns of affect labels, in their order."""
     return ["valence", "arousal", *(f"{ACTION_UNIT_PREFIX}{unit}" for unit in action_units)]
-
-
-def _affect_of_frames(clip: Clip, frame_indices: np.ndarray) -> dict[str, np.ndarray]:
-    told = clip.frame_labels
-    if told is None:
-        return {}
-    if frame_indices.max() >= len(told.valence):
-        raise DatasetError(
-            f"{clip.name} has a frame {frame_indices.max()}, but affect labels of {len(told.valence)} frames only."
-        )
-    values = np.column_stack([told.valence, told.arousal, told.action_units])[frame_indices].astype(np.float32)
-    return dict(zip(affect_columns(told.action_unit_numbers), values.T, strict=True))
 
 
 # How a label column is decoded: its type, and the shape of one frame's value.
@@ -106,15 +101,14 @@ def labels_from_row(row: Mapping[str, Any]) -> ClipLabels:
     Returns:
         Labels of the row's T frames, in the shapes that `ClipLabels` tells.
     """
-    decoded = {name: decode_labels(name, row[name]) for name in LABEL_COLUMNS}
     return ClipLabels(
-        frame_indices=decoded["frame_indices"],
-        face_boxes=decoded["face_boxes"],
-        face_landmarks=decoded["face_landmarks"],
-        face_found=decoded["face_found"],
-        face_confidence=decoded["face_confidence"],
-        face_count=decoded["face_count"],
-        face_interpolated=decoded["face_interpolated"],
+        frame_indices=decode_labels("frame_indices", row["frame_indices"]),
+        face_boxes=decode_labels("face_boxes", row["face_boxes"]),
+        face_landmarks=decode_labels("face_landmarks", row["face_landmarks"]),
+        face_found=decode_labels("face_found", row["face_found"]),
+        face_confidence=decode_labels("face_confidence", row["face_confidence"]),
+        face_count=decode_labels("face_count", row["face_count"]),
+        face_interpolated=decode_labels("face_interpolated", row["face_interpolated"]),
     )
 
 

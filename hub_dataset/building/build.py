@@ -21,8 +21,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ from mtcae_dfer.hub_dataset.clips import (
     Clip,
     DatasetError,
     Findings,
-    FrameLabels,
     LabelledClip,
     order_class_names,
 )
@@ -60,7 +58,6 @@ from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions
 
 logger = logging.getLogger(__name__)
 
-Labeller = Callable[[Sequence[Clip], LabellingOptions], Iterator[LabelledClip]]
 CLIPS_PER_LABEL_SHARD = 64
 CLIPS_PER_WORKER = 16  # below this many clips a further process costs more than it saves
 
@@ -145,32 +142,31 @@ def build_dataset(
         test_share=options.test_share,
         corpus=options.corpus,
     )
-    identity = _identity(clips, class_names, protocol, options)
     findings = findings or Findings()
-    left_out, remarks = findings.left_out, findings.remarks
-    if left_out or remarks:
-        digest = hashlib.sha256(json.dumps([left_out, remarks], sort_keys=True).encode()).hexdigest()
-        identity["source"] = f"{len(left_out)} left out, {len(remarks)} remarks, {digest}"
-    with _one_line_for_disk_errors(output):
+    identity = _identity(clips, class_names, protocol, options, findings)
+    try:
         finished = _finished_report(output, identity)
         if finished is not None:
             return finished
         workplace = _claim_workplace(output, identity)
-        label = _labeller(engine, workers, ray_address)
         filmed = options.stills is not None and options.stills.camera_frames > 0
         # A filmed still is searched once, in the frame that shows it as it is; its labels then go along the path.
         labelling = replace(options.labelling, num_frames=1) if filmed else options.labelling
-        labelled = _label_all(clips, labelling, workplace / "labels", label, progress)
+        labelled = _label_all(clips, labelling, workplace / "labels", engine, workers, ray_address, progress)
         built, failures = sort_out(clips, labelled)
         if not built:
             shutil.rmtree(workplace)
             raise DatasetError(f"None of {len(clips)} clips could be read; the first: {failures[clips[0].name]}")
-        report = summarise(built, {**failures, **left_out}, class_names, protocol, output, identity, remarks)
+        failures |= findings.left_out
+        report = summarise(built, failures, class_names, protocol, output, identity, findings.remarks)
         result = workplace / "result"
         shutil.rmtree(result, ignore_errors=True)  # of an interrupted call; cheap to write again
-        features = dataset_features(
-            class_names, options.labelling.num_frames, options.embed_videos, _labelled_units(clips)
-        )
+        units = {None if clip.frame_labels is None else clip.frame_labels.action_unit_numbers for clip in clips}
+        if len(units) > 1:
+            raise DatasetError(
+                "Some clips have labels of valence, arousal and action units; others none, or other units."
+            )
+        features = dataset_features(class_names, options.labelling.num_frames, options.embed_videos, units.pop())
         files = write_groups(built, protocol, features, result / "data", progress)
         draw_contact_sheets(built, class_names, result / SHEETS_FOLDER, progress)
         (result / "README.md").write_text(render_card(report, files, options.license), encoding="utf-8")
@@ -179,6 +175,11 @@ def build_dataset(
             output.rmdir()  # known to be empty
         os.replace(result, output)
         shutil.rmtree(workplace)
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename or output} cannot be written or read ({error.strerror}): mend that and start again; "
+            "finished labels are kept."
+        ) from error
     return report
 
 
@@ -187,14 +188,19 @@ def build_dataset(
 
 
 def _identity(
-    clips: Sequence[Clip], class_names: Sequence[str], protocol: Protocol, options: BuildOptions
+    clips: Sequence[Clip], class_names: Sequence[str], protocol: Protocol, options: BuildOptions, findings: Findings
 ) -> dict[str, Any]:
     """Everything that decides the result, in JSON's types. Videos stand in it by name and size; rows have hashes."""
     digest = hashlib.sha256()
     for clip in clips:
         size = clip.path.stat().st_size if clip.path.is_file() else -1
         told = [clip.name, clip.expression, clip.subject, clip.attributes, clip.part]
-        told += [] if clip.frame_labels is None else [_digest_frame_labels(clip.frame_labels)]
+        if clip.frame_labels is not None:
+            labels = clip.frame_labels
+            of_labels = hashlib.sha256(json.dumps(labels.action_unit_numbers).encode())
+            for column in (labels.valence, labels.arousal, labels.action_units):
+                of_labels.update(np.ascontiguousarray(column, dtype=np.float32).tobytes())
+            told.append(of_labels.hexdigest())
         told += [] if clip.camera_path is None else [clip.camera_path.matrices.tolist()]
         digest.update(json.dumps([*told, size], sort_keys=True).encode())
     values = {
@@ -208,22 +214,11 @@ def _identity(
     for name in ("corpus", "label_source", "stills"):
         if values[name] is None:
             del values[name]
+    left_out, remarks = findings.left_out, findings.remarks
+    if left_out or remarks:
+        of_findings = hashlib.sha256(json.dumps([left_out, remarks], sort_keys=True).encode()).hexdigest()
+        values["source"] = f"{len(left_out)} left out, {len(remarks)} remarks, {of_findings}"
     return json.loads(json.dumps(values))
-
-
-def _labelled_units(clips: Sequence[Clip]) -> tuple[int, ...] | None:
-    """The action units of which clips have labels; None where no clip has labels of affect."""
-    told = {None if clip.frame_labels is None else clip.frame_labels.action_unit_numbers for clip in clips}
-    if len(told) > 1:
-        raise DatasetError("Some clips have labels of valence, arousal and action units; others none, or other units.")
-    return told.pop()
-
-
-def _digest_frame_labels(labels: FrameLabels) -> str:
-    digest = hashlib.sha256(json.dumps(labels.action_unit_numbers).encode())
-    for values in (labels.valence, labels.arousal, labels.action_units):
-        digest.update(np.ascontiguousarray(values, dtype=np.float32).tobytes())
-    return digest.hexdigest()
 
 
 def _finished_report(output: Path, identity: dict[str, Any]) -> BuildReport | None:
@@ -271,43 +266,24 @@ def _claim_workplace(output: Path, identity: dict[str, Any]) -> Path:
     return workplace
 
 
-@contextmanager
-def _one_line_for_disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"{error.filename or output} cannot be written or read ({error.strerror}): mend that and start again; "
-            "finished labels are kept."
-        ) from error
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Labels, kept in shards
 
 
-def _labeller(engine: str, workers: int | None, ray_address: str | None) -> Labeller:
-    """The function that labels clips in their order, on this machine or on a cluster."""
+def _label_all(
+    clips: Sequence[Clip],
+    options: LabellingOptions,
+    folder: Path,
+    engine: str,
+    workers: int | None,
+    ray_address: str | None,
+    progress: bool,
+) -> list[LabelledClip]:
+    """Labels of all clips, in their order, made on this machine or on a cluster; finished shards are only read."""
     if engine not in ENGINES:
         raise DatasetError(f"Engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}.")
-    if engine == "ray":
-        from mtcae_dfer.hub_dataset.labelling.ray_engine import label_clips_on_ray
-
-        return lambda clips, options: label_clips_on_ray(clips, options, workers, ray_address)
-    if ray_address is not None:
+    if engine != "ray" and ray_address is not None:
         raise DatasetError("A Ray address was given, but not the engine 'ray'.")
-
-    def label_here(clips: Sequence[Clip], options: LabellingOptions) -> Iterator[LabelledClip]:
-        usual = max(1, min(os.cpu_count() or 1, len(clips) // CLIPS_PER_WORKER))
-        return label_clips(clips, options, usual if workers is None else workers)
-
-    return label_here
-
-
-def _label_all(
-    clips: Sequence[Clip], options: LabellingOptions, folder: Path, label: Labeller, progress: bool
-) -> list[LabelledClip]:
-    """Labels of all clips, in their order; shards that an earlier call finished are read, the others are made."""
     starts = range(0, len(clips), CLIPS_PER_LABEL_SHARD)
     runs = [clips[start : start + CLIPS_PER_LABEL_SHARD] for start in starts]
     shards = [
@@ -315,7 +291,13 @@ def _label_all(
     ]
     missing = [(run, file) for run, file in shards if not file.exists()]
     wanted = [clip for run, _ in missing for clip in run]
-    results = label(wanted, options)
+    if engine == "ray":
+        from mtcae_dfer.hub_dataset.labelling.ray_engine import label_clips_on_ray
+
+        results = label_clips_on_ray(wanted, options, workers, ray_address)
+    else:
+        usual = max(1, min(os.cpu_count() or 1, len(wanted) // CLIPS_PER_WORKER))
+        results = label_clips(wanted, options, usual if workers is None else workers)
     with tqdm(
         total=len(clips), initial=len(clips) - len(wanted), desc="Labelling faces", unit="clip", disable=not progress
     ) as bar:

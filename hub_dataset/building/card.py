@@ -38,9 +38,22 @@ def render_card(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[s
     units = "parts" if kind in KINDS_OF_PARTS else "subjects"
     subjects = report.subject_counts
     corpus = report.options.get("corpus")
+    configs: list[dict[str, Any]] = []
+    for fold, splits in files.items():
+        data_files = [{"split": split, "path": list(paths)} for split, paths in splits.items() if paths]
+        default = {} if configs else {"default": True}
+        configs.append({"config_name": fold, **default, "data_files": data_files})
+    head = {
+        "pretty_name": report.dataset_name,
+        "license": license_name,
+        "task_categories": ["video-classification"],
+        "tags": ["facial-expression-recognition", "face-landmarks", "mtcae-dfer"],
+        "size_categories": [next((name for limit, name in SIZE_CATEGORIES if report.clip_count < limit), "n>1M")],
+        "configs": configs,
+    }
     values = dict(
         report=report,
-        head=yaml.safe_dump(_head(report, files, license_name), sort_keys=False, allow_unicode=True),
+        head=yaml.safe_dump(head, sort_keys=False, allow_unicode=True),
         options={"label_source": None, "stills": None, **report.options},
         frames=report.options["labelling"]["num_frames"],
         with_videos=report.options["embed_videos"],
@@ -55,21 +68,6 @@ def render_card(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[s
         cell=lambda text: text.replace("|", "\\|"),
     )
     return fill_template(Path(__file__).with_name(TEMPLATE), values)
-
-
-def _head(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[str]]], license_name: str) -> dict[str, Any]:
-    configs = []
-    for number, (fold, splits) in enumerate(files.items()):
-        data_files = [{"split": split, "path": list(paths)} for split, paths in splits.items() if paths]
-        configs.append({"config_name": fold, **({"default": True} if number == 0 else {}), "data_files": data_files})
-    return {
-        "pretty_name": report.dataset_name,
-        "license": license_name,
-        "task_categories": ["video-classification"],
-        "tags": ["facial-expression-recognition", "face-landmarks", "mtcae-dfer"],
-        "size_categories": [next((name for limit, name in SIZE_CATEGORIES if report.clip_count < limit), "n>1M")],
-        "configs": configs,
-    }
 
 
 def _columns(report: BuildReport) -> list[tuple[str, str]]:

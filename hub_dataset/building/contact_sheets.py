@@ -20,7 +20,6 @@ from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SHEETS_FOLDER = "contact_sheets"
 DOUBTFUL_SHEET = "fewest-faces.png"
@@ -88,7 +87,7 @@ def spread_evenly(items: Sequence, count: int) -> list:
 
 
 def _draw_clip(clip: Clip, labels: ClipLabels) -> Image:
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     from mtcae_dfer.video_reading import read_clip
 
@@ -98,8 +97,14 @@ def _draw_clip(clip: Clip, labels: ClipLabels) -> Image:
     reading = read_clip(clip.path, frame_indices=wanted)
     width = max(1, round(TILE_HEIGHT * reading.info.width / reading.info.height))
     strip = Image.new("RGB", (len(positions) * (width + GAP), TITLE_HEIGHT + TILE_HEIGHT + GAP), BACKGROUND)
-    pen = ImageDraw.Draw(strip)
-    pen.text((4, 2), _title(clip, labels), fill=INK, font=_font(12))
+    found = int((labels.face_found & ~labels.face_interpolated).sum())
+    title = f"{clip.name}   {clip.expression}, {clip.subject}: a face in {found} of {len(labels.face_found)} frames"
+    if labels.face_interpolated.any():
+        title += f", {int(labels.face_interpolated.sum())} interpolated"
+    if labels.face_count.max(initial=0) > 1:
+        title += f", up to {int(labels.face_count.max())} faces"
+    title = title if len(title) <= LONGEST_TITLE else f"…{title[1 - LONGEST_TITLE :]}"
+    ImageDraw.Draw(strip).text((4, 2), title, fill=INK, font=ImageFont.load_default(12))
     for number, (position, frame) in enumerate(zip(positions, reading.frames, strict=True)):
         picture = Image.fromarray(frame.permute(1, 2, 0).numpy()).resize((width, TILE_HEIGHT))
         _draw_face(ImageDraw.Draw(picture), labels, position, picture.size)
@@ -107,37 +112,20 @@ def _draw_clip(clip: Clip, labels: ClipLabels) -> Image:
     return strip
 
 
-def _title(clip: Clip, labels: ClipLabels) -> str:
-    found = int((labels.face_found & ~labels.face_interpolated).sum())
-    told = f"{clip.name}   {clip.expression}, {clip.subject}: a face in {found} of {len(labels.face_found)} frames"
-    if labels.face_interpolated.any():
-        told += f", {int(labels.face_interpolated.sum())} interpolated"
-    if labels.face_count.max(initial=0) > 1:
-        told += f", up to {int(labels.face_count.max())} faces"
-    return told if len(told) <= LONGEST_TITLE else f"…{told[1 - LONGEST_TITLE :]}"
-
-
 def _draw_face(pen: ImageDraw, labels: ClipLabels, position: int, size: tuple[int, int]) -> None:
     """Box, points and confidence of one frame."""
-    if not labels.face_found[position]:
-        pen.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=MISSING, width=2)
-        _write_below(pen, "no face", MISSING, size)
-        return
-    interpolated = bool(labels.face_interpolated[position])
-    colour = INTERPOLATED if interpolated else FOUND
-    pen.rectangle(tuple(boxes_to_pixels(labels.face_boxes[position], *size).tolist()), outline=colour, width=2)
-    for x, y in points_to_pixels(labels.face_landmarks[position], *size).tolist():
-        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-    told = "interpolated" if interpolated else f"{labels.face_confidence[position]:.2f}"
-    _write_below(pen, told, colour, size)
-
-
-def _write_below(pen: ImageDraw, text: str, colour: str, size: tuple[int, int]) -> None:
-    """Writes into the lower left corner, with a dark rim that makes it readable on every picture."""
-    pen.text((4, size[1] - 16), text, fill=colour, font=_font(11), stroke_width=1, stroke_fill=BACKGROUND)
-
-
-def _font(size: int) -> FreeTypeFont | ImageFont:
     from PIL import ImageFont
 
-    return ImageFont.load_default(size)
+    if not labels.face_found[position]:
+        colour, told = MISSING, "no face"
+        pen.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=colour, width=2)
+    else:
+        interpolated = bool(labels.face_interpolated[position])
+        colour = INTERPOLATED if interpolated else FOUND
+        told = "interpolated" if interpolated else f"{labels.face_confidence[position]:.2f}"
+        pen.rectangle(tuple(boxes_to_pixels(labels.face_boxes[position], *size).tolist()), outline=colour, width=2)
+        for x, y in points_to_pixels(labels.face_landmarks[position], *size).tolist():
+            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+    # A dark rim makes words readable on every picture.
+    font = ImageFont.load_default(11)
+    pen.text((4, size[1] - 16), told, fill=colour, font=font, stroke_width=1, stroke_fill=BACKGROUND)

@@ -16,7 +16,6 @@ from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, splits
 from mtcae_dfer.hub_dataset.schema import row_from_clip
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from datasets import Features
 
 ROWS_PER_GROUP = 64
@@ -61,27 +60,26 @@ def write_groups(
 
 def _write_group(built: Sequence[BuiltClip], features: Features, folder: Path, group: str, bar: tqdm) -> list[str]:
     """Writes one group of clips into files of bounded size; returns their names."""
-    parts = cut_by_size(built, BYTES_PER_FILE, len(built), "video" in features)
+    from datasets import Dataset
+    from pyarrow import parquet
+
+    with_videos = "video" in features
+    parts = cut_by_size(built, BYTES_PER_FILE, len(built), with_videos)
     names = []
     for number, part in enumerate(parts):
         temporary = folder / ".partial"
-        _write_file(part, features, temporary, bar)
+        # Videos are compressed already; a second compression costs time and saves nothing.
+        with parquet.ParquetWriter(temporary, features.arrow_schema, compression="none") as writer:
+            for row_group in cut_by_size(part, BYTES_PER_GROUP, ROWS_PER_GROUP, with_videos):
+                rows = [row_from_clip(each, _read_unchanged(each) if with_videos else None) for each in row_group]
+                writer.write_table(Dataset.from_list(rows, features=features).data.table)
+                bar.update(len(row_group))
         # `datasets` keeps its copy of a local folder under a hash of the file names alone, and would go on serving the
         # rows of an earlier data set in a folder of the same name; so the content's digest is part of the name.
         digest, _ = hash_file(temporary)
         names.append(f"{group}-{number:05d}-of-{len(parts):05d}-{digest[:16]}.parquet")
         os.replace(temporary, folder / names[-1])
     return names
-
-
-def _write_file(built: Sequence[BuiltClip], features: Features, file: Path, bar: tqdm) -> None:
-    from pyarrow import parquet
-
-    # Videos are compressed already; a second compression costs time and saves nothing.
-    with parquet.ParquetWriter(file, features.arrow_schema, compression="none") as writer:
-        for row_group in cut_by_size(built, BYTES_PER_GROUP, ROWS_PER_GROUP, "video" in features):
-            writer.write_table(_table(row_group, features))
-            bar.update(len(row_group))
 
 
 def cut_by_size(
@@ -101,13 +99,6 @@ def cut_by_size(
         runs[-1].append(each)
         filled += size
     return runs
-
-
-def _table(built: Sequence[BuiltClip], features: Features) -> pa.Table:
-    from datasets import Dataset
-
-    rows = [row_from_clip(each, _read_unchanged(each) if "video" in features else None) for each in built]
-    return Dataset.from_list(rows, features=features).data.table
 
 
 def _read_unchanged(built: BuiltClip) -> bytes:

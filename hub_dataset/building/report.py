@@ -98,6 +98,13 @@ def summarise(
     by_class, by_subject = _coverage(built, "expression"), _coverage(built, "subject")
     class_counts = Counter(each.clip.expression for each in built)
     subject_counts = Counter(each.clip.subject for each in built)
+    splits_of = splits_of_units(protocol)
+    units = divided_units((each.clip for each in built), protocol.kind)
+    fold_counts = Counter(
+        (fold.name, split, each.clip.expression)
+        for each, unit in zip(built, units, strict=True)
+        for fold, split in zip(protocol.folds, splits_of[unit], strict=True)
+    )
     return BuildReport(
         output_dir=str(output_dir),
         dataset_name=options["dataset_name"],
@@ -118,7 +125,10 @@ def summarise(
         class_coverage={name: by_class[name] for name in class_names if name in by_class},
         subject_counts=dict(sorted(subject_counts.items())),
         subject_coverage=dict(sorted(by_subject.items())),
-        fold_counts=_fold_counts(built, protocol, class_names),
+        fold_counts={
+            fold.name: {split: {name: fold_counts[fold.name, split, name] for name in class_names} for split in SPLITS}
+            for fold in protocol.folds
+        },
         options=options,
     )
 
@@ -134,19 +144,3 @@ def _coverage(built: Sequence[BuiltClip], attribute: str) -> dict[str, float]:
 def _detected_share(built: BuiltClip) -> float:
     """Share of frames in which the detector found a face."""
     return float((built.labels.face_found & ~built.labels.face_interpolated).mean())
-
-
-def _fold_counts(
-    built: Sequence[BuiltClip], protocol: Protocol, class_names: Sequence[str]
-) -> dict[str, dict[str, dict[str, int]]]:
-    splits_of = splits_of_units(protocol)
-    clips = [each.clip for each in built]
-    counts = Counter(
-        (fold.name, split, clip.expression)
-        for clip, unit in zip(clips, divided_units(clips, protocol.kind), strict=True)
-        for fold, split in zip(protocol.folds, splits_of[unit], strict=True)
-    )
-    return {
-        fold.name: {split: {name: counts[fold.name, split, name] for name in class_names} for split in SPLITS}
-        for fold in protocol.folds
-    }

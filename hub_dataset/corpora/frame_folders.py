@@ -58,7 +58,10 @@ def pack_frame_folders(
     for parent, files in sorted(walk_folder(source)):
         names = [name for name in files if Path(name).suffix.lower() in FRAME_SUFFIXES]
         if names and parent != source and output not in (parent, *parent.parents):
-            folders.append((parent, sorted(names, key=_natural_order)))
+            # Frame 9 comes before frame 10: numbers and the words between them alternate.
+            words = {name: re.split(r"(\d+)", name) for name in names}
+            names.sort(key=lambda name: [int(word) if word.isdecimal() else word for word in words[name]])
+            folders.append((parent, names))
     if not folders:
         raise DatasetError(f"{source}: found no folders of JPEG frames below it.")
     failures = []
@@ -69,12 +72,6 @@ def pack_frame_folders(
         if reason:
             failures.append(f"{relative.as_posix()}: {reason}")
     return PackReport(len(folders) - len(failures), tuple(failures))
-
-
-def _natural_order(name: str) -> tuple:
-    """Frame 9 comes before frame 10."""
-    words = re.split(r"(\d+)", name)
-    return tuple((int(word), "") if number % 2 else (0, word) for number, word in enumerate(words)), name
 
 
 def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -133,10 +132,17 @@ def label_clips(
     options = options or LabellingOptions()
     workers = min(workers, len(clips))
     if workers <= 1:
+        import torch
+
         detector = options.make_detector()
         for clip in clips:
-            with _one_thread():
+            # On one thread, as in the workers, sums come out the same to the last bit.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
                 labelled = _label_file(clip, detector, options)
+            finally:
+                torch.set_num_threads(threads)
             yield labelled
         return
     options.make_detector()  # says here, in one line, what every worker would stumble over
@@ -169,19 +175,6 @@ def _label_file(clip: Clip, detector: FaceDetector, options: LabellingOptions) -
     if labels.warning is not None:
         labels.warning = labels.warning.replace(str(clip.path), clip.name)
     return LabelledClip(labels, None, digest, byte_count)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Runs torch on one thread, as the workers do: sums come out the same to the last bit."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class ClipLabeller:

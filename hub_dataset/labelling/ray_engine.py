@@ -43,10 +43,31 @@ def label_clips_on_ray(
     """
     if not clips:
         return
-    ray = _import_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import; nothing leaves the cluster
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError('The engine "ray" needs Ray, which is not installed: pip install -e ".[ray]"') from error
     with _cluster(ray, workers, ray_address):
         try:
-            for row in _labelled_rows(ray, clips, options, workers):
+            context = ray.data.DataContext.get_current()
+            context.execution_options.preserve_order = True
+            context.enable_progress_bars = False  # the build has its own
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            needs: dict[str, Any] = {"num_cpus": 1} if options.device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
+            resource = "CPU" if options.device == "cpu" else "GPU"
+            workers = workers or max(1, int(ray.cluster_resources().get(resource, 1)))
+            tasks = -(-len(clips) // CLIPS_PER_TASK)
+            videos = [{"path": os.path.abspath(clip.path), "name": clip.name} for clip in clips]
+            labelled = ray.data.from_items(videos, override_num_blocks=tasks).map_batches(
+                RayLabeller,
+                fn_constructor_args=(options,),
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(size=min(workers, tasks)),
+                **needs,
+            )
+            for row in labelled.iter_rows():
                 yield labelled_from_row(row)
         except ray.exceptions.RayError as error:
             raise DatasetError(
@@ -66,29 +87,6 @@ class RayLabeller:
         return label_table([self.label(Clip(Path(path), "", "", str(name))) for path, name in videos])
 
 
-def _labelled_rows(
-    ray: Any, clips: Sequence[Clip], options: LabellingOptions, workers: int | None
-) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False  # the build has its own
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    needs = {"num_cpus": 1} if options.device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
-    resource = "CPU" if options.device == "cpu" else "GPU"
-    workers = workers or max(1, int(ray.cluster_resources().get(resource, 1)))
-    tasks = -(-len(clips) // CLIPS_PER_TASK)
-    videos = [{"path": os.path.abspath(clip.path), "name": clip.name} for clip in clips]
-    rows = ray.data.from_items(videos, override_num_blocks=tasks)
-    labelled = rows.map_batches(
-        RayLabeller,
-        fn_constructor_args=(options,),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, tasks)),
-        **needs,
-    )
-    yield from labelled.iter_rows()
-
-
 @contextmanager
 def _cluster(ray: Any, workers: int | None, address: str | None) -> Iterator[None]:
     """A connection to the cluster; one that the caller made already is used and left alone."""
@@ -106,16 +104,6 @@ def _cluster(ray: Any, workers: int | None, address: str | None) -> Iterator[Non
         yield
     finally:
         ray.shutdown()
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import; nothing leaves the cluster
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ImportError('The engine "ray" needs Ray, which is not installed: pip install -e ".[ray]"') from error
-    return ray
 
 
 def _last_line(error: Exception) -> str:

@@ -38,7 +38,22 @@ def label_table(shard: Sequence[LabelledClip]) -> pa.Table:
     """A table of one row per clip."""
     import pyarrow as pa
 
-    return pa.Table.from_pylist([row_from_labelled(labelled) for labelled in shard], schema=_label_schema())
+    schema = pa.schema(
+        [
+            ("failure", pa.string()),
+            ("sha256", pa.string()),
+            ("byte_count", pa.int64()),
+            ("warning", pa.string()),
+            ("frame_indices", pa.list_(pa.int64())),
+            ("face_boxes", pa.list_(pa.float32())),  # 4 numbers per frame
+            ("face_landmarks", pa.list_(pa.float32())),  # 10 numbers per frame
+            ("face_found", pa.list_(pa.bool_())),
+            ("face_confidence", pa.list_(pa.float32())),
+            ("face_count", pa.list_(pa.int64())),
+            ("face_interpolated", pa.list_(pa.bool_())),
+        ]
+    )
+    return pa.Table.from_pylist([row_from_labelled(labelled) for labelled in shard], schema=schema)
 
 
 def write_labels(file: Path, shard: Sequence[LabelledClip]) -> None:
@@ -54,23 +69,3 @@ def read_labels(file: Path) -> list[LabelledClip]:
     from pyarrow import parquet
 
     return [labelled_from_row(row) for row in parquet.read_table(file).to_pylist()]
-
-
-def _label_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("failure", pa.string()),
-            ("sha256", pa.string()),
-            ("byte_count", pa.int64()),
-            ("warning", pa.string()),
-            ("frame_indices", pa.list_(pa.int64())),
-            ("face_boxes", pa.list_(pa.float32())),  # 4 numbers per frame
-            ("face_landmarks", pa.list_(pa.float32())),  # 10 numbers per frame
-            ("face_found", pa.list_(pa.bool_())),
-            ("face_confidence", pa.list_(pa.float32())),
-            ("face_count", pa.list_(pa.int64())),
-            ("face_interpolated", pa.list_(pa.bool_())),
-        ]
-    )

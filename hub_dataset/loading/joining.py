@@ -71,9 +71,24 @@ def match_videos(hashes: Mapping[str, str], videos: str | os.PathLike, progress:
     folder = Path(videos)
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder: give the folder that holds the corpus's videos.")
-    _refuse_paths_out(hashes)
-    elsewhere = _files_by_last_name(folder)
-    hash_once = cache(_hash)
+    for name in hashes:
+        # Labels come from other people: their names may not point at files outside of the folder.
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or Path(name).drive:
+            raise DatasetError(
+                f"The labels name the video {name!r}, outside of the corpus's folder: do not trust them."
+            )
+    elsewhere: dict[str, list[Path]] = {}  # all files by their last name
+    for parent, names in sorted(walk_folder(folder)):
+        for name in names:
+            elsewhere.setdefault(name, []).append(parent / name)
+
+    @cache
+    def hash_once(file: Path) -> str:
+        try:
+            return hash_file(file)[0]
+        except OSError as error:
+            raise DatasetError(f"{file} cannot be read ({error.strerror}): mend that and load again.") from error
 
     def look_up(name: str) -> tuple[str, list[Path], Path | None]:
         # The likeliest first: those whose last folders, too, are called as the clip's.
@@ -118,28 +133,3 @@ def _parts_in_common(name: str, file: Path) -> int:
     """How many parts of both paths are the same, counted from the end."""
     pairs = zip(reversed(PurePosixPath(name).parts), reversed(file.parts), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _refuse_paths_out(names: Mapping[str, str]) -> None:
-    """Labels come from other people: their names may not point at files outside of the folder."""
-    for name in names:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or Path(name).drive:
-            raise DatasetError(
-                f"The labels name the video {name!r}, outside of the corpus's folder: do not trust them."
-            )
-
-
-def _files_by_last_name(folder: Path) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for parent, names in sorted(walk_folder(folder)):
-        for name in names:
-            files.setdefault(name, []).append(parent / name)
-    return files
-
-
-def _hash(file: Path) -> str:
-    try:
-        return hash_file(file)[0]
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read ({error.strerror}): mend that and load again.") from error

@@ -63,7 +63,15 @@ def load_multitask_dataset(
         streaming=streaming,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
-    return splits if match is None else _with_videos(splits, match)
+    if match is None:
+        return splits
+    videos_found = {name: {"bytes": None, "path": str(file.absolute())} for name, file in match.found.items()}
+    joined = {}
+    for name, rows in splits.items():
+        features = datasets.Features({"video": datasets.Video(decode=False), **rows.features})
+        kept = rows.filter(videos_found.__contains__, input_columns="name")
+        joined[name] = kept.map(lambda row: {"video": videos_found[row["name"]]}, features=features)
+    return type(splits)(joined)
 
 
 def match_labels(dataset_dir: str | os.PathLike, videos: str | os.PathLike, progress: bool = True) -> VideoMatch:
@@ -72,9 +80,14 @@ def match_labels(dataset_dir: str | os.PathLike, videos: str | os.PathLike, prog
     Raises:
         DatasetError: the data set holds its videos, or as `match_videos`.
     """
+    from pyarrow import parquet
+
     if read_build_report(dataset_dir).options["embed_videos"]:
         raise DatasetError(f"{dataset_dir} holds its videos: load it without `videos`.")
-    return match_videos(_hashes(Path(dataset_dir)), videos, progress)
+    files = sorted(Path(dataset_dir).glob("data/*.parquet"))  # labels alone are small
+    tables = [parquet.read_table(file, columns=["name", "sha256"]) for file in files]
+    hashes = {name: digest for table in tables for name, digest in zip(*table.to_pydict().values(), strict=True)}
+    return match_videos(hashes, videos, progress)
 
 
 def protocol_name(dataset_dir: str | os.PathLike, fold: str | None = None) -> str:
@@ -102,28 +115,3 @@ def clip_bytes(row: Mapping[str, Any]) -> bytes:
         return Path(video["path"]).read_bytes()
     except OSError as error:
         raise DatasetError(f"{video['path']} cannot be read ({error.strerror}): load the data set again.") from error
-
-
-def _hashes(dataset_dir: Path) -> dict[str, str]:
-    """SHA-256 by name of all clips, out of the Parquet files; labels alone are small."""
-    from pyarrow import parquet
-
-    tables = [
-        parquet.read_table(file, columns=["name", "sha256"]) for file in sorted(dataset_dir.glob("data/*.parquet"))
-    ]
-    return {name: digest for table in tables for name, digest in zip(*table.to_pydict().values(), strict=True)}
-
-
-def _with_videos(splits: DatasetDict | IterableDatasetDict, match: VideoMatch) -> DatasetDict | IterableDatasetDict:
-    """Adds the column of videos, by path; rows without a video are left out."""
-    from datasets import Features, Video
-
-    def add_video(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"video": {"bytes": None, "path": str(match.found[row["name"]].absolute())}}
-
-    joined = {}
-    for name, rows in splits.items():
-        features = Features({"video": Video(decode=False), **rows.features})
-        kept = rows.filter(match.found.__contains__, input_columns="name")
-        joined[name] = kept.map(add_video, features=features)
-    return type(splits)(joined)

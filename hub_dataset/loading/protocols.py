@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtcae_dfer.hub_dataset.building.report import BuildReport, read_build_report
+from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
 from mtcae_dfer.hub_dataset.folds import KINDS_OF_PARTS, OFFICIAL, SPLITS, Fold, Protocol, make_protocol, split_kinds
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset, protocol_name
@@ -40,9 +40,20 @@ def resolve_protocol(dataset_dir: str | os.PathLike, wanted: str | None = None) 
     if wanted in (None, AS_BUILT):
         protocol = protocol_from_dict(report.protocol, str(dataset_dir))
     elif wanted.endswith(".json"):
-        protocol = _read_protocol(Path(wanted))
+        try:
+            values = json.loads(Path(wanted).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{Path(wanted)}: no readable protocol ({error}).") from error
+        protocol = protocol_from_dict(values, str(Path(wanted)))
     else:
-        protocol = _divide(report, wanted)
+        kind, _, number = wanted.partition(":")
+        corpus = report.options.get("corpus")
+        if kind not in split_kinds(corpus) or (number and not (kind == "folds" and number.isdecimal())):
+            kinds = ", ".join((AS_BUILT, *split_kinds(corpus)))
+            raise DatasetError(f"--protocol {wanted}: must be one of {kinds}, or folds:NUMBER, or a JSON file.")
+        clips = [subject for subject, count in report.subject_counts.items() for _ in range(count)]
+        counts = {"num_folds": int(number)} if number else {}
+        protocol = make_protocol(clips, kind, corpus=corpus, **counts)
     check_protocol(protocol, report.subject_counts)
     return protocol
 
@@ -172,22 +183,3 @@ def protocol_from_dict(values: Mapping[str, Any], where: str) -> Protocol:
     if not names or len(set(names)) < len(names):
         raise DatasetError(f"{where}: a protocol needs at least one fold, and a different name for each.")
     return protocol
-
-
-def _read_protocol(file: Path) -> Protocol:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: no readable protocol ({error}).") from error
-    return protocol_from_dict(values, str(file))
-
-
-def _divide(report: BuildReport, wanted: str) -> Protocol:
-    kind, _, number = wanted.partition(":")
-    corpus = report.options.get("corpus")
-    if kind not in split_kinds(corpus) or (number and not (kind == "folds" and number.isdecimal())):
-        kinds = ", ".join((AS_BUILT, *split_kinds(corpus)))
-        raise DatasetError(f"--protocol {wanted}: must be one of {kinds}, or folds:NUMBER, or a JSON file.")
-    clips = [subject for subject, count in report.subject_counts.items() for _ in range(count)]
-    counts = {"num_folds": int(number)} if number else {}
-    return make_protocol(clips, kind, corpus=corpus, **counts)

@@ -9,12 +9,14 @@ import cv2
 import numpy as np
 
 from mtcae_dfer.hub_dataset.clips import CameraPath, ClipLabels
+from mtcae_dfer.hub_dataset.synthetic.acting import drift
 
 # How far the camera goes from the middle frame, which shows the still as it is.
 SHIFT = 0.05  # of the frame's width and height
 ZOOM = 0.10
 TURN = np.deg2rad(6.0)
 LIGHT = 0.15
+WALK_RATES = (0.2, 0.9)  # of its waves, in cycles per half of the clip
 
 
 def draw_camera_path(name: str, seed: int, frame_count: int, aspect: float) -> CameraPath:
@@ -28,8 +30,11 @@ def draw_camera_path(name: str, seed: int, frame_count: int, aspect: float) -> C
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    time = np.linspace(-1.0, 1.0, frame_count)
+    walks = [drift(random, time, 0.5, WALK_RATES) for _ in range(5)]  # each within -0.5..0.5
     shift_x, shift_y, zoom, turn, light = (
-        reach * _smooth_walk(random, frame_count) for reach in (SHIFT, SHIFT, ZOOM, TURN, LIGHT)
+        reach * (walk - walk[still_position(frame_count)])
+        for reach, walk in zip((SHIFT, SHIFT, ZOOM, TURN, LIGHT), walks, strict=True)
     )
     scale, cosine, sine = np.exp(zoom), np.cos(turn), np.sin(turn)
     # A turn of pixels, in coordinates that are divided by width and height.
@@ -40,16 +45,6 @@ def draw_camera_path(name: str, seed: int, frame_count: int, aspect: float) -> C
     middle = np.array([0.5, 0.5])
     offset = middle - linear @ middle + np.stack([shift_x, shift_y], axis=-1)  # (F, 2): about the picture's middle
     return CameraPath(np.concatenate([linear, offset[..., None]], axis=-1), np.exp(light))
-
-
-def _smooth_walk(random: np.random.Generator, frame_count: int) -> np.ndarray:
-    """A slow movement (F,) within -1..1 that is 0 in the middle frame."""
-    time = np.linspace(-1.0, 1.0, frame_count)
-    cycles, phases = random.uniform(0.2, 0.9, 3), random.uniform(0, 2 * np.pi, 3)
-    shares = random.dirichlet((1.0, 1.0, 1.0))
-    waves = np.sin(2 * np.pi * cycles[:, None] * time + phases[:, None])  # (3, F)
-    walk = 0.5 * (shares[:, None] * waves).sum(axis=0)
-    return walk - walk[still_position(frame_count)]
 
 
 def still_position(frame_count: int) -> int:

@@ -63,7 +63,13 @@ def prepare_picture(content: bytes, options: PictureOptions) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as stored:
-                _refuse(stored)
+                frames, (width, height) = getattr(stored, "n_frames", 1), stored.size
+                if frames > 1 and stored.format != "MPO":  # a camera's MPO file counts as its first picture
+                    raise PictureError(
+                        f"holds {frames} pictures (an animation or several pages), not one: give it as a video"
+                    )
+                if min(width, height) < SMALLEST_SIDE:
+                    raise PictureError(f"has {width}x{height} pixels: too small to show a face")
                 stored.load()
                 picture = _screen_colours(ImageOps.exif_transpose(stored))
     except PictureError:
@@ -75,7 +81,14 @@ def prepare_picture(content: bytes, options: PictureOptions) -> Picture:
     except Exception as error:  # whatever a file makes the decoder raise is this file's fault
         reason = str(error).splitlines() or [type(error).__name__]
         raise PictureError(f"cannot be read as a picture ({reason[0]})") from error
-    sized = _in_size(picture, options)
+    # In its own proportions: a strip may stay below the shorter side.
+    width, height = picture.size
+    enlarging = options.shortest_side / min(width, height)
+    scale = min(max(1.0, enlarging), options.longest_side / max(width, height))
+    sized = picture
+    if scale != 1:
+        size = (max(1, round(scale * width)), max(1, round(scale * height)))
+        sized = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
     # Readers differ in what they make of Exif data, so that a file with any is written anew.
     is_plain = stored.mode in ("RGB", "L") and not {"transparency", "exif"} & stored.info.keys()
     if is_plain and stored.format in KEPT_FORMATS and sized.size == stored.size:
@@ -98,16 +111,6 @@ def fingerprint(picture: Image) -> np.ndarray:
     return (grey[:, 1:] > grey[:, :-1]).ravel()  # (16, 16) -> (256,)
 
 
-def _refuse(stored: Image) -> None:
-    """Raises a PictureError for what is no single picture of a usable size; a camera's MPO file counts as its first."""
-    frames = getattr(stored, "n_frames", 1)
-    if frames > 1 and stored.format != "MPO":
-        raise PictureError(f"holds {frames} pictures (an animation or several pages), not one: give it as a video")
-    width, height = stored.size
-    if min(width, height) < SMALLEST_SIDE:
-        raise PictureError(f"has {width}x{height} pixels: too small to show a face")
-
-
 def _screen_colours(picture: Image) -> Image:
     """The picture as RGB, or as grey (mode L) where it has no colours."""
     from PIL import Image
@@ -126,16 +129,3 @@ def _screen_colours(picture: Image) -> Image:
         behind = Image.new("RGBA", seen.size, (*BACKGROUND, 255))
         return Image.alpha_composite(behind, seen).convert("RGB")
     return picture.convert("RGB")
-
-
-def _in_size(picture: Image, options: PictureOptions) -> Image:
-    """The picture in the stated size, in its own proportions (a strip may stay below the shorter side)."""
-    from PIL.Image import Resampling
-
-    width, height = picture.size
-    enlarging = options.shortest_side / min(width, height)
-    scale = min(max(1.0, enlarging), options.longest_side / max(width, height))
-    if scale == 1:
-        return picture
-    size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    return picture.resize(size, Resampling.BICUBIC if scale > 1 else Resampling.BOX)

@@ -68,7 +68,12 @@ def prepare_stills(
         pairs, total=len(source.stills), desc="Preparing stills", unit="still", disable=not progress
     ):
         try:
-            picture = prepare_picture(_bytes(content), options.pictures)
+            file = content if isinstance(content, bytes) else content.read_bytes()
+        except OSError as error:
+            left_out[still.name] = f"cannot be read ({error.strerror or error})"
+            continue
+        try:
+            picture = prepare_picture(file, options.pictures)
         except PictureError as error:
             left_out[still.name] = str(error)
             continue
@@ -118,15 +123,6 @@ def assign_parts(clips: list[Clip]) -> list[Clip]:
     if set(splits) == set(SPLITS) or set(splits) <= {"", "train"}:
         return [replace(clip, part=clip.part if len(splits) == len(SPLITS) else "") for clip in clips]
     return [replace(clip, part=name_part(None if clip.part == "train" else "default", clip.name)) for clip in clips]
-
-
-def _bytes(content: bytes | Path) -> bytes:
-    if isinstance(content, bytes):
-        return content
-    try:
-        return content.read_bytes()
-    except OSError as error:
-        raise PictureError(f"cannot be read ({error.strerror or error})") from error
 
 
 def _write(picture: Picture, camera_path: CameraPath | None, folder: Path) -> Path:

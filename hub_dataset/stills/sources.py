@@ -344,7 +344,11 @@ def _read_raf_db(list_file: Path) -> StillsSource:
     """RAF-DB's basic expressions: lines "train_00001.jpg 5", pictures in Image/aligned or Image/original."""
     base = list_file.parent.parent
     stills, paths, left_out = [], [], {}
-    for number, line in enumerate(_lines(list_file), 1):
+    try:
+        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{list_file} cannot be read as a list of pictures ({error}).") from error
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
             continue
@@ -367,15 +371,9 @@ def _read_raf_db(list_file: Path) -> StillsSource:
     return _files(stills, paths, label_source="RAF-DB's basic expression of about 40 raters.", left_out=left_out)
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} cannot be read as a list of pictures ({error}).") from error
-
-
 def _read_affect_net(tables: Mapping[str, Path]) -> StillsSource:
     """AffectNet's lists; rows without one of the eight expressions (8 none, 9 uncertain, 10 no face) are left out."""
+    folders = ("", "Manually_Annotated_Images", "Manually_Annotated", "images")
     stills, paths, left_out = [], [], {}
     for split, table in tables.items():
         for place, row in read_rows(table, ("subDirectory_filePath", "expression")):
@@ -386,7 +384,9 @@ def _read_affect_net(tables: Mapping[str, Path]) -> StillsSource:
             if label >= len(AFFECTNET_EXPRESSIONS):
                 left_out[name] = "without one of the eight expressions"
                 continue
-            path = _find_beside(table, name)
+            # Beside its list, in a folder beside it, or in one beside the list's folder.
+            places = [base / folder / name for base in (table.parent, table.parent.parent) for folder in folders]
+            path = next((place for place in places if place.is_file()), None)
             if path is None:
                 left_out[name] = "no such picture"
                 continue
@@ -395,12 +395,3 @@ def _read_affect_net(tables: Mapping[str, Path]) -> StillsSource:
             paths.append(path)
     told = "AffectNet's expression by one annotator (its validation pictures count as test, as is usual)."
     return _files(stills, paths, label_source=told, left_out=left_out)
-
-
-def _find_beside(table: Path, name: str) -> Path | None:
-    """A picture of AffectNet: beside its list, in a folder beside it, or in one beside the list's folder."""
-    for base in (table.parent, table.parent.parent):
-        for folder in ("", "Manually_Annotated_Images", "Manually_Annotated", "images"):
-            if (base / folder / name).is_file():
-                return base / folder / name
-    return None

@@ -8,7 +8,6 @@ speech (per slot; the clips of a subject are dealt to numbered slots at random).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,29 +84,30 @@ class SyntheticCorpusConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expressions", tuple(self.expressions))
-        for name, holds, rule in self._rules():
+        whole = ("subjects", "takes", "frame_size", "frame_rate", "min_frames", "max_frames", "seed")
+        rules = [(name, type(getattr(self, name)) is int, "a whole number") for name in whole]
+        if all(holds for _, holds, _ in rules):
+            known = set(self.expressions) <= set(EXPRESSIONS_WITH_CONTEMPT)
+            unique = len(set(self.expressions)) == len(self.expressions) > 0
+            rules = [
+                ("subjects", 1 <= self.subjects <= 999, "between 1 and 999"),
+                ("takes", 1 <= self.takes <= 99, "between 1 and 99"),
+                ("expressions", known and unique, f"different names out of {', '.join(EXPRESSIONS_WITH_CONTEMPT)}"),
+                ("frame_size", self.frame_size >= 64 and self.frame_size % 2 == 0, "an even number of at least 64"),
+                ("frame_rate", 1 <= self.frame_rate <= 120, "between 1 and 120"),
+                ("min_frames", self.min_frames >= 2, "at least 2"),
+                ("max_frames", self.max_frames >= self.min_frames, f"at least min_frames ({self.min_frames})"),
+                ("min_intensity", 0.0 <= self.min_intensity <= 1.0, "between 0 and 1"),
+                ("max_intensity", self.min_intensity <= self.max_intensity <= 1.0, "between min_intensity and 1"),
+                ("min_face_width", 0.2 <= self.min_face_width <= 0.7, "between 0.2 and 0.7"),
+                ("position_reach", 0.0 <= self.position_reach <= 0.2, "between 0 and 0.2"),
+                ("max_face_width", self.min_face_width <= self.max_face_width <= 0.7, "between min_face_width and 0.7"),
+                ("speech_share", 0.0 <= self.speech_share <= 1.0, "between 0 and 1"),
+                ("seed", self.seed >= 0, "at least 0"),
+            ]
+        for name, holds, rule in rules:
             if not holds:
                 raise ValueError(f"SyntheticCorpusConfig.{name} is {getattr(self, name)!r}, but must be {rule}.")
-
-    def _rules(self) -> Iterator[tuple[str, bool, str]]:
-        for name in ("subjects", "takes", "frame_size", "frame_rate", "min_frames", "max_frames", "seed"):
-            yield name, type(getattr(self, name)) is int, "a whole number"
-        yield "subjects", 1 <= self.subjects <= 999, "between 1 and 999"
-        yield "takes", 1 <= self.takes <= 99, "between 1 and 99"
-        known = set(self.expressions) <= set(EXPRESSIONS_WITH_CONTEMPT)
-        unique = len(set(self.expressions)) == len(self.expressions) > 0
-        yield "expressions", known and unique, f"different names out of {', '.join(EXPRESSIONS_WITH_CONTEMPT)}"
-        yield "frame_size", self.frame_size >= 64 and self.frame_size % 2 == 0, "an even number of at least 64"
-        yield "frame_rate", 1 <= self.frame_rate <= 120, "between 1 and 120"
-        yield "min_frames", self.min_frames >= 2, "at least 2"
-        yield "max_frames", self.max_frames >= self.min_frames, f"at least min_frames ({self.min_frames})"
-        yield "min_intensity", 0.0 <= self.min_intensity <= 1.0, "between 0 and 1"
-        yield "max_intensity", self.min_intensity <= self.max_intensity <= 1.0, "between min_intensity and 1"
-        yield "min_face_width", 0.2 <= self.min_face_width <= 0.7, "between 0.2 and 0.7"
-        yield "position_reach", 0.0 <= self.position_reach <= 0.2, "between 0 and 0.2"
-        yield "max_face_width", self.min_face_width <= self.max_face_width <= 0.7, "between min_face_width and 0.7"
-        yield "speech_share", 0.0 <= self.speech_share <= 1.0, "between 0 and 1"
-        yield "seed", self.seed >= 0, "at least 0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,15 +192,35 @@ def draw_performance(config: SyntheticCorpusConfig, subject: int, slot: int) -> 
     frame_count = int(random.integers(config.min_frames, config.max_frames + 1))
     seconds = np.arange(frame_count) / config.frame_rate
     talks = random.random() < config.speech_share
+    # Onset, apex and offset, with smooth flanks.
+    position = np.linspace(0.0, 1.0, frame_count)
+    onset_start, onset_length = random.uniform(-0.02, 0.14), random.uniform(0.10, 0.26)
+    offset_start, offset_length = random.uniform(0.72, 0.98), random.uniform(0.12, 0.30)
+    onset = _smooth_step((position - onset_start) / onset_length)
+    intensity = random.uniform(config.min_intensity, config.max_intensity)
+    unit_gain = random.uniform(0.8, 1.1, len(ACTION_UNITS))
+    unit_lag = random.uniform(0.0, 2.5, len(ACTION_UNITS))
+    # A blink about every three seconds, a quarter of a second long.
+    blink = np.zeros_like(seconds)
+    time = random.exponential(2.0)
+    while time < seconds[-1]:
+        blink = np.maximum(blink, np.clip(1.25 - np.abs(seconds - time) / 0.11, 0.0, 1.0))
+        time += 0.5 + random.exponential(2.5)
+    # A stretch of syllables.
+    rate, phase = random.uniform(2.5, 4.5), random.uniform(0, 1)
+    syllables = 0.5 - 0.5 * np.cos(2 * np.pi * (rate * seconds + phase))
+    loudness = random.uniform(0.25, 0.6) * (0.75 + drift(random, seconds, 0.25))
+    start, length = random.uniform(0.0, 0.4) * seconds[-1], random.uniform(0.5, 1.0) * seconds[-1]
+    talking = _smooth_step((seconds - start) / 0.12) * (1.0 - _smooth_step((seconds - start - length) / 0.12))
     return Performance(
-        strength=_draw_envelope(random, frame_count),
-        intensity=random.uniform(config.min_intensity, config.max_intensity),
-        unit_gain=random.uniform(0.8, 1.1, len(ACTION_UNITS)),
-        unit_lag=random.uniform(0.0, 2.5, len(ACTION_UNITS)),
-        blink=_draw_blinks(random, seconds),
-        speech=_draw_speech(random, seconds) * talks,
+        strength=onset * (1.0 - _smooth_step((position - offset_start) / offset_length)),
+        intensity=intensity,
+        unit_gain=unit_gain,
+        unit_lag=unit_lag,
+        blink=blink,
+        speech=np.clip(syllables * loudness * talking, 0.0, 1.0) * talks,
         pose=_draw_pose(config, random, seconds),
-        gaze=np.stack([_drift(random, seconds, 0.03) for _ in range(2)], axis=-1) * (1.0, 0.4),
+        gaze=np.stack([drift(random, seconds, 0.03) for _ in range(2)], axis=-1) * (1.0, 0.4),
         dimple_side=int(random.choice((-1, 1))),
     )
 
@@ -211,45 +231,18 @@ def clip_slot(config: SyntheticCorpusConfig, subject: int, expression: str, take
     return int(deal[config.expressions.index(expression) * config.takes + take - 1])
 
 
-def _draw_envelope(random: np.random.Generator, frame_count: int) -> np.ndarray:
-    """Onset, apex, offset (F,), with smooth flanks."""
-    position = np.linspace(0.0, 1.0, frame_count)
-    onset_start, onset_length = random.uniform(-0.02, 0.14), random.uniform(0.10, 0.26)
-    offset_start, offset_length = random.uniform(0.72, 0.98), random.uniform(0.12, 0.30)
-    onset = _smooth_step((position - onset_start) / onset_length)
-    return onset * (1.0 - _smooth_step((position - offset_start) / offset_length))
-
-
 def _smooth_step(position: np.ndarray) -> np.ndarray:
     position = np.clip(position, 0.0, 1.0)
     return position * position * (3.0 - 2.0 * position)
 
 
-def _draw_blinks(random: np.random.Generator, seconds: np.ndarray) -> np.ndarray:
-    """Lid closure (F,): a blink about every three seconds, a quarter of a second long."""
-    closure = np.zeros_like(seconds)
-    time = random.exponential(2.0)
-    while time < seconds[-1]:
-        closure = np.maximum(closure, np.clip(1.25 - np.abs(seconds - time) / 0.11, 0.0, 1.0))
-        time += 0.5 + random.exponential(2.5)
-    return closure
-
-
-def _draw_speech(random: np.random.Generator, seconds: np.ndarray) -> np.ndarray:
-    """Mouth opening (F,) of a stretch of syllables."""
-    rate, phase = random.uniform(2.5, 4.5), random.uniform(0, 1)
-    syllables = 0.5 - 0.5 * np.cos(2 * np.pi * (rate * seconds + phase))
-    loudness = random.uniform(0.25, 0.6) * (0.75 + _drift(random, seconds, 0.25))
-    start, length = random.uniform(0.0, 0.4) * seconds[-1], random.uniform(0.5, 1.0) * seconds[-1]
-    talking = _smooth_step((seconds - start) / 0.12) * (1.0 - _smooth_step((seconds - start - length) / 0.12))
-    return np.clip(syllables * loudness * talking, 0.0, 1.0)
-
-
-def _drift(random: np.random.Generator, seconds: np.ndarray, reach: float) -> np.ndarray:
-    """A slow smooth movement (F,) within -reach..reach."""
-    rates, phases = random.uniform(0.12, 0.75, 3), random.uniform(0, 2 * np.pi, 3)
+def drift(
+    random: np.random.Generator, time: np.ndarray, reach: float, rates: tuple[float, float] = (0.12, 0.75)
+) -> np.ndarray:
+    """A slow smooth movement (F,) within -reach..reach: three waves of the given rates, in cycles per unit of time."""
+    cycles, phases = random.uniform(*rates, 3), random.uniform(0, 2 * np.pi, 3)
     shares = random.dirichlet((1.0, 1.0, 1.0))
-    waves = np.sin(2 * np.pi * rates[:, None] * seconds + phases[:, None])  # (3, F)
+    waves = np.sin(2 * np.pi * cycles[:, None] * time + phases[:, None])  # (3, F)
     return reach * (shares[:, None] * waves).sum(axis=0)
 
 
@@ -260,12 +253,12 @@ def _draw_pose(config: SyntheticCorpusConfig, random: np.random.Generator, secon
     low, high = 0.98 * half_width + 0.03, 1.0 - 1.66 * half_width - 0.03  # of the point between the eyes
     middle, room_y = 0.5 * (low + high), min(0.5 * (high - low), 0.8 * config.position_reach)
     return FacePose(
-        centre_x=0.5 + random.uniform(-room_x, room_x) + _drift(random, seconds, 0.03),
-        centre_y=middle + random.uniform(-room_y, room_y) + _drift(random, seconds, 0.02),
-        half_width=half_width * (1.0 + _drift(random, seconds, 0.025)),
-        roll=random.uniform(-0.06, 0.06) + _drift(random, seconds, 0.05),
-        yaw=random.uniform(-0.14, 0.14) + _drift(random, seconds, 0.08),
-        pitch=random.uniform(-0.08, 0.08) + _drift(random, seconds, 0.05),
+        centre_x=0.5 + random.uniform(-room_x, room_x) + drift(random, seconds, 0.03),
+        centre_y=middle + random.uniform(-room_y, room_y) + drift(random, seconds, 0.02),
+        half_width=half_width * (1.0 + drift(random, seconds, 0.025)),
+        roll=random.uniform(-0.06, 0.06) + drift(random, seconds, 0.05),
+        yaw=random.uniform(-0.14, 0.14) + drift(random, seconds, 0.08),
+        pitch=random.uniform(-0.08, 0.08) + drift(random, seconds, 0.05),
     )
 
 
@@ -294,7 +287,12 @@ def clip_truth(config: SyntheticCorpusConfig, subject: int, expression: str, tak
 def _act(
     config: SyntheticCorpusConfig, subject: int, expression: str, take: int
 ) -> tuple[ClipTruth, FaceGeometry, Performance]:
-    _check_clip(config, subject, expression, take)
+    if not 1 <= subject <= config.subjects:
+        raise ValueError(f"subject is {subject!r}, but the corpus has subjects 1 to {config.subjects}.")
+    if expression not in config.expressions:
+        raise ValueError(f"expression is {expression!r}, but the corpus has {', '.join(config.expressions)}.")
+    if not 1 <= take <= config.takes:
+        raise ValueError(f"take is {take!r}, but the corpus has takes 1 to {config.takes}.")
     performance = draw_performance(config, subject, clip_slot(config, subject, expression, take))
     units = action_unit_track(performance, expression)
     geometry = build_face(
@@ -316,15 +314,6 @@ def _act(
         face_landmarks=place_in_frame(geometry.landmarks, performance.pose).astype(np.float32),
     )
     return truth, geometry, performance
-
-
-def _check_clip(config: SyntheticCorpusConfig, subject: int, expression: str, take: int) -> None:
-    if not 1 <= subject <= config.subjects:
-        raise ValueError(f"subject is {subject!r}, but the corpus has subjects 1 to {config.subjects}.")
-    if expression not in config.expressions:
-        raise ValueError(f"expression is {expression!r}, but the corpus has {', '.join(config.expressions)}.")
-    if not 1 <= take <= config.takes:
-        raise ValueError(f"take is {take!r}, but the corpus has takes 1 to {config.takes}.")
 
 
 def action_unit_track(performance: Performance, expression: str) -> np.ndarray:

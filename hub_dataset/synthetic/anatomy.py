@@ -8,7 +8,7 @@ all F frames of a clip at once; arrays of points are (F, N, 2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -252,15 +252,25 @@ def build_face(
         _nose(identity, units),
         _cheeks(identity, units, dimple_side),
         _mouth(identity, units, dimple_side),
+        _glasses(identity, len(action_units)) if identity.glasses else [],
     ]
-    shapes = [_turn_shape(identity, shape, pose) for part in parts for shape in part]
-    if identity.glasses:
-        shapes += [_turn_shape(identity, shape, pose) for shape in _glasses(identity, len(action_units))]
+    shapes = [
+        replace(shape, points=turn(identity, shape.points, pose, 0.2 if shape.paint == "nose" else 0.0))
+        for part in parts
+        for shape in part
+    ]
+    # The five points in MTCNN's order: eyes' centres, nose tip, corners of the mouth.
+    zeros = np.zeros_like(units[1])
+    eyes = _curve(np.array([-1, 1]) * identity.eye_spacing + zeros, zeros)
+    nose = _curve(zeros, identity.nose_length - 0.03 * units[9])
+    corners = np.concatenate([_mouth_corner(identity, units, side, dimple_side) for side in (-1, 1)], axis=1)
+    on_face = turn(identity, np.concatenate([eyes, corners], axis=1), pose)
+    tip = turn(identity, nose, pose, depth=0.2)
     jaw_drop = jaw_movement(units)[:, 0]
     top = -BOX_FOREHEAD_FRACTION * identity.skull
     return FaceGeometry(
         shapes=shapes,
-        landmarks=_landmarks(identity, units, pose, dimple_side),
+        landmarks=np.concatenate([on_face[:, :2], tip, on_face[:, 2:]], axis=1),
         contour=stretch_jaw(identity, face_contour(identity, top), jaw_drop),
         jaw_drop=jaw_drop,
     )
@@ -279,26 +289,10 @@ def turn(identity: FaceIdentity, points: np.ndarray, pose: FacePose, depth: floa
     return np.stack([x * np.cos(yaw) + z * np.sin(yaw), y * np.cos(pitch) - z * np.sin(pitch)], axis=-1)
 
 
-def _turn_shape(identity: FaceIdentity, shape: Shape, pose: FacePose) -> Shape:
-    depth = 0.2 if shape.paint == "nose" else 0.0
-    return Shape(shape.kind, shape.paint, turn(identity, shape.points, pose, depth), shape.width, shape.strength)
-
-
 def _curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Points (F, N, 2) from coordinates that broadcast to (F, N)."""
     x, y = np.broadcast_arrays(x, y)
     return np.stack([x, y], axis=-1)
-
-
-def _landmarks(identity: FaceIdentity, units: dict[int, np.ndarray], pose: FacePose, dimple_side: int) -> np.ndarray:
-    """The five points (F, 5, 2) in MTCNN's order: eyes' centres, nose tip, corners of the mouth."""
-    zeros = np.zeros_like(units[1])
-    eyes = _curve(np.array([-1, 1]) * identity.eye_spacing + zeros, zeros)
-    nose = _curve(zeros, identity.nose_length - 0.03 * units[9])
-    corners = np.concatenate([_mouth_corner(identity, units, side, dimple_side) for side in (-1, 1)], axis=1)
-    on_face = turn(identity, np.concatenate([eyes, corners], axis=1), pose)
-    tip = turn(identity, nose, pose, depth=0.2)
-    return np.concatenate([on_face[:, :2], tip, on_face[:, 2:]], axis=1)
 
 
 def _forehead(identity: FaceIdentity, units: dict[int, np.ndarray]) -> list[Shape]:
@@ -367,6 +361,12 @@ def _eye(identity: FaceIdentity, units: dict[int, np.ndarray], gaze: np.ndarray,
     crease_gap = 0.055 + 0.02 * units[45] - 0.02 * units[5]
     open_upper = eye_lids(identity, {**units, 45: 0.55 * units[45]}, t)[0]
     raised_cheek = np.maximum(units[6], 0.5 * units[7])
+    crows_feet = []
+    reach = np.linspace(0.0, 1.0, 4)
+    for slope in (-0.5, 0.05, 0.55):
+        feet_x = side * (identity.eye_spacing + identity.eye_width + 0.05 + 0.15 * reach) + 0.0 * units[6]
+        feet_y = identity.eye_tilt + slope * (0.06 + 0.14 * reach)
+        crows_feet.append(_crease(_curve(feet_x, feet_y), 0.05 * identity.wrinkles + 0.38 * units[6], 0.018))
     return [
         Shape("fill", "eye_white", white),
         *_iris(identity, units, gaze, side),
@@ -375,7 +375,7 @@ def _eye(identity: FaceIdentity, units: dict[int, np.ndarray], gaze: np.ndarray,
         Shape("line", "lower_lash", _curve(x, lower), 0.014),
         _crease(_curve(x[:, 1:-1], open_upper[:, 1:-1] - crease_gap), 0.42, 0.02),
         _fold(_curve(x, lower + 0.06 - 0.015 * units[6]), 0.12 + 0.25 * identity.wrinkles + 0.5 * raised_cheek, 0.045),
-        *_crows_feet(identity, units, side),
+        *crows_feet,
     ]
 
 
@@ -409,17 +409,6 @@ def _iris(identity: FaceIdentity, units: dict[int, np.ndarray], gaze: np.ndarray
         upper, lower = eye_lids(identity, units, np.clip(t, -0.98, 0.98))
         circles.append(Shape("fill", paint, _curve(side * identity.eye_spacing + x, np.clip(y, upper, lower))))
     return circles
-
-
-def _crows_feet(identity: FaceIdentity, units: dict[int, np.ndarray], side: int) -> list[Shape]:
-    start = np.array([identity.eye_spacing + identity.eye_width + 0.05, identity.eye_tilt])
-    reach = np.linspace(0.0, 1.0, 4)
-    shapes = []
-    for slope in (-0.5, 0.05, 0.55):
-        x = side * (start[0] + 0.15 * reach) + 0.0 * units[6]
-        y = start[1] + slope * (0.06 + 0.14 * reach)
-        shapes.append(_crease(_curve(x, y), 0.05 * identity.wrinkles + 0.38 * units[6], 0.018))
-    return shapes
 
 
 def _nose(identity: FaceIdentity, units: dict[int, np.ndarray]) -> list[Shape]:

@@ -12,9 +12,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def make_synthetic_corpus(
             f"workers is {workers!r}, but must be at least 1, or None for as many as there are processors."
         )
     _claim_folder(folder, config)
-    jobs = _jobs(config)
+    jobs = list(product(range(1, config.subjects + 1), config.expressions, range(1, config.takes + 1)))
     missing = [job for job in jobs if not (folder / "videos" / clip_path(*job)).exists()]
     complete = (folder / "corpus.json").exists() and (folder / "ground_truth.parquet").exists()
     if complete and not missing and (folder / "videos" / "clips.csv").exists():
@@ -101,10 +101,22 @@ def make_synthetic_corpus(
     with tqdm(
         total=len(jobs), initial=len(jobs) - len(missing), desc="Drawing clips", unit="clip", disable=not progress
     ) as bar:
-        for _ in _write_clips(folder / "videos", config, missing, workers):
-            bar.update()
+        workers = min(workers or os.cpu_count() or 1, max(1, len(missing)))
+        write = partial(_write_clip, folder / "videos", config)
+        if workers == 1:
+            for job in missing:
+                write(job)
+                bar.update()
+        else:
+            with worker_pool(workers, "drawing", cv2.setNumThreads, (1,)) as executor:
+                for _ in executor.map(write, missing, chunksize=4):
+                    bar.update()
     truths = [clip_truth(config, *job) for job in jobs]
-    _write_clip_list(folder / "videos" / "clips.csv", truths)
+    clip_list = folder / "videos" / "clips.csv"
+    with replacing(clip_list) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("path", "expression", "subject"))
+        writer.writerows((truth.path, truth.expression, truth.subject) for truth in truths)
     _write_ground_truth(folder / "ground_truth.parquet", truths)
     write_json(folder / "corpus.json", _config_values(config))
     (folder / "corpus.partial.json").unlink(missing_ok=True)
@@ -136,10 +148,21 @@ def load_ground_truth(corpus_dir: str | os.PathLike) -> dict[str, ClipTruth]:
 
 
 def draw_contact_sheet(config: SyntheticCorpusConfig, output_png: str | os.PathLike) -> Path:
-    """Writes one picture of subjects (rows) by expressions (columns), each at the apex of its first take."""
+    """Writes one picture of subjects (rows) by expressions (columns), each at the apex of its first take.
+
+    The apex is the frame with the strongest expression and open eyes.
+    """
     rows = []
     for subject in range(1, config.subjects + 1):
-        rows.append(np.concatenate([_apex_frame(config, subject, name) for name in config.expressions], axis=1))
+        row = []
+        for expression in config.expressions:
+            clip = draw_clip(config, subject, expression, take=1)
+            blink = clip.truth.action_units[:, ACTION_UNITS.index(45)]
+            strength = draw_performance(config, subject, clip_slot(config, subject, expression, 1)).strength
+            frame = clip.frames[int(np.argmax(strength - blink))].copy()
+            cv2.putText(frame, expression, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+            row.append(frame)
+        rows.append(np.concatenate(row, axis=1))
     sheet = cv2.cvtColor(np.concatenate(rows, axis=0), cv2.COLOR_RGB2BGR)
     written, data = cv2.imencode(".png", sheet)
     if not written:
@@ -148,26 +171,6 @@ def draw_contact_sheet(config: SyntheticCorpusConfig, output_png: str | os.PathL
     with replacing(file) as temporary:
         temporary.write_bytes(data.tobytes())
     return file
-
-
-def _apex_frame(config: SyntheticCorpusConfig, subject: int, expression: str) -> np.ndarray:
-    """The frame (H, W, 3) with the strongest expression and open eyes, with its name written in."""
-    clip = draw_clip(config, subject, expression, take=1)
-    blink = clip.truth.action_units[:, ACTION_UNITS.index(45)]
-    slot = clip_slot(config, subject, expression, 1)
-    strength = draw_performance(config, subject, slot).strength
-    frame = clip.frames[int(np.argmax(strength - blink))].copy()
-    cv2.putText(frame, expression, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-    return frame
-
-
-def _jobs(config: SyntheticCorpusConfig) -> list[tuple[int, str, int]]:
-    return [
-        (subject, expression, take)
-        for subject in range(1, config.subjects + 1)
-        for expression in config.expressions
-        for take in range(1, config.takes + 1)
-    ]
 
 
 def _config_values(config: SyntheticCorpusConfig) -> dict[str, Any]:
@@ -198,29 +201,10 @@ def _claim_folder(folder: Path, config: SyntheticCorpusConfig) -> None:
         write_json(begun, _config_values(config))
 
 
-def _write_clips(
-    videos: Path, config: SyntheticCorpusConfig, jobs: list[tuple[int, str, int]], workers: int | None
-) -> Iterator[None]:
-    workers = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
-    write = partial(_write_clip, videos, config)
-    if workers == 1:
-        yield from map(write, jobs)
-        return
-    with worker_pool(workers, "drawing", cv2.setNumThreads, (1,)) as executor:
-        yield from executor.map(write, jobs, chunksize=4)
-
-
 def _write_clip(videos: Path, config: SyntheticCorpusConfig, job: tuple[int, str, int]) -> None:
     clip = draw_clip(config, *job)
     with replacing(videos / clip.truth.path) as temporary:
         temporary.write_bytes(encode_clip(clip.frames, config.frame_rate, clip.scene.compression))
-
-
-def _write_clip_list(file: Path, truths: list[ClipTruth]) -> None:
-    with replacing(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "expression", "subject"))
-        writer.writerows((truth.path, truth.expression, truth.subject) for truth in truths)
 
 
 def _write_ground_truth(file: Path, truths: list[ClipTruth]) -> None:

@@ -108,7 +108,17 @@ class _FacePainter:
                 width = self._line_width(shape.width)
                 cv2.polylines(canvas, [points[index]], False, colour, width, cv2.LINE_AA, SHIFT)
         lit = cv2.multiply(canvas, self._light_layer(index), scale=1.0 / LIGHT_ONE)
-        placed = self._place(lit, mask, index)
+        # The head is warped from canvas pixels to frame pixels, both counted at pixel centres, over the background.
+        pose, size = self.pose, (self.frame_size, self.frame_size)
+        gain = float(pose.half_width[index]) * self.frame_size / self.scale
+        cosine, sine = gain * np.cos(pose.roll[index]), gain * np.sin(pose.roll[index])
+        rotation = np.array([[cosine, -sine], [sine, cosine]])
+        origin = np.array([-CANVAS_LEFT, -CANVAS_TOP]) * self.scale - 0.5  # the face's origin on the canvas
+        target = np.array([pose.centre_x[index], pose.centre_y[index]]) * self.frame_size - 0.5
+        matrix = np.column_stack([rotation, target - rotation @ origin])
+        head = cv2.warpAffine(lit, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        cover = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR).astype(np.float32) / 255.0
+        placed = cv2.blendLinear(head, self.background, cover, 1.0 - cover)
         row, column = self.random.integers(0, self.noise.shape[0] - self.frame_size + 1, 2)
         noise = self.noise[row : row + self.frame_size, column : column + self.frame_size]
         return cv2.add(placed, np.ascontiguousarray(noise), dtype=cv2.CV_8U)
@@ -122,16 +132,6 @@ class _FacePainter:
 
     def _line_width(self, width: float) -> int:
         return max(1, int(round(width * self.scale)))
-
-    def _canvas_to_frame(self, index: int) -> np.ndarray:
-        """Affine matrix (2, 3) from canvas pixels to frame pixels, both counted at pixel centres."""
-        pose, size = self.pose, self.frame_size
-        gain = float(pose.half_width[index]) * size / self.scale
-        cosine, sine = gain * np.cos(pose.roll[index]), gain * np.sin(pose.roll[index])
-        rotation = np.array([[cosine, -sine], [sine, cosine]])
-        origin = np.array([-CANVAS_LEFT, -CANVAS_TOP]) * self.scale - 0.5  # the face's origin on the canvas
-        target = np.array([pose.centre_x[index], pose.centre_y[index]]) * size - 0.5
-        return np.column_stack([rotation, target - rotation @ origin])
 
     # -- per frame
 
@@ -163,10 +163,6 @@ class _FacePainter:
         glow = cv2.GaussianBlur(glow, (0, 0), 0.045 * self.scale / LIGHT_COARSENESS)
         fold = cv2.GaussianBlur(fold, (0, 0), 0.028 * self.scale / LIGHT_COARSENESS)
         coarse = _darken(cv2.add(self.light, cv2.merge([glow] * 3)), fold)
-        light = cv2.resize(coarse, (self.width, self.height))
-        return _darken(light, self._crease_layer(index))
-
-    def _crease_layer(self, index: int) -> np.ndarray:
         crease = np.zeros((self.height, self.width), np.uint8)
         for shape, points in self.creases:
             strength = int(210 * shape.strength_at(index))
@@ -175,14 +171,7 @@ class _FacePainter:
                     crease, [points[index]], False, strength, self._line_width(shape.width), cv2.LINE_AA, SHIFT
                 )
         size = 2 * int(round(0.018 * self.scale)) + 1
-        return cv2.GaussianBlur(crease, (size, size), 0)
-
-    def _place(self, canvas: np.ndarray, mask: np.ndarray, index: int) -> np.ndarray:
-        """Warps the head into the frame and lays it over the background."""
-        matrix, size = self._canvas_to_frame(index), (self.frame_size, self.frame_size)
-        head = cv2.warpAffine(canvas, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        cover = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR).astype(np.float32) / 255.0
-        return cv2.blendLinear(head, self.background, cover, 1.0 - cover)
+        return _darken(cv2.resize(coarse, (self.width, self.height)), cv2.GaussianBlur(crease, (size, size), 0))
 
     # -- once per clip
 
@@ -201,21 +190,18 @@ class _FacePainter:
                 self._blend(canvas, [points], paint, 0.95, 0.035)
                 continue
             cv2.fillPoly(canvas, [fixed], self.colours[paint], cv2.LINE_AA, SHIFT)
-            if paint == "skin":
-                self._tint_skin(canvas)
+            if paint == "skin":  # cheeks blush and the beard's place is darker, softly
+                cheeks = [_ellipse(side * 0.55, 0.46, 0.26, 0.20) for side in (-1, 1)]
+                sockets = [_ellipse(side * 0.45, 0.02, 0.27, 0.17) for side in (-1, 1)]
+                self._blend(canvas, cheeks, "blush", 0.35, 0.10)
+                self._blend(canvas, sockets, "eye_socket", 0.5, 0.07)
+                if identity.beard:
+                    self._blend(canvas, [_beard_outline(identity)], "hair", identity.beard, 0.05)
         random, hair = np.random.default_rng(identity.strand_seed), np.array(self.colours["hair"])
         for points in _hair_strands(identity, random):  # lighter and darker ones over the flat hair
             colour = np.clip(hair * random.uniform(0.72, 1.3), 0, 255).tolist()
             cv2.polylines(canvas, [self._fixed(points)], False, colour, self._line_width(0.012), cv2.LINE_AA, SHIFT)
         return canvas, mask
-
-    def _tint_skin(self, canvas: np.ndarray) -> None:
-        """Blushes the cheeks and darkens the beard's place on the resting skin, softly."""
-        identity = self.identity
-        self._blend(canvas, [_ellipse(side * 0.55, 0.46, 0.26, 0.20) for side in (-1, 1)], "blush", 0.35, 0.10)
-        self._blend(canvas, [_ellipse(side * 0.45, 0.02, 0.27, 0.17) for side in (-1, 1)], "eye_socket", 0.5, 0.07)
-        if identity.beard:
-            self._blend(canvas, [_beard_outline(identity)], "hair", identity.beard, 0.05)
 
     def _blend(
         self, canvas: np.ndarray, outlines: list[np.ndarray], paint: str, opacity: float, softness: float
@@ -249,13 +235,29 @@ class _FacePainter:
 
     def _paint_background(self) -> np.ndarray:
         """The room; before it back hair, neck with the chin's shadow, and shoulders, at the head's mean place."""
-        frame = _background(self.scene, self.frame_size)
-        shade = 0.80 * self.scene.exposure * np.array(self.scene.light_tint)
+        scene, size = self.scene, self.frame_size
+        # A gradient with blurred shapes.
+        y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
+        along = x * np.cos(scene.background_angle) + y * np.sin(scene.background_angle)
+        share = np.clip(0.5 + along * 0.8, 0, 1)[..., None]
+        frame = (1 - share) * np.array(scene.background_from) + share * np.array(scene.background_to)
+        frame = np.clip(frame, 0, 255).astype(np.uint8)
+        random = np.random.default_rng([scene.paint_seed, 0])
+        for _ in range(scene.background_shapes):
+            colour = np.array(scene.background_from) + random.uniform(-55, 55) + random.uniform(-22, 22, 3)
+            centre, radius = random.uniform(0, 1, 2), random.uniform(0.06, 0.3, 2)
+            corners = 4 if random.random() < 0.6 else 24
+            angle = np.linspace(0, 2 * np.pi, corners, endpoint=False) + random.uniform(0, np.pi)
+            outline = (centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)) * size * (1 << SHIFT)
+            points = np.round(outline).astype(np.int32)
+            cv2.fillPoly(frame, [points], np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, SHIFT)
+        frame = cv2.GaussianBlur(frame, (0, 0), max(0.3, scene.background_blur * size))
+        shade = 0.80 * scene.exposure * np.array(scene.light_tint)
         mean = FacePose(**{name: np.array([values.mean()]) for name, values in vars(self.pose).items()})
-        for paint, outline, gain in _body_outlines(self.identity):
-            colour = self.scene.shirt_colour if paint == "shirt" else self.colours[paint]
-            lit = np.clip(np.array(colour) * shade * gain, 0, 255).tolist()
-            pixels = place_in_frame(outline[None], mean)[0] * self.frame_size - 0.5
+        for paint, outline in _body_outlines(self.identity):
+            flat = scene.shirt_colour if paint == "shirt" else self.colours[paint]
+            lit = np.clip(np.array(flat) * shade, 0, 255).tolist()
+            pixels = place_in_frame(outline[None], mean)[0] * size - 0.5
             fixed = np.round(pixels * (1 << SHIFT)).astype(np.int32)
             cv2.fillPoly(frame, [fixed], lit, cv2.LINE_AA, SHIFT)
         return frame
@@ -338,11 +340,7 @@ def _hair_cap(identity: FaceIdentity) -> np.ndarray:
     angle = np.linspace(np.pi, 0.0, 40)
     outer = np.stack([np.cos(angle) * (1.0 + volume), -np.sin(angle) * (identity.skull + volume)], axis=-1)
     ends = np.array([[-1.0 - 0.8 * volume, side], [1.0 + 0.8 * volume, side]])
-    return np.concatenate([ends[:1], outer, ends[1:], _hair_line(identity, side)[::-1]])
-
-
-def _hair_line(identity: FaceIdentity, side: float) -> np.ndarray:
-    """The edge of the hair on the forehead, (40, 2), from the viewer's left to the right."""
+    # The edge of the hair on the forehead, from the viewer's left to the right.
     top = -0.66 * identity.skull + identity.hair_line
     left, right = [(-0.97, side), (-0.89, -0.34)], [(0.89, -0.34), (0.97, side)]
     middle = {
@@ -351,7 +349,8 @@ def _hair_line(identity: FaceIdentity, side: float) -> np.ndarray:
     }.get(
         identity.hair_style, [(-0.74, -0.70), (-0.36, top - 0.02), (0.0, top + 0.02), (0.36, top - 0.02), (0.74, -0.70)]
     )
-    return smooth_curve([*left, *middle, *right], 40)
+    hair_line = smooth_curve([*left, *middle, *right], 40)
+    return np.concatenate([ends[:1], outer, ends[1:], hair_line[::-1]])
 
 
 def _hair_locks(identity: FaceIdentity) -> list[np.ndarray]:
@@ -404,35 +403,16 @@ def _beard_outline(identity: FaceIdentity) -> np.ndarray:
     return np.concatenate([inner, *right_down_left])
 
 
-def _body_outlines(identity: FaceIdentity) -> list[tuple[str, np.ndarray, float]]:
-    """Shapes behind the head in painter's order: (colour, (N, 2) in face units, brightness)."""
+def _body_outlines(identity: FaceIdentity) -> list[tuple[str, np.ndarray]]:
+    """Shapes behind the head in painter's order: (colour, (N, 2) in face units)."""
     outlines = []
     end = LONG_HAIR.get(identity.hair_style)
     if end is not None:
         back = smooth_curve([(-1.0, -0.4), (-1.1, 0.4), (-1.08, end), (1.08, end), (1.1, 0.4), (1.0, -0.4)], 40)
-        outlines.append(("hair_shadow", back, 1.0))
+        outlines.append(("hair_shadow", back))
     neck = smooth_curve([(-0.66, 0.5), (-0.60, 1.4), (-0.85, 1.98), (0.85, 1.98), (0.60, 1.4), (0.66, 0.5)], 40)
     shadow = smooth_curve([(-0.66, 0.5), (-0.58, 1.4), (0.0, identity.chin + 0.26), (0.58, 1.4), (0.66, 0.5)], 30)
     shoulder = smooth_curve([(-2.3, 6.0), (-2.2, 2.9), (-1.8, 2.3), (-1.15, 2.03), (-0.66, 1.80)], 24)
     neckline = smooth_curve([(-0.66, 1.80), (-0.42, 1.98), (0.0, 2.07), (0.42, 1.98), (0.66, 1.80)], 16)
     shirt = np.concatenate([shoulder, neckline, shoulder[::-1] * (-1, 1)])
-    return [*outlines, ("neck", neck, 1.0), ("neck_shadow", shadow, 1.0), ("shirt", shirt, 1.0)]
-
-
-def _background(scene: Scene, size: int) -> np.ndarray:
-    """Gradient with blurred shapes, (size, size, 3) uint8."""
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
-    share = np.clip(0.5 + (x * np.cos(scene.background_angle) + y * np.sin(scene.background_angle)) * 0.8, 0, 1)[
-        ..., None
-    ]
-    frame = (1 - share) * np.array(scene.background_from) + share * np.array(scene.background_to)
-    frame = np.clip(frame, 0, 255).astype(np.uint8)
-    random = np.random.default_rng([scene.paint_seed, 0])
-    for _ in range(scene.background_shapes):
-        colour = np.clip(np.array(scene.background_from) + random.uniform(-55, 55) + random.uniform(-22, 22, 3), 0, 255)
-        centre, radius = random.uniform(0, 1, 2), random.uniform(0.06, 0.3, 2)
-        corners = 4 if random.random() < 0.6 else 24
-        angle = np.linspace(0, 2 * np.pi, corners, endpoint=False) + random.uniform(0, np.pi)
-        outline = (centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)) * size * (1 << SHIFT)
-        cv2.fillPoly(frame, [np.round(outline).astype(np.int32)], colour.tolist(), cv2.LINE_AA, SHIFT)
-    return cv2.GaussianBlur(frame, (0, 0), max(0.3, scene.background_blur * size))
+    return [*outlines, ("neck", neck), ("neck_shadow", shadow), ("shirt", shirt)]
