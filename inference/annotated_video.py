@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mtcae_dfer.face_geometry import on_the_straight_way
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.video_reading import FrameStream, VideoInfo, open_container, resize_frames
+from mtcae_dfer.video_reading import FrameStream, open_container, resize_frames
 
 # Told apart by people who do not see red and green as two colours.
 PERSON_COLOURS = ("#ff9f1c", "#2ec4f1", "#e15fed", "#ffe14d", "#4dd599", "#ff6b6b", "#a29bfe", "#c9ced3")
@@ -56,11 +56,6 @@ class LabelText:
     width: float
     height: float
 
-    @property
-    def area(self) -> float:
-        """In pixels."""
-        return self.width * self.height
-
 
 def write_overlay(
     video: str, result: dict[str, Any], output: Path, progress: bool = True, look: Look | None = None
@@ -87,34 +82,25 @@ def write_overlay(
     frames = FrameStream(video)
     painter = Painter(result, look or Look())
     with replacing(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = _add_video_stream(container, frames.info, painter.enlarged(frames.info.width, frames.info.height))
+        width, height = painter.enlarged(frames.info.width, frames.info.height)
+        rate = Fraction(frames.info.frame_rate).limit_denominator(1001)
+        stream: Any = container.add_stream("libx264", rate=rate or 25)
+        # H.264's usual pixel format stores colours for squares of 2 × 2 pixels.
+        stream.width, stream.height = max(2, width // 2 * 2), max(2, height // 2 * 2)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, CLOCK)
+        stream.options = {"crf": "20", "preset": "veryfast"}
         sound = _Sound(video, container)
         for frame in tqdm(frames, "overlay", total=len(frames.times), unit="frame", disable=not progress):
             picture = painter.paint(frame.picture(), frame.time)
             picture = resize_frames(picture, (stream.height, stream.width))
             sound.write_until(frame.time, frame.stream_time)
-            _write_picture(container, stream, picture, frame.time)
+            coded = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+            coded.pts, coded.time_base = round(frame.time * CLOCK), Fraction(1, CLOCK)
+            container.mux(stream.encode(coded))
         container.mux(stream.encode(None))
         sound.finish()
     return output
-
-
-def _add_video_stream(container: Any, info: VideoInfo, size: tuple[int, int]) -> Any:
-    """A stream of pictures of (width, height) pixels at the video's frame rate."""
-    rate = Fraction(info.frame_rate).limit_denominator(1001)
-    stream = container.add_stream("libx264", rate=rate or 25)
-    # H.264's usual pixel format stores colours for squares of 2 × 2 pixels.
-    stream.width, stream.height = max(2, size[0] // 2 * 2), max(2, size[1] // 2 * 2)
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = Fraction(1, CLOCK)
-    stream.options = {"crf": "20", "preset": "veryfast"}
-    return stream
-
-
-def _write_picture(container: Any, stream: Any, picture: torch.Tensor, seconds: float) -> None:
-    frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
-    frame.pts, frame.time_base = round(seconds * CLOCK), Fraction(1, CLOCK)
-    container.mux(stream.encode(frame))
 
 
 class _Sound:
@@ -179,12 +165,16 @@ class Painter:
     """
 
     def __init__(self, result: dict[str, Any], look: Look | None = None) -> None:
+        import matplotlib
+
         look = look or Look()
         self.scale = max(1.0, look.least_side / min(result["width"], result["height"]))
         self.people = [_PersonOverTime(person, self.scale) for person in result["people"]]
         size = self.enlarged(result["width"], result["height"])
         self.line = max(1, round(min(size) / 270))
-        self.font = _font(max(9, round(min(size) * look.letters)))
+        # The font that comes with matplotlib: it knows more than ASCII, and is there on every machine.
+        file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        self.font = ImageFont.truetype(str(file), max(9, round(min(size) * look.letters)))
         self.places = LabelPlaces(size, 2 * self.line)
 
     def enlarged(self, width: int, height: int) -> tuple[int, int]:
@@ -197,33 +187,34 @@ class Painter:
         image = image.resize(self.enlarged(*image.size), Image.Resampling.BILINEAR)
         draw = ImageDraw.Draw(image, "RGBA")
         shown = [person for person in (each.at(seconds) for each in self.people) if person is not None]
-        texts = {person.track: self._texts(draw, person) for person in shown}
-        boxes = {person.track: _upright(person.box) for person in shown}
+        texts: dict[int, list[LabelText]] = {}
+        boxes: dict[int, Box | None] = {}
+        for person in shown:
+            # In the order of preference: with bars of the highest scores, or short.
+            best = sorted((person.scores or {}).items(), key=lambda entry: -entry[1])[:SHOWN_EXPRESSIONS]
+            rows = [f"{name} {score:.0%}" for name, score in best]
+            number = f"{person.track} (short)" if person.is_short else f"{person.track}"
+            full = self._text(draw, [number, *rows], [0.0, *(score for _, score in best)])
+            texts[person.track] = [full, self._text(draw, [" ".join([number, *rows[:1]])], [])]
+            boxes[person.track] = None
+            if person.box is not None:
+                # A predicted box may have its edges the wrong way round.
+                (left, right), (top, bottom) = sorted(person.box[::2]), sorted(person.box[1::2])
+                boxes[person.track] = left, top, right, bottom
         for track, (text, corner) in self.places.choose(boxes, texts).items():
             self._paint_label(draw, corner, text, _colour(track))
         # Above the labels: where there is no room beside the faces, these stay visible.
         for person in shown:
-            self._paint_face(draw, boxes[person.track], person.landmarks or (), _colour(person.track))
+            colour, box, radius = _colour(person.track), boxes[person.track], self.line + 0.5
+            if box is not None:
+                draw.rectangle(box, outline=colour, width=self.line)
+            for x, y in person.landmarks or ():
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="black")
         if not any(person.box or person.landmarks or person.scores for person in shown):
             corner = (2.0 * self.line, 2.0 * self.line)
             self._paint_label(draw, corner, self._text(draw, ["no face found"], []), "#ffffff")
         # (H, W, 3) -> (3, H, W)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-    def _paint_face(self, draw: Any, box: Box | None, landmarks: Any, colour: str) -> None:
-        if box is not None:
-            draw.rectangle(box, outline=colour, width=self.line)
-        for x, y in landmarks:
-            radius = self.line + 0.5
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="black")
-
-    def _texts(self, draw: Any, person: Shown) -> list[LabelText]:
-        """What may be written beside a face, in the order of preference: with bars of the highest scores, or short."""
-        best = sorted((person.scores or {}).items(), key=lambda entry: -entry[1])[:SHOWN_EXPRESSIONS]
-        rows = [f"{name} {score:.0%}" for name, score in best]
-        number = f"{person.track} (short)" if person.is_short else f"{person.track}"
-        full = self._text(draw, [number, *rows], [0.0, *(score for _, score in best)])
-        return [full, self._text(draw, [" ".join([number, *rows[:1]])], [])]
 
     def _text(self, draw: Any, rows: list[str], bars: list[float]) -> LabelText:
         width = max(draw.textlength(row, font=self.font) for row in rows) + 4 * self.line
@@ -244,14 +235,6 @@ class Painter:
 
 def _colour(track: int) -> str:
     return PERSON_COLOURS[(track - 1) % len(PERSON_COLOURS)]
-
-
-def _upright(box: list[float] | None) -> Box | None:
-    """A predicted box may have its edges the wrong way round."""
-    if box is None:
-        return None
-    x1, y1, x2, y2 = box
-    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
 class LabelPlaces:
@@ -275,8 +258,11 @@ class LabelPlaces:
         """
         chosen, taken = {}, np.zeros((0, 4))
         for track, box in boxes.items():
-            others = [_widened(face) for other, face in boxes.items() if other != track and face is not None]
+            others = [face for other, face in boxes.items() if other != track and face is not None]
             faces = np.array([*others, *([] if box is None else [box])], float).reshape(-1, 4)
+            # Within the room around a face a label would be taken for its own.
+            sides = faces[: len(others), 2:] - faces[: len(others), :2]
+            faces[: len(others)] += HEADROOM * np.concatenate([-sides, sides], axis=1)
             best = min(self._candidates(track, box, texts[track], faces, taken), key=lambda candidate: candidate[0])
             _, self.last[track], text, place = best
             chosen[track] = (text, place[:2])
@@ -288,44 +274,23 @@ class LabelPlaces:
     ) -> Iterator[tuple[float, tuple[int, int], LabelText, Box]]:
         """(cost, (text, place) for `last`, text, place (x1, y1, x2, y2))."""
         for shortness, text in enumerate(texts):
-            for side, (x, y) in enumerate(self._corners(box, text)):
+            corners = [(self.gap, self.gap)]  # upper left ones, in the order of preference
+            if box is not None:
+                x1, y1, x2, y2 = box
+                right, left = x2 + self.gap, x1 - self.gap - text.width
+                above, below = y1 - self.gap - text.height, y2 + self.gap
+                corners = [(right, y1), (left, y1), (x1, above), (x1, below)]
+                corners += [(x2 - text.width, above), (x2 - text.width, below)]
+                corners += [(right, y2 - text.height), (left, y2 - text.height), (right, above), (left, above)]
+            for side, (x, y) in enumerate(corners):
                 x = max(0.0, min(x, self.size[0] - text.width))
                 y = max(0.0, min(y, self.size[1] - text.height))
                 place = (x, y, x + text.width, y + text.height)
                 covered = FACE_COST * _covered(faces, place) + _covered(taken, place)
-                cost = covered / texts[0].area + SHORT_COST * shortness + SIDE_COST * side
+                cost = covered / (texts[0].width * texts[0].height) + SHORT_COST * shortness + SIDE_COST * side
                 # Labels that jump from frame to frame cannot be read.
                 choice = (shortness, side)
                 yield cost - (STAY_GAIN if self.last.get(track) == choice else 0.0), choice, text, place
-
-    def _corners(self, box: Box | None, text: LabelText) -> Iterator[tuple[float, float]]:
-        """Upper left corners, in the order of preference."""
-        if box is None:
-            yield self.gap, self.gap
-            return
-        x1, y1, x2, y2 = box
-        right, left, above, below = (
-            x2 + self.gap,
-            x1 - self.gap - text.width,
-            y1 - self.gap - text.height,
-            y2 + self.gap,
-        )
-        yield from (
-            (right, y1),
-            (left, y1),
-            (x1, above),
-            (x1, below),
-            (x2 - text.width, above),
-            (x2 - text.width, below),
-        )
-        yield from ((right, y2 - text.height), (left, y2 - text.height), (right, above), (left, above))
-
-
-def _widened(box: Box) -> Box:
-    """A face with the room around it in which a label would be taken for its own."""
-    x1, y1, x2, y2 = box
-    x, y = HEADROOM * (x2 - x1), HEADROOM * (y2 - y1)
-    return x1 - x, y1 - y, x2 + x, y2 + y
 
 
 def _covered(others: np.ndarray, place: Box) -> float:
@@ -340,8 +305,11 @@ class _PersonOverTime:
 
     def __init__(self, person: dict[str, Any], scale: float) -> None:
         self.person = person
-        frames = {frame["time"]: _scaled(frame, scale) for window in person["windows"] for frame in window["frames"]}
-        self.frames = [frames[seconds] for seconds in sorted(frames)]
+        sampled = {frame["time"]: frame for window in person["windows"] for frame in window["frames"]}
+        self.frames: list[dict[str, Any]] = []  # with box and points in pixels of the enlarged picture
+        for seconds, frame in sorted(sampled.items()):
+            places = {name: frame[name] and (np.array(frame[name]) * scale).tolist() for name in ("box", "landmarks")}
+            self.frames.append({"time": seconds, **places})
         self.times = np.array([frame["time"] for frame in self.frames])
         self.has_places = any(frame["box"] or frame["landmarks"] for frame in self.frames)
         self.starts = np.array([window["start"] for window in person["windows"]])
@@ -350,16 +318,13 @@ class _PersonOverTime:
         """What to draw; None outside of the person's time in view, and while the face is lost."""
         if not self.person["start"] - 1e-3 <= seconds <= self.person["end"] + 1e-3:
             return None
-        window = self._window(seconds)
+        position = int(np.searchsorted(self.starts, seconds + 1e-3, side="right")) - 1
+        window = self.person["windows"][position] if position >= 0 else None
         box, landmarks = self._place(seconds)
         if self.has_places and box is None and landmarks is None:
             return None
         scores, is_short = (window["scores"], window.get("short", False)) if window else (None, False)
         return Shown(self.person["track"], box, landmarks, scores, is_short)
-
-    def _window(self, seconds: float) -> dict[str, Any] | None:
-        position = int(np.searchsorted(self.starts, seconds + 1e-3, side="right")) - 1
-        return self.person["windows"][position] if position >= 0 else None
 
     def _place(self, seconds: float) -> tuple[Any, Any]:
         """Box and points, between two sampled frames on the straight way from one to the other."""
@@ -373,23 +338,9 @@ class _PersonOverTime:
             nearest = min((first, second), key=lambda frame: abs(frame["time"] - seconds))
             return (nearest["box"], nearest["landmarks"]) if abs(nearest["time"] - seconds) <= 0.05 else (None, None)
         share = min(max((seconds - first["time"]) / gap, 0.0), 1.0) if gap else 0.0
-        return tuple(_between(first[name], second[name], share) for name in ("box", "landmarks"))
-
-
-def _scaled(frame: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """A sampled frame with its box and points in pixels of the enlarged picture."""
-    places = {name: frame[name] and (np.array(frame[name]) * scale).tolist() for name in ("box", "landmarks")}
-    return {"time": frame["time"], **places}
-
-
-def _between(first: Any, second: Any, share: float) -> Any:
-    if first is None or second is None:
-        return None
-    return on_the_straight_way(np.array(first), np.array(second), share).tolist()
-
-
-def _font(size: int) -> Any:
-    """The font that comes with matplotlib: it knows more than ASCII, and is there on every machine."""
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+        pairs = [(first[name], second[name]) for name in ("box", "landmarks")]
+        box, landmarks = (
+            None if None in (one, other) else on_the_straight_way(np.array(one), np.array(other), share).tolist()
+            for one, other in pairs
+        )
+        return box, landmarks

@@ -62,7 +62,12 @@ def _frames_of_camera(capture: Any, camera: str) -> Iterator[TimedFrame]:
     watcher.thread.start()
     try:
         first = True
-        while (frame := watcher.next_frame()) is not None:
+        while True:
+            with watcher.changed:
+                watcher.changed.wait_for(lambda: watcher.waiting or watcher.stopped)
+                if not watcher.waiting:
+                    break
+                frame = watcher.waiting.popleft()  # the oldest one
             first = False
             yield frame
         if first:
@@ -81,12 +86,6 @@ class _Watcher:
         self.changed = threading.Condition()
         self.stopped = False
         self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def next_frame(self) -> TimedFrame | None:
-        """The oldest frame that waits; None where the camera has ended."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.waiting or self.stopped)
-            return self.waiting.popleft() if self.waiting else None
 
     def _watch(self) -> None:
         kept = -FRAME_SPACING

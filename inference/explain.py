@@ -117,7 +117,14 @@ def read_attention(
     # A shared decoder comes first; every decoder has the same number of layers.
     layers = outputs.cross_attentions[-len(names) * config.decoder_num_layers :]
     last_layers = layers[config.decoder_num_layers - 1 :: config.decoder_num_layers]
-    return outputs, {name: _onto_frames(weights, config) for name, weights in zip(names, last_layers, strict=True)}
+    frames_per_tubelet = config.num_frames // config.token_grid[0]
+    maps: dict[str, torch.Tensor] = {}
+    for name, weights in zip(names, last_layers, strict=True):
+        # (1, heads, N, N) query x memory -> (heads, N), over memory -> (heads, t, h, w)
+        received = weights[0].float().mean(dim=1).unflatten(-1, tuple(config.token_grid)).cpu()
+        # (heads, t, h, w) -> (heads, T, h, w): a tubelet's share is divided among its frames.
+        maps[name] = received.repeat_interleave(frames_per_tubelet, dim=1) / frames_per_tubelet
+    return outputs, maps
 
 
 def attention_maps(
@@ -136,15 +143,6 @@ def read_heat_maps(model: MTCAEForMultiTaskVideo, outputs: MTCAEMultiTaskOutput)
     names = [task.name for task in model.tasks if task.pooling == "heat_map"]
     # (1, T, points, h, w) -> (T, h, w)
     return {name: maps[0].mean(dim=1).cpu() for name, maps in zip(names, outputs.heat_maps or (), strict=True)}
-
-
-def _onto_frames(weights: torch.Tensor, config: Any) -> torch.Tensor:
-    """(1, heads, N, N) query x memory -> (heads, T, h, w): a tubelet's share is divided among its frames."""
-    tubelets, rows, columns = config.token_grid
-    # (1, heads, N, N) -> (heads, N), over memory -> (heads, t, h, w)
-    received = weights[0].float().mean(dim=1).unflatten(-1, (tubelets, rows, columns)).cpu()
-    frames_per_tubelet = config.num_frames // tubelets
-    return received.repeat_interleave(frames_per_tubelet, dim=1) / frames_per_tubelet
 
 
 def draw_explanation(

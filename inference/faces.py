@@ -33,7 +33,8 @@ def face_pictures(video: str, timeline: Timeline, side: int = 96) -> dict[int, I
     for person in timeline["people"]:
         frames = [frame for window in person["windows"] for frame in window["frames"] if frame["box"]]
         if frames:
-            largest[person["track"]] = max(frames, key=lambda frame: _area(frame["box"]))
+            sides = [np.subtract(frame["box"][2:], frame["box"][:2]) for frame in frames]
+            largest[person["track"]] = frames[int(np.argmax(np.abs(np.prod(sides, axis=1))))]
     pictures: dict[int, Image.Image] = {}
     if not largest:
         return pictures
@@ -46,11 +47,6 @@ def face_pictures(video: str, timeline: Timeline, side: int = 96) -> dict[int, I
         if len(pictures) == len(largest):
             break
     return pictures
-
-
-def _area(box: list[float]) -> float:
-    x1, y1, x2, y2 = box
-    return abs((x2 - x1) * (y2 - y1))
 
 
 def _cut_out(picture: np.ndarray, box: list[float], side: int) -> Image.Image:

@@ -27,11 +27,6 @@ class Faces:
     colour: str
     predicted: bool  # full lines and dots; labels have dashed lines and rings, so that a dot inside a ring is a hit
 
-    @property
-    def exist(self) -> bool:
-        """Whether there is anything to draw."""
-        return self.boxes is not None or self.landmarks is not None
-
 
 def draw_clip_picture(
     frames: torch.Tensor,
@@ -102,6 +97,7 @@ def _make_figure(
     max_frames: int,
 ) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     shown = torch.linspace(0, len(frames) - 1, min(len(frames), max_frames)).round().long().unique().tolist()
     columns = min(FRAMES_PER_ROW, len(shown))
@@ -115,31 +111,30 @@ def _make_figure(
     for position, index in enumerate(shown):
         axes = figure.add_subplot(grid[position // columns, position % columns])
         has_face = face_found is None or bool(face_found[index])
-        _draw_frame(axes, frames[index], f"frame {index + 1} of {len(frames)}{'' if has_face else ': no face found'}")
+        axes.imshow(frames[index].permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
+        # A point outside the frame must not shrink the frame.
+        axes.set_autoscale_on(False)
+        title = f"frame {index + 1} of {len(frames)}{'' if has_face else ': no face found'}"
+        axes.set_title(title, fontsize=8)
+        axes.set_axis_off()
         for kind in faces:
             if has_face or kind.predicted:
-                _draw_face(axes, kind, index, _point_size(kind.boxes, index))
+                _draw_face(axes, kind, index)
     if scores:
         _draw_scores(figure.add_subplot(grid[:, columns]), scores, true_expression)
-    _draw_legend(figure, faces)
+    entries = []
+    for kind in reversed(faces):
+        if kind.boxes is not None or kind.landmarks is not None:
+            point = {name: value for name, value in _point_style(kind, 4.0).items() if name != "color"}
+            entry = Line2D([], [], color=kind.colour, label=kind.name, **point)
+            entry.set_linestyle("-" if kind.predicted else "--")
+            entries.append(entry)
+    if entries:
+        figure.legend(handles=entries, loc="outside lower left", ncols=len(entries), fontsize=8, frameon=False)
     return figure
 
 
-def _draw_frame(axes: Any, frame: torch.Tensor, title: str) -> None:
-    axes.imshow(frame.permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
-    # A point outside the frame must not shrink the frame.
-    axes.set_autoscale_on(False)
-    axes.set_title(title, fontsize=8)
-    axes.set_axis_off()
-
-
-def _point_size(boxes: torch.Tensor | None, index: int) -> float:
-    """Diameter of a point in typographic points: small on a small face, which it would hide."""
-    share = 0.4 if boxes is None else float((boxes[index, 2] - boxes[index, 0]).nan_to_num(0.4))
-    return min(4.5, max(2.2, 0.08 * share * FRAME_WIDTH * POINTS_PER_INCH))
-
-
-def _draw_face(axes: Any, faces: Faces, index: int, size: float) -> None:
+def _draw_face(axes: Any, faces: Faces, index: int) -> None:
     from matplotlib.patches import Rectangle
 
     width, height = axes.get_xlim()[1] + 0.5, axes.get_ylim()[0] + 0.5
@@ -151,6 +146,10 @@ def _draw_face(axes: Any, faces: Faces, index: int, size: float) -> None:
         box = Rectangle((left, top), **sides, fill=False, edgecolor=faces.colour, linestyle=line, linewidth=1.5)
         axes.add_patch(box)
     if faces.landmarks is not None:
+        # Points are small on a small face, which they would hide: in typographic points.
+        boxes = faces.boxes
+        share = 0.4 if boxes is None else float((boxes[index, 2] - boxes[index, 0]).nan_to_num(0.4))
+        size = min(4.5, max(2.2, 0.08 * share * FRAME_WIDTH * POINTS_PER_INCH))
         points = (points_to_pixels(faces.landmarks[index], width, height) - 0.5).numpy()
         axes.plot(points[:, 0], points[:, 1], linestyle="", **_point_style(faces, size))
 
@@ -179,16 +178,3 @@ def _draw_scores(axes: Any, scores: Mapping[str, float], true_expression: str | 
     axes.set_xticks([])
     axes.set_title("expression", fontsize=9)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-
-
-def _draw_legend(figure: Any, faces: tuple[Faces, ...]) -> None:
-    from matplotlib.lines import Line2D
-
-    entries = []
-    for kind in reversed([kind for kind in faces if kind.exist]):
-        point = {name: value for name, value in _point_style(kind, 4.0).items() if name != "color"}
-        entries.append(
-            Line2D([], [], color=kind.colour, linestyle="-" if kind.predicted else "--", label=kind.name, **point)
-        )
-    if entries:
-        figure.legend(handles=entries, loc="outside lower left", ncols=len(entries), fontsize=8, frameon=False)

@@ -95,18 +95,14 @@ def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) ->
         answer = {"expression": best, "probability": scores.get(best), **{name: scores.get(name) for name in names}}
         who = {"file": file, "track": track}
         if per_frame:
-            rows += [who | _place_of(frame) | answer for frame in window["frames"]]
+            for frame in window["frames"]:
+                edges = frame["box"] or [None] * 4
+                points = frame["landmarks"] or [(None, None)] * len(LANDMARK_NAMES)
+                values = [frame["time"], *edges, *(value for point in points for value in point)]
+                rows.append(who | dict(zip(FRAME_COLUMNS[2:-2], values, strict=True)) | answer)
         else:
             rows.append(who | {name: window.get(name) for name in ("start", "end", *EVIDENCE_COLUMNS)} | answer)
     return [*(FRAME_COLUMNS if per_frame else WINDOW_COLUMNS), *names], rows
-
-
-def _place_of(frame: Mapping[str, Any]) -> dict[str, Any]:
-    """Time, edges of the box, and points of a sampled frame by column."""
-    edges = frame["box"] or [None] * 4
-    points = frame["landmarks"] or [(None, None)] * len(LANDMARK_NAMES)
-    values = [frame["time"], *edges, *(value for point in points for value in point)]
-    return dict(zip(FRAME_COLUMNS[2:-2], values, strict=True))
 
 
 def write_csv(timelines: Mapping[str, Timeline], file: Path, per_frame: bool = False) -> Path:

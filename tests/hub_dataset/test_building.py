@@ -302,7 +302,7 @@ def test_a_folder_with_other_things_and_a_file_are_refused_and_kept(clips, tmp_p
 
 @pytest.mark.parametrize(
     ("module", "step"),
-    [(building, "write_labels"), (parquet_files, "_write_file"), (building, "draw_contact_sheets")],
+    [(building, "write_labels"), (parquet_files, "row_from_clip"), (building, "draw_contact_sheets")],
     ids=["labels", "rows", "pictures"],
 )
 def test_a_full_disk_is_one_clear_line_and_no_label_is_lost(clips, built, tmp_path, monkeypatch, module, step):
@@ -415,7 +415,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(clips, built, tmp_p
         "building.build_dataset(read_folder(sys.argv[1]), sys.argv[2], options, workers=1, progress=False)\n"
     )
     table = clips[0].path.parents[1] / "clips.csv"
-    for step, count in (("write_labels", 2), ("_table", 2)):
+    for step, count in (("write_labels", 2), ("row_from_clip", len(clips) - 1)):
         command = [sys.executable, str(script), str(table), str(tmp_path / "out"), step, str(count)]
         assert subprocess.run(command, cwd=tmp_path).returncode == -signal.SIGKILL
         assert not (tmp_path / "out").exists()
