@@ -46,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. What the user can mend is one line on standard error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in COMMANDS:
-        make_overview().parse_args(words)  # prints the help, or what is wrong, and leaves
+        parser = argparse.ArgumentParser(prog="mtcae", description=DESCRIPTION)
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        for name, described in COMMANDS.items():
+            commands.add_parser(name, help=described.help)
+        parser.parse_args(words)  # prints the help, or what is wrong, and leaves
     command = COMMANDS[words[0]]
     options = parse_command(words[0], words[1:])
     try:
@@ -65,15 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mtcae: error: {told}", file=sys.stderr)
         return 2
-
-
-def make_overview() -> argparse.ArgumentParser:
-    """The parser that knows the names of the commands alone."""
-    parser = argparse.ArgumentParser(prog="mtcae", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.help)
-    return parser
 
 
 def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:

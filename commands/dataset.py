@@ -30,34 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="dataset_action", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="label the clips of a corpus and write a data set")
     corpora = build.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
-    _add_ravdess_command(corpora)
-    _add_crema_d_command(corpora)
-    _add_mead_command(corpora)
-    _add_listed_corpus_commands(corpora)
+    _add_published_corpora(corpora)
     _add_folder_command(corpora)
     _add_stills_command(corpora)
     _add_synthetic_command(corpora)
-    _add_pack_frames_command(actions)
-    _add_check_command(actions)
-    _add_push_command(actions)
 
-
-def _add_pack_frames_command(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser("pack-frames", help="turn folders of JPEG frames into video files of the same pixels")
     parser.add_argument("source", help="the folder above the folders of frames")
     parser.add_argument("output", help="folder of the videos")
     parser.add_argument("--frame-rate", type=Fraction, default=Fraction(25), help="to write down (default: 25)")
     parser.set_defaults(run=_pack_frames)
 
-
-def _add_check_command(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser("check", help="look for the videos of labels that were built with --labels-only")
     parser.add_argument("labels", help="folder of the labels")
     parser.add_argument("videos", help="folder with a copy of the corpus")
     parser.set_defaults(run=_check_videos)
 
-
-def _add_push_command(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser("push", help="upload a built data set to the Hub")
     parser.add_argument("dataset", help="folder of the data set")
     parser.add_argument("repo_id", metavar="org/name", help="repository on the Hub")
@@ -72,37 +60,31 @@ def _add_push_command(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_push)
 
 
-def _add_ravdess_command(corpora: argparse._SubParsersAction) -> None:
-    parser = _add_corpus_command(corpora, "ravdess", ("class_count", "modality", "channel"))
-    parser.add_argument(
+def _add_published_corpora(corpora: argparse._SubParsersAction) -> None:
+    """Adds a command for each published corpus, with its reader's own options."""
+    ravdess_parser = _add_corpus_command(corpora, "ravdess", ("class_count", "modality", "channel"))
+    ravdess_parser.add_argument(
         "--class-count",
         type=int,
         default=7,
         choices=tuple(ravdess.CLASSES_OF_COUNT),
         help="7: calm counts as neutral, as in the paper; 8: calm is a class (default: 7)",
     )
-    parser.add_argument(
+    ravdess_parser.add_argument(
         "--modality",
         default="video-only",
         choices=ravdess.MODALITY_CHOICES,
         help="which files; either: one per performance (default: video-only)",
     )
-    parser.add_argument("--channel", default="speech", choices=ravdess.CHANNEL_CHOICES, help="default: speech")
-
-
-def _add_crema_d_command(corpora: argparse._SubParsersAction) -> None:
-    parser = _add_corpus_command(corpora, "crema-d", ("labels",))
-    parser.add_argument(
+    ravdess_parser.add_argument("--channel", default="speech", choices=ravdess.CHANNEL_CHOICES, help="default: speech")
+    _add_corpus_command(corpora, "crema-d", ("labels",)).add_argument(
         "--labels",
         default="intended",
         choices=crema_d.LABEL_CHOICES,
         help="the acted emotion, or the one that most raters saw in the face (default: intended)",
     )
-
-
-def _add_mead_command(corpora: argparse._SubParsersAction) -> None:
-    parser = _add_corpus_command(corpora, "mead", ("views", "levels"))
-    parser.add_argument(
+    mead_parser = _add_corpus_command(corpora, "mead", ("views", "levels"))
+    mead_parser.add_argument(
         "--view",
         dest="views",
         nargs="+",
@@ -110,7 +92,7 @@ def _add_mead_command(corpora: argparse._SubParsersAction) -> None:
         choices=mead.VIEWS,
         help="cameras to take clips from (default: front)",
     )
-    parser.add_argument(
+    mead_parser.add_argument(
         "--levels",
         nargs="+",
         type=int,
@@ -118,13 +100,9 @@ def _add_mead_command(corpora: argparse._SubParsersAction) -> None:
         choices=mead.LEVELS,
         help="intensities to take; neutral has level 1 only (default: all)",
     )
-
-
-def _add_listed_corpus_commands(corpora: argparse._SubParsersAction) -> None:
-    """Corpora whose owners publish list files."""
     for name in OFFICIAL_CORPORA:
-        parser = _add_corpus_command(corpora, name, ("lists",))
-        parser.add_argument("--lists", metavar="FOLDER", help="folder of the official lists (default: searched)")
+        told = "folder of the official lists (default: searched)"
+        _add_corpus_command(corpora, name, ("lists",)).add_argument("--lists", metavar="FOLDER", help=told)
 
 
 def _add_corpus_command(
@@ -268,7 +246,12 @@ def _build_from_stills(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.stills.sources import StillsReading
 
     classes = None if arguments.classes is None else tuple(arguments.classes)
-    spellings = dict(_renaming(text) for text in arguments.rename)
+    spellings = {}
+    for text in arguments.rename:
+        old, _, new = text.partition("=")
+        if not (old and new):
+            raise DatasetError(f"--rename {text}: must be FROM=TO, such as angry=anger.")
+        spellings[old] = new
     stills = StillsOptions(camera_frames=arguments.camera_path, seed=arguments.seed)
     findings, report = build_stills(
         arguments.source,
@@ -282,13 +265,6 @@ def _build_from_stills(arguments: argparse.Namespace) -> int:
     )
     _print_report(report)
     return 1 if {failure["name"] for failure in report.failures} - findings.left_out.keys() else 0
-
-
-def _renaming(text: str) -> tuple[str, str]:
-    old, equals, new = text.partition("=")
-    if not (old and equals and new):
-        raise DatasetError(f"--rename {text}: must be FROM=TO, such as angry=anger.")
-    return old, new
 
 
 def _build_synthetic(arguments: argparse.Namespace) -> int:
@@ -346,25 +322,19 @@ def _build(clips: Sequence[Clip], arguments: argparse.Namespace, options: BuildO
     return 1 if report.failures else 0
 
 
-def _fold_lines(report: BuildReport) -> list[str]:
-    """The class balance of every split, as a table in text: words to the left, numbers to the right."""
-    units = "parts" if report.protocol["kind"] in KINDS_OF_PARTS else "subjects"
-    table = fold_table(report.protocol["folds"], report.fold_counts, units)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    padded = [
-        [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(cells)]
-        for cells in (list(zip(row, widths, strict=True)) for row in table)
-    ]
-    return ["  ".join(row) for row in padded]
-
-
 def _print_report(report: BuildReport) -> None:
     subjects = len(report.subject_counts)
     print(f"{report.dataset_name}: {report.clip_count} clips of {subjects} subjects in {report.output_dir}")
     print(f"  classes: {', '.join(f'{name} {count}' for name, count in report.class_counts.items())}")
     print(f"  protocol: {report.protocol['name']}")
-    for line in _fold_lines(report):
-        print(f"    {line}")
+    # The class balance of every split: words to the left, numbers to the right.
+    units = "parts" if report.protocol["kind"] in KINDS_OF_PARTS else "subjects"
+    table = fold_table(report.protocol["folds"], report.fold_counts, units)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        words = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        print(f"    {'  '.join([*words, *numbers])}")
     print(f"  frames with a face: {report.face_coverage:.1%}", end="")
     print(f", and {report.interpolated_share:.1%} interpolated" if report.interpolated_share else "")
     if report.clips_without_face:
