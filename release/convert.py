@@ -97,12 +97,26 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> StateDict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointConversionError(f"{path}: there is no such file")
+    content: Any
     if path.suffix != ".safetensors":
-        return _unwrap(path, _load_pickle(path, allow_pickle))
-    try:
-        return _unwrap(path, load_file(path))
-    except SafetensorError as error:
-        raise CheckpointConversionError(f"{path}: {UNREADABLE}") from error
+        content = _load_pickle(path, allow_pickle)
+    else:
+        try:
+            content = load_file(path)
+        except SafetensorError as error:
+            raise CheckpointConversionError(f"{path}: {UNREADABLE}") from error
+    for key in CONTAINER_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointConversionError(f"{path}: holds no weights, neither bare nor in {', '.join(CONTAINER_KEYS)}")
+    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise CheckpointConversionError(f"{path}: these entries are no tensors: {', '.join(others)}")
+    # Data-parallel training puts one prefix before all keys.
+    is_parallel = all(key.startswith("module.") for key in content)
+    return {key.removeprefix("module.") if is_parallel else key: value for key, value in content.items()}
 
 
 def _load_pickle(path: Path, allow_pickle: bool) -> Any:
@@ -122,21 +136,6 @@ def _load_pickle(path: Path, allow_pickle: bool) -> Any:
             f"{path}: reading it would call {wanted[1]}, and such a file can run any code. If you trust where it comes "
             "from, pass --allow-pickle"
         ) from error
-
-
-def _unwrap(path: Path, content: Any) -> StateDict:
-    for key in CONTAINER_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointConversionError(f"{path}: holds no weights, neither bare nor in {', '.join(CONTAINER_KEYS)}")
-    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise CheckpointConversionError(f"{path}: these entries are no tensors: {', '.join(others)}")
-    # Data-parallel training puts one prefix before all keys.
-    is_parallel = all(key.startswith("module.") for key in content)
-    return {key.removeprefix("module.") if is_parallel else key: value for key, value in content.items()}
 
 
 # ----------------------------------------------------------------------------------- sizes, read off the tensors
@@ -353,21 +352,6 @@ def plan_svfap(state: StateDict, options: ConversionOptions) -> ConversionPlan:
     """SVFAP: a fine-tuned classifier, or the encoder of a pre-training model, whose decoder is set aside."""
     pre_training = _is_pre_training(state)
     prefix, base = ("encoder.", "") if pre_training else ("", "tpsbt.")
-    config_fields = _read_pyramid_sizes(state, prefix, options)
-    placements = _with_bias(f"{prefix}patch_embed.proj", f"{base}embedding.projection")
-    placements += _place_pyramid(config_fields["stage_depths"], prefix, base)
-    if not pre_training:
-        placements += _with_bias("fc_norm", "fc_norm") + _with_bias("head", "classifier")
-        config = TPSBTConfig(**config_fields, **_class_fields(state, options.labels))
-        return ConversionPlan("SVFAP", TPSBTForVideoClassification, config, placements)
-    # The encoder's norm stands behind the sum of all stages, which only the pre-training decoder reads.
-    depth = _count_blocks(state, "decoder.blocks.")
-    unused = _place_decoder(_place_own_block, depth, "decoder", "norm", "head") + _with_bias("encoder.norm", "norm")
-    placements += [Placement(placement.source, ()) for placement in unused]
-    return ConversionPlan("SVFAP", TPSBTModel, TPSBTConfig(**config_fields), placements)
-
-
-def _read_pyramid_sizes(state: StateDict, prefix: str, options: ConversionOptions) -> dict[str, Any]:
     sizes = _read_encoder_sizes(state, prefix, options) | {"image_size": options.image_size or 160}
     blocks = sizes.pop("num_hidden_layers")
     sizes["stage_depths"] = list(options.stage_depths or TPSBTConfig().stage_depths)
@@ -378,31 +362,36 @@ def _read_pyramid_sizes(state: StateDict, prefix: str, options: ConversionOption
     sizes["temporal_kernel"] = _shape_of(state, f"{prefix}temporal_downsamples.0.weight", 3)[2]
     weights = _shape_of(state, f"{prefix}spatial_downsamples.0.mlp.fc2.weight", 2)
     sizes["num_bottleneck_tokens"], sizes["bottleneck_hidden_size"] = weights
-    return sizes
+    placements = _with_bias(f"{prefix}patch_embed.proj", f"{base}embedding.projection")
+    placements += _place_pyramid(sizes["stage_depths"], prefix, base)
+    if not pre_training:
+        placements += _with_bias("fc_norm", "fc_norm") + _with_bias("head", "classifier")
+        config = TPSBTConfig(**sizes, **_class_fields(state, options.labels))
+        return ConversionPlan("SVFAP", TPSBTForVideoClassification, config, placements)
+    # The encoder's norm stands behind the sum of all stages, which only the pre-training decoder reads.
+    depth = _count_blocks(state, "decoder.blocks.")
+    unused = _place_decoder(_place_own_block, depth, "decoder", "norm", "head") + _with_bias("encoder.norm", "norm")
+    placements += [Placement(placement.source, ()) for placement in unused]
+    return ConversionPlan("SVFAP", TPSBTModel, TPSBTConfig(**sizes), placements)
 
 
 def _place_pyramid(stage_depths: list[int], prefix: str, base: str) -> list[Placement]:
     first_depth, *later_depths = stage_depths
     placements = _place_blocks(_place_own_block, first_depth, f"{prefix}blocks", f"{base}layers")
     number = first_depth
+    norms = {"cross_norm1": "norm_cross_query", "cross_norm2": "norm_cross_context"}
     for stage, depth in enumerate(later_depths):
         target = f"{base}stages.{stage}"
         placements += _with_bias(f"{prefix}temporal_downsamples.{stage}", f"{target}.reduction.convolution")
         pairs = {"norm": "norm", "mlp.fc1": "dense_in", "mlp.fc2": "dense_out"}
         placements += _place_pairs(f"{prefix}spatial_downsamples.{stage}", f"{target}.bottleneck", pairs)
         for layer in range(depth):
-            placements += _place_cross_block(f"{prefix}blocks.{number}", f"{target}.layers.{layer}")
+            block, own = f"{prefix}blocks.{number}", f"{target}.layers.{layer}"
+            placements += _place_pairs(block, own, norms)
+            placements += _place_attention_on_context(f"{block}.cross_attn", f"{own}.cross_attention")
+            placements += _place_own_block(block, own)
             number += 1
     return placements
-
-
-def _place_cross_block(source: str, target: str) -> list[Placement]:
-    norms = {"cross_norm1": "norm_cross_query", "cross_norm2": "norm_cross_context"}
-    return [
-        *_place_pairs(source, target, norms),
-        *_place_attention_on_context(f"{source}.cross_attn", f"{target}.cross_attention"),
-        *_place_own_block(source, target),
-    ]
 
 
 def _place_marlin_block(source: str, target: str) -> list[Placement]:
@@ -542,17 +531,6 @@ def check_keys(state: StateDict, plan: ConversionPlan, parameters: Mapping[str, 
         )
 
 
-def move_tensors(state: StateDict, plan: ConversionPlan) -> StateDict:
-    """The checkpoint's tensors under the model's names; fused projections are cut into equal row blocks."""
-    moved: StateDict = {}
-    for placement in plan.placements:
-        if not placement.targets:
-            continue
-        parts = state[placement.source].chunk(len(placement.targets), dim=0)
-        moved.update(zip(placement.targets, (part.clone() for part in parts), strict=True))
-    return moved
-
-
 def build_model(state: StateDict, options: ConversionOptions) -> tuple[PreTrainedModel, ConversionPlan]:
     """The model of a released state dict, with its weights, in evaluation mode; and the plan that placed them.
 
@@ -563,7 +541,13 @@ def build_model(state: StateDict, options: ConversionOptions) -> tuple[PreTraine
     plan = plan_conversion(state, options)
     model = plan.model_class(plan.config).eval()
     check_keys(state, plan, model.state_dict())
-    model.load_state_dict(move_tensors(state, plan), strict=True)
+    moved: StateDict = {}
+    for placement in plan.placements:
+        if placement.targets:
+            # Fused projections are cut into equal row blocks.
+            parts = state[placement.source].chunk(len(placement.targets), dim=0)
+            moved.update(zip(placement.targets, (part.clone() for part in parts), strict=True))
+    model.load_state_dict(moved, strict=True)
     return model, plan
 
 
@@ -603,17 +587,12 @@ def convert_checkpoint(
     if not plan.normalises_pixels:
         # `training/run.py --encoder` follows it.
         VideoMAEImageProcessor(image_mean=[0.0] * 3, image_std=[1.0] * 3).save_pretrained(output_dir)
-    report = describe_conversion(path, plan)
-    write_json(output_dir / REPORT_FILE, report)
-    return report
-
-
-def describe_conversion(path: str | Path, plan: ConversionPlan) -> dict[str, Any]:
-    """The report of a conversion, JSON-serialisable."""
-    return {
+    report = {
         "checkpoint": Path(path).name,
         "architecture": plan.architecture,
         "model_class": plan.model_class.__name__,
         "num_keys": len(plan.placements),
         "placed": {placement.source: list(placement.targets) for placement in plan.placements},
     }
+    write_json(output_dir / REPORT_FILE, report)
+    return report

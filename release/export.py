@@ -88,31 +88,33 @@ def export_model(name: str, output: str | os.PathLike, format: str = "onnx", dty
             differs from the model by more than `FP32_TOLERANCE`.
         ModelError: no such model, or one that is damaged.
     """
-    _check_choices(Path(output), format, dtype)
+    for option, value, choices in (("--format", format, FORMATS), ("--dtype", dtype, DTYPES)):
+        if value not in choices:
+            raise ExportError(f"{option} {value!r} is unknown: choose one of {', '.join(choices)}")
+    output = Path(output)
+    if output.exists():
+        raise ExportError(f"{output}: exists already; choose another folder or remove it")
+    if not output.absolute().parent.is_dir():
+        raise ExportError(f"{output}: the folder {output.absolute().parent} does not exist; create it first")
     model, processor = load_model(name)
     clips = example_clips(model, processor, max(PARITY_BATCHES))
-    expected = predict_clips(model, clips)
-    with appearing_folder(Path(output)) as folder:
+    with torch.inference_mode():
+        expected = [values.numpy() for values in ExportGraph(model)(clips)]
+    with appearing_folder(output) as folder:
         graph = folder / GRAPH_FILES[format]
         EXPORTERS[format](model, clips[:2], graph, dtype)
         differences = measure_differences(RUNNERS[format](graph), clips, expected, model)
-        if dtype == "fp32":
-            _refuse_differences(name, differences)
+        for task, difference in differences.items():
+            if dtype == "fp32" and not difference <= FP32_TOLERANCE:  # also where it is no number
+                raise ExportError(
+                    f"{name}: {task} of the exported graph differs from PyTorch by {difference:.1e}, more than "
+                    f"{FP32_TOLERANCE:.0e}; nothing was written. Another version of torch or onnxruntime may not"
+                )
         description = describe_export(model, processor, format, dtype, differences)
         write_json(folder / DESCRIPTION_FILE, asdict(description))
         if format == "onnx":
             shutil.copyfile(Path(__file__).with_name(EXAMPLE_FILE), folder / EXAMPLE_FILE)
     return description
-
-
-def _check_choices(output: Path, format: str, dtype: str) -> None:
-    for option, value, choices in (("--format", format, FORMATS), ("--dtype", dtype, DTYPES)):
-        if value not in choices:
-            raise ExportError(f"{option} {value!r} is unknown: choose one of {', '.join(choices)}")
-    if output.exists():
-        raise ExportError(f"{output}: exists already; choose another folder or remove it")
-    if not output.absolute().parent.is_dir():
-        raise ExportError(f"{output}: the folder {output.absolute().parent} does not exist; create it first")
 
 
 # ------------------------------------------------------------------------------------------------ clips and truth
@@ -125,12 +127,6 @@ def example_clips(model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor,
     return torch.randn(count, model.config.num_frames, 3, height, width, generator=generator)
 
 
-@torch.inference_mode()
-def predict_clips(model: MTCAEForMultiTaskVideo, clips: torch.Tensor) -> list[np.ndarray]:
-    """Outputs of all tasks in PyTorch, float32."""
-    return [output.numpy() for output in ExportGraph(model)(clips)]
-
-
 def measure_differences(
     run_graph: Any, clips: torch.Tensor, expected: Sequence[np.ndarray], model: MTCAEForMultiTaskVideo
 ) -> dict[str, float]:
@@ -141,15 +137,6 @@ def measure_differences(
         for name, output, truth in zip(differences, outputs, expected, strict=True):
             differences[name] = max(differences[name], float(np.abs(output - truth[:count]).max()))
     return differences
-
-
-def _refuse_differences(name: str, differences: dict[str, float]) -> None:
-    for task, difference in differences.items():
-        if not difference <= FP32_TOLERANCE:  # also where it is no number
-            raise ExportError(
-                f"{name}: {task} of the exported graph differs from PyTorch by {difference:.1e}, more than "
-                f"{FP32_TOLERANCE:.0e}; nothing was written. Another version of torch or onnxruntime may not"
-            )
 
 
 # ------------------------------------------------------------------------------------------------------- formats
@@ -277,6 +264,14 @@ def describe_export(
     differences: dict[str, float],
 ) -> ExportDescription:
     """Everything that a program without this package needs to use a graph."""
+    import transformers
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if format == "onnx":
+        import onnx
+        import onnxruntime
+
+        versions |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     names = {int(number): name for number, name in (model.config.id2label or {}).items()}
     outputs = [
         {"name": task.name, "kind": task.kind, "per": task.per, "shape": list(task.output_shape)}
@@ -294,17 +289,5 @@ def describe_export(
         outputs=outputs,
         expressions=[names[number] for number in sorted(names)],
         largest_difference=differences,
-        versions=_versions(format),
+        versions=versions,
     )
-
-
-def _versions(format: str) -> dict[str, str]:
-    import transformers
-
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    if format == "onnx":
-        import onnx
-        import onnxruntime
-
-        versions |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    return versions

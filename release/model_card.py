@@ -141,6 +141,12 @@ def render_card(
     licences = license_chain(results)
     license_name = license_name or resulting_license(licences)
     label_source = results["dataset"].get("label_source", "unknown")
+    # The options that say how it was trained, in the order of the card; folders by their last name only.
+    options = results["options"]
+    defaults = flatten_options(*(group() for group in ARGUMENT_GROUPS))
+    used = [name for name in RECIPE if options.get(name) is not None]
+    used += [name for name in RECIPE_EXTRAS if options.get(name, defaults[name]) != defaults[name]]
+    recipe = {name: hub_name(options[name]) if isinstance(options[name], str) else options[name] for name in used}
     values: dict[str, Any] = {
         "head": card_data(repo_id, results, license_name).to_yaml(),
         "repo_id": repo_id,
@@ -152,7 +158,7 @@ def render_card(
         "people": sorted(results["per_subject"].values(), key=lambda person: person["uar"] or 0.0),
         "label_source": "" if label_source == "unknown" else label_source,
         "corpus": CORPORA.get(results["dataset"].get("corpus", "")),
-        "recipe": chosen_options(results["options"]),
+        "recipe": recipe,
         "weakest": min(results["per_class"], key=lambda name: results["per_class"][name]["recall"] or 0.0),
         "licences": licences,
         "license_name": license_name,
@@ -160,14 +166,6 @@ def render_card(
     functions = (summary_rows, fold_rows, class_rows, group_rows, bootstrap_remark, percent, interval)
     values |= {function.__name__: function for function in functions} | {"table": format_markdown}
     return fill_template(TEMPLATE, values)
-
-
-def chosen_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that say how it was trained, in the order of the card; folders by their last name only."""
-    defaults = flatten_options(*(group() for group in ARGUMENT_GROUPS))
-    used = [name for name in RECIPE if options.get(name) is not None]
-    used += [name for name in RECIPE_EXTRAS if options.get(name, defaults[name]) != defaults[name]]
-    return {name: hub_name(options[name]) if isinstance(options[name], str) else options[name] for name in used}
 
 
 def card_data(repo_id: str, results: CrossValidation, license_name: str) -> ModelCardData:

@@ -45,12 +45,6 @@ def prepare(frames: np.ndarray, mean: list[float], std: list[float]) -> np.ndarr
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)[None], dtype=np.float32)
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Scores (classes,) -> probabilities (classes,)."""
-    powers = np.exp(scores - scores.max())
-    return powers / powers.sum()
-
-
 def predict(video: str, folder: Path = FOLDER) -> dict:
     """Probabilities by expression; boxes (T, 4) and landmarks (T, 5, 2) in pixels of the source video."""
     description = json.loads((folder / "export.json").read_text(encoding="utf-8"))
@@ -61,9 +55,9 @@ def predict(video: str, folder: Path = FOLDER) -> dict:
     outputs = {output["name"]: value[0] for output, value in zip(description["outputs"], values, strict=True)}
     result = {}
     if "expression" in outputs:
-        result["expression"] = dict(
-            zip(description["expressions"], softmax(outputs["expression"]).tolist(), strict=True)
-        )
+        scores = outputs["expression"]
+        powers = np.exp(scores - scores.max())  # softmax
+        result["expression"] = dict(zip(description["expressions"], (powers / powers.sum()).tolist(), strict=True))
     if "face_box" in outputs:
         result["face_boxes"] = (outputs["face_box"] * [width, height, width, height]).tolist()
     if "face_landmarks" in outputs:

@@ -42,7 +42,11 @@ def write_model_folder(run_dir: Path, repo_id: str, folder: Path, license_name: 
     """
     check_repo_id(repo_id)
     results = without_paths(results_of(run_dir))
-    _claim_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "config.json").is_file() or (folder / REPORT_FILE).exists():
+            raise ValueError(f"{folder} holds something else than a model folder: choose another --output")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     model = MTCAEForMultiTaskVideo.from_pretrained(run_dir)
     model.save_pretrained(folder)
     MTCAEVideoProcessor.from_pretrained(run_dir).save_pretrained(folder)
@@ -91,15 +95,6 @@ def without_paths(results: CrossValidation) -> CrossValidation:
     cleaned = results.copy()
     cleaned.update({"options": options, "dataset": dataset, "arguments": arguments})
     return cleaned
-
-
-def _claim_folder(folder: Path) -> None:
-    """Makes the folder; an earlier model folder is replaced, anything else refused."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "config.json").is_file() or (folder / REPORT_FILE).exists():
-            raise ValueError(f"{folder} holds something else than a model folder: choose another --output")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def upload(folder: Path, repo_id: str, private: bool = False) -> str:
