@@ -33,7 +33,6 @@ from mtcae_dfer.experiments.paper_results import PAPER_CORPORA, PaperFigures
 from mtcae_dfer.experiments.results import Ablation, write_results
 from mtcae_dfer.experiments.runner import run_experiments
 from mtcae_dfer.experiments.tables import (
-    Rows,
     bootstrap_remark,
     difference_rows,
     find_variant,
@@ -155,13 +154,6 @@ def recipe_words(size: str) -> tuple[str, ...]:
     return tuple(word for name, value in recipe.items() if name not in left_out for word in (f"--{name}", str(value)))
 
 
-def refuse_system_options(words: Sequence[str]) -> None:
-    """Raises a ValueError for an option that would make two systems one."""
-    for word in words:
-        if word.startswith("--") and word.split("=")[0].removeprefix("--").replace("-", "_") in SYSTEM_OPTIONS:
-            raise ValueError(f"{word}: is decided by the compared systems; choose them by --systems and --size")
-
-
 def refuse_missing_faces(plan: Plan, systems: Sequence[VariantPlan], protocol: str | None) -> None:
     """Raises a ValueError where systems learn from faces and no training clip has one."""
     learning_faces = []
@@ -182,7 +174,9 @@ def compare(parsed: argparse.Namespace, run_words: Sequence[str]) -> Comparison:
     """Runs the command; returns the comparison."""
     from mtcae_dfer.experiments.plots import draw_results
 
-    refuse_system_options(run_words)
+    for word in run_words:
+        if word.startswith("--") and word.split("=")[0].removeprefix("--").replace("-", "_") in SYSTEM_OPTIONS:
+            raise ValueError(f"{word}: is decided by the compared systems; choose them by --systems and --size")
     encoders = read_encoders(parsed.encoders, parsed.size)
     systems = choose_systems(parsed.systems, plan_systems(parsed.size, encoders))
     if not parsed.dataset:
@@ -211,14 +205,19 @@ def summarise(results: Ablation, plan: Plan, output_dir: Path, size: str) -> Com
     systems = []
     for variant in results["variants"]:
         first_run = next(iter(plan.experiments(prefix=f"{variant['name']}/").values()))
-        model = MTCAEForMultiTaskVideo.from_pretrained(output_dir / first_run.name)
+        model = MTCAEForMultiTaskVideo.from_pretrained(output_dir / first_run.name).eval()
+        clips_per_second = time_prediction(model)  # before counting leaves the model with plain attention
         uar, war = variant["result"]["summary"]["uar"], variant["result"]["summary"]["war"]
         system = ComparedSystem(
             name=variant["name"],
             title=variant["title"],
             uar={"mean": uar["mean"], "std": uar["std"]},
             war={"mean": war["mean"], "std": war["std"]},
-            cost=measure_cost(model),
+            cost=Cost(
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                multiply_adds=count_multiply_adds(model),
+                clips_per_second=clips_per_second,
+            ),
             paper=variant["paper"],
         )
         systems.append(system)
@@ -231,16 +230,6 @@ def summarise(results: Ablation, plan: Plan, output_dir: Path, size: str) -> Com
         size=size,
         machine=machine,
         systems=systems,
-    )
-
-
-def measure_cost(model: MTCAEForMultiTaskVideo) -> Cost:
-    """Times and counts a model, which is left with plain attention."""
-    clips_per_second = time_prediction(model.eval())
-    return Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        multiply_adds=count_multiply_adds(model),
-        clips_per_second=clips_per_second,
     )
 
 
@@ -285,8 +274,12 @@ def time_prediction(model: MTCAEForMultiTaskVideo) -> float:
     return passes * TIMED_CLIPS / (time.perf_counter() - start)
 
 
-def comparison_rows(comparison: Comparison) -> Rows:
-    """The paper's Table II with our figures, costs, and the paper's own figures."""
+def format_comparison(comparison: Comparison, results: Ablation, markdown: bool) -> str:
+    """All that the tables say, with what the figures are figures of."""
+    layout = format_markdown if markdown else format_text
+    reference = find_variant(results, results["reference"])
+    seeds = ", ".join(map(str, comparison["seeds"]))
+    # The paper's Table II with our figures, costs, and the paper's own figures.
     costs = ["parameters", "multiply-adds", "clips/s"]
     rows = [["system", "UAR here", "WAR here", *costs, *(f"paper: {corpus}" for corpus in PAPER_CORPORA)]]
     for system in comparison["systems"]:
@@ -294,19 +287,11 @@ def comparison_rows(comparison: Comparison) -> Rows:
         cost = system["cost"]
         cells = [f"{cost['parameters']:,}", f"{cost['multiply_adds'] / 1e6:,.0f} M", f"{cost['clips_per_second']:.1f}"]
         rows.append([system["title"], *figures, *cells, *paper_cells(system["paper"])])
-    return rows
-
-
-def format_comparison(comparison: Comparison, results: Ablation, markdown: bool) -> str:
-    """All that the tables say, with what the figures are figures of."""
-    layout = format_markdown if markdown else format_text
-    reference = find_variant(results, results["reference"])
-    seeds = ", ".join(map(str, comparison["seeds"]))
     parts = [
         f"Compared systems, size {comparison['size']}: {comparison['protocol']}; {comparison['data']}; "
         f"{comparison['folds']} folds, seed {seeds}, one recipe for all.",
         "UAR and WAR in percent; the paper's figures are UAR / WAR of full-size, pre-trained models on other data.",
-        layout(comparison_rows(comparison)),
+        layout(rows),
         f"Multiply-adds of one clip; clips/s on {comparison['machine']}, batches of {TIMED_CLIPS}.",
     ]
     if len(results["variants"]) > 1:

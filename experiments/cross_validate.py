@@ -78,7 +78,11 @@ def make_plan(parsed: argparse.Namespace, run_words: Sequence[str]) -> Plan:
     protocol = resolve_protocol(dataset, wanted)
     told = () if wanted is None else ("--protocol", wanted)
     folds = tuple(fold.name for fold in protocol.folds)
-    return Plan(dataset, protocol, folds, _read_seeds(parsed.seeds), ("--dataset", dataset, *told, *run_words))
+    words = parsed.seeds.replace(",", " ").split()
+    if not words or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise ValueError(f"--seeds {parsed.seeds}: must be different whole numbers with commas between")
+    seeds = tuple(int(word) for word in words)
+    return Plan(dataset, protocol, folds, seeds, ("--dataset", dataset, *told, *run_words))
 
 
 def _check_run_words(words: Sequence[str]) -> RunArguments:
@@ -92,13 +96,6 @@ def _check_run_words(words: Sequence[str]) -> RunArguments:
     except SystemExit:
         # argparse has told what it did not understand.
         raise ValueError(f"the options {' '.join(words)} are not options of a run") from None
-
-
-def _read_seeds(text: str) -> tuple[int, ...]:
-    words = text.replace(",", " ").split()
-    if not words or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise ValueError(f"--seeds {text}: must be different whole numbers with commas between")
-    return tuple(int(word) for word in words)
 
 
 def collect_folds(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtcae_dfer.experiments.results import Ablation, CrossValidation, FoldFigures, Variant
+from mtcae_dfer.experiments.results import Ablation, CrossValidation
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.training.evaluation.drawing import (
     CHANCE_COLOUR,
@@ -24,7 +24,6 @@ from mtcae_dfer.training.evaluation.drawing import (
 )
 from mtcae_dfer.training.evaluation.percents import number, percent
 
-FORMATS = ("png", "svg")
 PLOTS_FOLDER = "plots"
 DOTS_PER_INCH = 130
 
@@ -42,7 +41,11 @@ class Bar:
 
 
 def draw_results(results: CrossValidation | Ablation, output_dir: Path) -> list[Path]:
-    """Draws every picture of the results into output_dir/plots; returns the files."""
+    """Draws every picture of the results into output_dir/plots, as PNG and SVG; returns the files."""
+    # Figures of their own, not pyplot's: no display, no state shared with the caller.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     pictures: dict[str, Callable[[Any], None]] = {}
     if results["kind"] == "ablation":
         for axis in dict.fromkeys(variant["axis"] for variant in results["variants"]):
@@ -53,26 +56,19 @@ def draw_results(results: CrossValidation | Ablation, output_dir: Path) -> list[
         pictures["recall"] = partial(draw_recalls, results=results)
         if results["per_subject"]:
             pictures["subjects"] = partial(draw_subjects, results=results)
-    return [file for name, draw in pictures.items() for file in _save(name, draw, output_dir)]
-
-
-def _save(name: str, draw: Callable[[Any], None], output_dir: Path) -> list[Path]:
-    """Draws one picture and writes it in every format."""
-    # Figures of their own, not pyplot's: no display, no state shared with the caller.
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained")
-    draw(figure)
     folder = output_dir / PLOTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.{extension}" for extension in FORMATS]
+    settings: dict[str, dict[str, Any]] = {"png": {"dpi": DOTS_PER_INCH}, "svg": {"metadata": {"Date": None}}}
+    files = []
     # Letters stay letters in SVG, and the same results give the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mtcae"}):
-        for file in files:
-            told: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {"dpi": DOTS_PER_INCH}
-            with replacing(file) as temporary:
-                figure.savefig(temporary, format=file.suffix[1:], **told)
+        for name, draw in pictures.items():
+            figure = Figure(layout="constrained")
+            draw(figure)
+            for extension, told in settings.items():
+                files.append(folder / f"{name}.{extension}")
+                with replacing(files[-1]) as temporary:
+                    figure.savefig(temporary, format=extension, **told)
     return files
 
 
@@ -104,7 +100,15 @@ def draw_curves(figure: Any, results: CrossValidation) -> None:
     colours = colormaps["tab10" if len(results["folds"]) <= 10 else "viridis"]
     for place, fold in enumerate(results["folds"]):
         colour = colours(place if len(results["folds"]) <= 10 else place / len(results["folds"]))
-        _draw_fold(loss, recall, fold, colour, several_seeds=len(results["seeds"]) > 1)
+        history = fold["history"]
+        epochs = [record["epoch"] for record in history]
+        name = f"{fold['fold']}, seed {fold['seed']}" if len(results["seeds"]) > 1 else fold["fold"]
+        loss.plot(epochs, [record["train_loss"] for record in history], color=colour, label=short_name(name))
+        recalls = [number(record.get("validation_uar")) for record in history]
+        recall.plot(epochs, recalls, color=colour)
+        kept = fold["selected_epoch"] - 1
+        if 0 <= kept < len(recalls):
+            recall.plot(epochs[kept], recalls[kept], "o", color=colour)
     loss.set(title="training loss", xlabel="epoch")
     loss.set_ylim(bottom=0)
     recall.set(title="UAR on validation subjects (● the model that is tested)", xlabel="epoch", ylim=(0, 1))
@@ -114,17 +118,6 @@ def draw_curves(figure: Any, results: CrossValidation) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-
-
-def _draw_fold(loss: Any, recall: Any, fold: FoldFigures, colour: Any, several_seeds: bool) -> None:
-    epochs = [record["epoch"] for record in fold["history"]]
-    name = f"{fold['fold']}, seed {fold['seed']}" if several_seeds else fold["fold"]
-    loss.plot(epochs, [record["train_loss"] for record in fold["history"]], color=colour, label=short_name(name))
-    recalls = [number(record.get("validation_uar")) for record in fold["history"]]
-    recall.plot(epochs, recalls, color=colour)
-    kept = fold["selected_epoch"] - 1
-    if 0 <= kept < len(recalls):
-        recall.plot(epochs[kept], recalls[kept], "o", color=colour)
 
 
 def draw_recalls(figure: Any, results: CrossValidation) -> None:
@@ -202,25 +195,22 @@ def draw_axis(figure: Any, results: Ablation, axis: str) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[1.2, 1], sharey=True)
     bars = []
     for variant in variants:
-        uar = variant["result"]["summary"]["uar"]
+        summary = variant["result"]["summary"]["uar"]
         folds = [fold["uar"] for fold in variant["result"]["folds"]]
         colour = MODEL_COLOUR if variant is reference else CONSTANT_COLOUR
-        bars.append(Bar(plain_text(variant["title"]), uar["pooled"], uar["low"], uar["high"], colour, folds))
+        title = plain_text(variant["title"])
+        bars.append(Bar(title, summary["pooled"], summary["low"], summary["high"], colour, folds))
     _draw_bars(left, bars)
     left.set_title("UAR of all folds' clips (○ folds, line: 95 % interval)", fontsize=10)
     _finish_shares(left, reference["result"], axis="x")
-    _draw_differences(right, variants, reference)
-
-
-def _draw_differences(axes: Any, variants: Sequence[Variant], reference: Variant) -> None:
-    axes.axvline(0, color=MODEL_COLOUR)
+    right.axvline(0, color=MODEL_COLOUR)
     for place, variant in enumerate(variants):
         if variant["differences"]:
             uar = variant["differences"]["uar"]
             low, middle, high = (100 * number(value) for value in (uar["low"], uar["difference"], uar["high"]))
-            axes.plot([low, high], [place, place], color="#222222", linewidth=1.4)
-            axes.plot(middle, place, "s", color="#222222")
-    axes.set_title(plain_text(f"UAR minus that of {reference['title']}, in points, 95 % interval"), fontsize=10)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False)
+            right.plot([low, high], [place, place], color="#222222", linewidth=1.4)
+            right.plot(middle, place, "s", color="#222222")
+    right.set_title(plain_text(f"UAR minus that of {reference['title']}, in points, 95 % interval"), fontsize=10)
+    right.grid(axis="x", alpha=0.3)
+    right.spines[["top", "right", "left"]].set_visible(False)
+    right.tick_params(left=False)

@@ -63,7 +63,11 @@ def measure_gain(options: GainOptions) -> str:
     dataset_dir = draw_clips(options, output_dir)
     seeds = range(options.seeds)
     protocols = [write_protocol(options, dataset_dir, seed) for seed in seeds]
-    encoders = [pretraining_experiment(options, output_dir, seed) for seed in range(options.pretrainings)]
+    videos = Path(unlabelled_videos(options, output_dir).synthetic_dir) / "videos"
+    encoders = []
+    for seed in range(options.pretrainings):
+        words = ("--model", options.model, "--seed", str(seed), "--num_train_epochs", str(options.pretraining_epochs))
+        encoders.append(Experiment(f"pre-training-{seed}", (*words, "--videos", str(videos)), PRETRAIN_MODULE))
     from_scratch = [fine_tuning_experiment(options, ARMS[0], dataset_dir, protocols[seed], seed) for seed in seeds]
     run_experiments([*encoders, *from_scratch], output_dir, options.jobs)
     pretrained = [
@@ -116,14 +120,6 @@ def write_protocol(options: GainOptions, dataset_dir: Path, seed: int) -> Path:
     file = dataset_dir.parent / f"protocol-{seed}.json"
     write_json(file, {"name": name, "folds": [fold]})
     return file
-
-
-def pretraining_experiment(options: GainOptions, output_dir: Path, seed: int) -> Experiment:
-    """Pre-training without labels."""
-    videos = unlabelled_videos(options, output_dir)
-    words = ("--model", options.model, "--seed", str(seed), "--num_train_epochs", str(options.pretraining_epochs))
-    videos_folder = ("--videos", str(Path(videos.synthetic_dir) / "videos"))
-    return Experiment(f"pre-training-{seed}", (*words, *videos_folder), PRETRAIN_MODULE)
 
 
 def fine_tuning_experiment(

@@ -436,8 +436,13 @@ def find_fault(value: Any, wanted: Any, place: str = "") -> str | None:
     """First place where a value breaks a type of TypedDict, dict, list, Literal, unions and plain types; None: none."""
     if wanted is Any:
         return None
-    if is_typeddict(wanted):
-        return _find_fault_in_fields(value, wanted, place)
+    if is_typeddict(wanted) and isinstance(value, dict):
+        types = get_type_hints(wanted)
+        missing = sorted(wanted.__required_keys__ - set(value))
+        if missing:
+            return f"{place or 'the top'}: {', '.join(missing)} missing"
+        faults = (find_fault(value[key], types[key], f"{place}.{key}".lstrip(".")) for key in value if key in types)
+        return next((fault for fault in faults if fault), None)
     origin, inner = get_origin(wanted), get_args(wanted)
     # 1.0 is written as 1 by some writers of JSON.
     plain = NoneType if wanted is None else (int, float) if wanted is float else origin or wanted
@@ -446,25 +451,10 @@ def find_fault(value: Any, wanted: Any, place: str = "") -> str | None:
     elif origin in (Union, UnionType):
         fits = any(find_fault(value, part, place) is None for part in inner)
     else:
-        fits = isinstance(value, plain) and not (isinstance(value, bool) and wanted is not bool)
+        fits = not is_typeddict(wanted) and isinstance(value, plain) and (wanted is bool or not isinstance(value, bool))
     if not fits:
-        return _fault(value, wanted, place)
+        name = getattr(wanted, "__name__", wanted) if not inner else wanted
+        return f"{place or 'the top'}: is {str(value)[:60]!r}, but must be {name}"
     entries = enumerate(value) if origin is list else value.items() if origin is dict else ()
     faults = (find_fault(entry, inner[-1], f"{place}[{key!r}]") for key, entry in entries)
     return next((fault for fault in faults if fault), None)
-
-
-def _find_fault_in_fields(value: Any, wanted: Any, place: str) -> str | None:
-    if not isinstance(value, dict):
-        return _fault(value, wanted, place)
-    types = get_type_hints(wanted)
-    missing = sorted(wanted.__required_keys__ - set(value))
-    if missing:
-        return f"{place or 'the top'}: {', '.join(missing)} missing"
-    faults = (find_fault(value[key], types[key], f"{place}.{key}".lstrip(".")) for key in value if key in types)
-    return next((fault for fault in faults if fault), None)
-
-
-def _fault(value: Any, wanted: Any, place: str) -> str:
-    name = getattr(wanted, "__name__", None) if not get_args(wanted) else str(wanted)
-    return f"{place or 'the top'}: is {str(value)[:60]!r}, but must be {name or wanted}"

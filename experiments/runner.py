@@ -75,7 +75,12 @@ def run_experiments(experiments: Sequence[Experiment], output_dir: Path, jobs: i
         ValueError: a folder holds a run of other arguments, or runs failed: the message names them, their last line
             and their log. The others are finished by then.
     """
-    check_experiments(experiments, jobs)
+    names = [experiment.name for experiment in experiments]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"experiments need different names, but there are several of {', '.join(twice)}")
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: must be at least 1")
     output_dir = Path(output_dir)
     waiting = [experiment for experiment in experiments if not is_done(experiment, output_dir / experiment.name)]
     if len(waiting) < len(experiments):
@@ -84,16 +89,6 @@ def run_experiments(experiments: Sequence[Experiment], output_dir: Path, jobs: i
     if failed:
         raise ValueError(f"{len(failed)} of {len(experiments)} runs failed: {'; '.join(failed)}")
     return {experiment.name: read_result(experiment, output_dir) for experiment in experiments}
-
-
-def check_experiments(experiments: Sequence[Experiment], jobs: int) -> None:
-    """Raises a ValueError for names that are used twice, and for no job at all."""
-    names = [experiment.name for experiment in experiments]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"experiments need different names, but there are several of {', '.join(twice)}")
-    if jobs < 1:
-        raise ValueError(f"--jobs {jobs}: must be at least 1")
 
 
 def is_done(experiment: Experiment, folder: Path) -> bool:

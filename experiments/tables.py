@@ -52,8 +52,14 @@ def format_text(rows: Rows) -> str:
 
 def cross_validation_tables(results: CrossValidation) -> list[tuple[str, Rows]]:
     """(what it shows, table) of everything in the results; a table without rows is a remark."""
-    tables = [
-        (headline(results), []),
+    clips = sum(map(sum, results["confusion_matrix"]))
+    seeds = ", ".join(map(str, results["seeds"]))
+    headline = (
+        f"{results['name']}: {results['protocol']}; {results['data']}; seed {seeds}; {clips} test clips; "
+        f"{results['parameters']:,} weights."
+    )
+    tables: list[tuple[str, Rows]] = [
+        (headline, []),
         ("Figures over all folds, in percent", summary_rows(results)),
         ("Folds, in percent", fold_rows(results)),
         ("Recall of each expression, all folds together, in percent", class_rows(results)),
@@ -65,16 +71,6 @@ def cross_validation_tables(results: CrossValidation) -> list[tuple[str, Rows]]:
         worst_first = dict(sorted(results["per_subject"].items(), key=lambda entry: (entry[1]["uar"] or 0.0, entry[0])))
         tables.append(("By subject, in percent, the lowest UAR first", group_rows(worst_first, "subject")))
     return [*tables, (bootstrap_remark(results), [])]
-
-
-def headline(results: CrossValidation) -> str:
-    """What the figures are figures of."""
-    clips = sum(map(sum, results["confusion_matrix"]))
-    seeds = ", ".join(map(str, results["seeds"]))
-    return (
-        f"{results['name']}: {results['protocol']}; {results['data']}; seed {seeds}; {clips} test clips; "
-        f"{results['parameters']:,} weights."
-    )
 
 
 def bootstrap_remark(results: CrossValidation) -> str:
@@ -150,7 +146,11 @@ def group_rows(groups: dict[str, GroupFigures], title: str) -> Rows:
 def ablation_tables(results: Ablation) -> list[tuple[str, Rows]]:
     """(what it shows, table) for every axis of the ablation."""
     reference = find_variant(results, results["reference"])
-    tables: list[tuple[str, Rows]] = [(ablation_headline(results), [])]
+    folds = len({fold["fold"] for fold in results["variants"][0]["result"]["folds"]})
+    seeds = ", ".join(map(str, results["seeds"]))
+    counted = f"{folds} fold{'s' if folds > 1 else ''}, seed {seeds}"
+    headline = f"Ablation: {results['protocol']}; {results['data']}; {counted}, the same for every variant."
+    tables: list[tuple[str, Rows]] = [(headline, [])]
     for axis in dict.fromkeys(variant["axis"] for variant in results["variants"]):
         chosen = [variant for variant in results["variants"] if variant["axis"] == axis]
         if chosen == [reference] and len(results["variants"]) > 1:
@@ -162,14 +162,6 @@ def ablation_tables(results: Ablation) -> list[tuple[str, Rows]]:
             tables.append(("The paper's own figures for these structures (UAR / WAR)", paper_rows(chosen)))
         tables.append((f"Differences from {reference['title']}, in points", difference_rows(chosen)))
     return [*tables, (bootstrap_remark(reference["result"]), [])]
-
-
-def ablation_headline(results: Ablation) -> str:
-    """What the figures are figures of."""
-    folds = len({fold["fold"] for fold in results["variants"][0]["result"]["folds"]})
-    seeds = ", ".join(map(str, results["seeds"]))
-    counted = f"{folds} fold{'s' if folds > 1 else ''}"
-    return f"Ablation: {results['protocol']}; {results['data']}; {counted}, seed {seeds}, the same for every variant."
 
 
 def find_variant(results: Ablation, name: str) -> Variant:
