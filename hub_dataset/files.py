@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-POINTER_BEGIN = b"version https://git-lfs.github.com/spec/"
-LONGEST_POINTER = 1024  # bytes
+from mtcae_dfer.video_reading import GIT_LFS_HEAD
+
+LONGEST_POINTER = 1024  # bytes, by the specification of Git LFS
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def is_lfs_pointer(file: Path) -> bool:
     if file.stat().st_size > LONGEST_POINTER:
         return False
     with open(file, "rb") as stream:
-        return stream.read(len(POINTER_BEGIN)) == POINTER_BEGIN
+        return stream.read(len(GIT_LFS_HEAD)) == GIT_LFS_HEAD
 
 
 def hash_file(path: str | os.PathLike) -> tuple[str, int]:

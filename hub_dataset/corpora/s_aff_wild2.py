@@ -56,7 +56,21 @@ def read_s_aff_wild2(file: str | os.PathLike) -> dict[str, AffectLabels]:
         rows.setdefault(str(image.parent), []).append((int(image.stem) - 1, labels))
     if not rows:
         raise DatasetError(f"{file} holds no labels: give a label file of s-Aff-Wild2.")
-    return {video: _as_labels(sorted(frames), f"{file}, {video}") for video, frames in rows.items()}
+    told = {}
+    for video, frames in rows.items():
+        numbers, labels_of = zip(*sorted(frames), strict=True)
+        table = np.array(labels_of)
+        if (table[:, 2:] != np.round(table[:, 2:])).any():
+            raise DatasetError(f"{file}, {video}: expressions and action units must be whole numbers.")
+        told[video] = AffectLabels(
+            frame_indices=np.array(numbers, dtype=np.int64),
+            valence=table[:, 0].astype(np.float32),
+            arousal=table[:, 1].astype(np.float32),
+            expression=table[:, 2].astype(np.int64),
+            action_units=table[:, 3:].astype(np.int64),
+            name=f"{file}, {video}",
+        )
+    return told
 
 
 def list_frames(folder: str | os.PathLike, labels: Mapping[str, AffectLabels]) -> dict[str, list[Path]]:
@@ -85,17 +99,3 @@ def images_by_frame(folder: Path) -> dict[int, Path]:
         return {}
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit()]
     return {int(path.stem) - 1: path for path in sorted(images, key=lambda path: int(path.stem))}
-
-
-def _as_labels(frames: list[tuple[int, list[float]]], name: str) -> AffectLabels:
-    table = np.array([numbers for _, numbers in frames])
-    if (table[:, 2:] != np.round(table[:, 2:])).any():
-        raise DatasetError(f"{name}: expressions and action units must be whole numbers.")
-    return AffectLabels(
-        frame_indices=np.array([frame for frame, _ in frames], dtype=np.int64),
-        valence=table[:, 0].astype(np.float32),
-        arousal=table[:, 1].astype(np.float32),
-        expression=table[:, 2].astype(np.int64),
-        action_units=table[:, 3:].astype(np.int64),
-        name=name,
-    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtcae_dfer.hub_dataset.files import POINTER_BEGIN
+from mtcae_dfer.video_reading import GIT_LFS_HEAD
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +57,7 @@ def prepare_picture(content: bytes, options: PictureOptions) -> Picture:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if content.startswith(POINTER_BEGIN):
+    if content.startswith(GIT_LFS_HEAD):
         raise PictureError("is a Git LFS pointer, not a picture: run `git lfs pull` in its folder")
     try:
         with warnings.catch_warnings():

@@ -216,6 +216,7 @@ def _files(stills: Sequence[Still], paths: Sequence[Path], **told: Any) -> Still
 
 
 def _read_csv(table: Path, reading: StillsReading) -> StillsSource:
+    """A list of FER2013 or AffectNet, or else one with the columns path and expression, maybe subject and split."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]
@@ -226,11 +227,6 @@ def _read_csv(table: Path, reading: StillsReading) -> StillsSource:
     if "subDirectory_filePath" in header:
         split = AFFECTNET_LISTS.get(table.name.lower(), "train")
         return _read_affect_net({split: table})
-    return _read_table(table, header, reading)
-
-
-def _read_table(table: Path, header: Sequence[str], reading: StillsReading) -> StillsSource:
-    """A CSV file with the columns path and expression, and where it has them subject and split."""
     stills, paths = [], []
     for place, row in read_rows(table, ("path", "expression")):
         for column in ("path", "expression", "subject", "split"):
