@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,17 +125,6 @@ def read_attention(
         # (heads, t, h, w) -> (heads, T, h, w): a tubelet's share is divided among its frames.
         maps[name] = received.repeat_interleave(frames_per_tubelet, dim=1) / frames_per_tubelet
     return outputs, maps
-
-
-def attention_maps(
-    model: MTCAEForMultiTaskVideo, pixel_values: torch.Tensor
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """As `read_attention`, averaged over heads: task name -> (T, h, w), and the expression scores."""
-    outputs, attention = read_attention(model, pixel_values)
-    probabilities = cast(torch.Tensor, outputs.logits)[0].float().softmax(dim=-1).tolist()
-    names_of = {int(index): name for index, name in (model.config.id2label or {}).items()}
-    scores = {names_of[index]: probability for index, probability in enumerate(probabilities)}
-    return {name: maps.mean(dim=0) for name, maps in attention.items()}, scores
 
 
 def read_heat_maps(model: MTCAEForMultiTaskVideo, outputs: MTCAEMultiTaskOutput) -> dict[str, torch.Tensor]:

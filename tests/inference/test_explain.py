@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mtcae_dfer.inference.explain import Explanation, attention_maps, draw_explanation, read_attention, read_heat_maps
+from mtcae_dfer.inference.explain import Explanation, draw_explanation, read_attention, read_heat_maps
 from mtcae_dfer.inference.models import ModelError
 from mtcae_dfer.inference.pictures import PREDICTED
 from tests.support.tiny_models import EXPRESSION_TASK, FRAMES, random_clips, tiny_model
@@ -16,9 +16,10 @@ from tests.support.tiny_models import EXPRESSION_TASK, FRAMES, random_clips, tin
 def test_attention_maps_are_the_last_layers_average_and_sum_to_one() -> None:
     model, clips = tiny_model(), random_clips(1)
     before = model.config._attn_implementation
-    maps, scores = attention_maps(model, clips)
+    outputs, attention = read_attention(model, clips)
+    maps = {name: heads.mean(dim=0) for name, heads in attention.items()}
     assert list(maps) == [task.name for task in model.config.task_descriptions]
-    assert sum(scores.values()) == pytest.approx(1.0, abs=1e-5)
+    assert float(outputs.logits[0].softmax(dim=-1).sum()) == pytest.approx(1.0, abs=1e-5)
     assert model.config._attn_implementation == before
     model.set_attn_implementation("eager")
     last = model(clips, output_attentions=True).cross_attentions[-1]
