@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .configuration_common import as_height_and_width, require
+from .configuration_common import as_height_and_width, require, require_positive, require_share
 from .image_backbones import FeatureMap, build_image_backbone_config, measure_feature_map
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
@@ -59,15 +59,8 @@ class FrameBackboneConfig(PreTrainedConfig):
         self.backbone_config = build_image_backbone_config(given, "backbone_config")
         super().__post_init__(**kwargs)
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
-        self._check_fields()
-
-    def _check_fields(self) -> None:
-        for field_name in ("num_channels", "num_frames", "num_temporal_attention_heads", "temporal_mlp_ratio"):
-            value = getattr(self, field_name)
-            require(value > 0, field_name, value, "must be greater than 0")
-        for field_name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            value = getattr(self, field_name)
-            require(0 <= value < 1, field_name, value, "must be at least 0 and less than 1")
+        require_positive(self, "num_channels", "num_frames", "num_temporal_attention_heads", "temporal_mlp_ratio")
+        require_share(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
         require(self.num_temporal_layers >= 0, "num_temporal_layers", self.num_temporal_layers, "must be at least 0")
         require(min(as_height_and_width(self.image_size)) > 0, "image_size", self.image_size, "must be greater than 0")
         require(self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, "is no activation of transformers")
@@ -75,10 +68,7 @@ class FrameBackboneConfig(PreTrainedConfig):
             heads = self.num_temporal_attention_heads
             rule = f"must divide the {self.hidden_size} channels of the feature map"
             require(self.hidden_size % heads == 0, "num_temporal_attention_heads", heads, rule)
-        self._check_patches()
-
-    def _check_patches(self) -> None:
-        """An image model of patches would leave out the pixels behind the last whole one."""
+        # An image model of patches would leave out the pixels behind the last whole one.
         patch, found = getattr(self.backbone_config, "patch_size", None), self.feature_map
         if patch is not None:
             patch, size = as_height_and_width(patch), as_height_and_width(self.image_size)

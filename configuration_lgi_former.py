@@ -7,14 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_common import (
-    as_height_and_width,
-    compute_token_grid,
-    require,
-    require_choice,
-    require_positive,
-    require_share,
-)
+from .configuration_common import compute_token_grid, require, require_choice, require_positive, require_share
 
 # Every saved folder names its own classes, so that the Auto* classes find them with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -79,26 +72,17 @@ class LGIFormerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
         self.region_size = list(self.region_size)
-        self._check_sizes()
-        require_share(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
-        self._check_regions()
-        self._check_objective()
-
-    def _check_sizes(self) -> None:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         require_positive(self, *sizes, *(f"decoder_{name}" for name in sizes), "tubelet_size", "num_frames")
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
             require(width % heads == 0, f"{prefix}hidden_size", width, f"must be a multiple of its {heads} heads")
-
-    def _check_regions(self) -> None:
+        require_share(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
         require(len(self.region_size) == 3, "region_size", self.region_size, "must be [time, height, width] in tokens")
         for axis, grid, region in zip(("time", "height", "width"), self.token_grid, self.region_size, strict=True):
             divisors = [size for size in range(1, grid + 1) if grid % size == 0]
             rule = f"does not divide the token grid {self.token_grid}: along {axis} take one of {divisors}"
             require(region in divisors, "region_size", self.region_size, rule)
-
-    def _check_objective(self) -> None:
         target, weight = self.reconstruction_target, self.motion_loss_weight
         require_choice(target, "reconstruction_target", RECONSTRUCTION_TARGETS)
         if weight is not None:
@@ -117,22 +101,9 @@ class LGIFormerConfig(PreTrainedConfig):
         return math.prod(self.token_grid)
 
     @property
-    def num_token_values(self) -> int:
-        """How many colour values one token covers."""
-        return self.num_channels * self.tubelet_size * math.prod(as_height_and_width(self.patch_size))
-
-    @property
-    def region_grid(self) -> tuple[int, int, int]:
-        """How many regions stand along time, height and width."""
-        tubelets, rows, columns = (
-            grid // region for grid, region in zip(self.token_grid, self.region_size, strict=True)
-        )
-        return tubelets, rows, columns
-
-    @property
     def num_regions(self) -> int:
         """M, the number of regions and of representative tokens."""
-        return math.prod(self.region_grid)
+        return self.num_tokens // math.prod(self.region_size)
 
     @property
     def num_visible_tokens(self) -> int:

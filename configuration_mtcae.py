@@ -97,17 +97,6 @@ class TaskDescription:
         self._check_choice("kind", TASK_KINDS)
         self.loss = self.loss or LOSSES_OF_KIND[self.kind][0]
         self.label_key = self.label_key or self.name
-        self._check_output_shape()
-        self.output_shape = list(self.output_shape)
-        self._check_fields()
-
-    def _check_choice(self, field_name: str, allowed: tuple[str, ...]) -> None:
-        require_choice(getattr(self, field_name), f"tasks.{self.name}.{field_name}", allowed)
-
-    def _require(self, condition: bool, field_name: str, rule: str) -> None:
-        require(condition, f"tasks.{self.name}.{field_name}", getattr(self, field_name), rule)
-
-    def _check_output_shape(self) -> None:
         shape = self.output_shape
         holds_sizes = isinstance(shape, list | tuple) and all(type(size) is int and size > 0 for size in shape)
         self._require(holds_sizes, "output_shape", "must be a list of positive whole numbers")
@@ -115,6 +104,14 @@ class TaskDescription:
             self._require(len(shape) <= 1, "output_shape", "must be [classes]")
         else:
             self._require(len(shape) > 0, "output_shape", "must not be empty")
+        self.output_shape = list(shape)
+        self._check_fields()
+
+    def _check_choice(self, field_name: str, allowed: tuple[str, ...]) -> None:
+        require_choice(getattr(self, field_name), f"tasks.{self.name}.{field_name}", allowed)
+
+    def _require(self, condition: bool, field_name: str, rule: str) -> None:
+        require(condition, f"tasks.{self.name}.{field_name}", getattr(self, field_name), rule)
 
     def _check_fields(self) -> None:
         self._check_choice("per", TASK_RATES)
@@ -124,18 +121,14 @@ class TaskDescription:
         for field_name in ("weight", "heat_map_weight", "heat_map_deviation"):
             self._require(is_weight(getattr(self, field_name)), field_name, "must be a finite number, at least 0")
         self._require(self.heat_map_deviation > 0, "heat_map_deviation", "must be greater than 0")
-        self._check_key("label_key")
-        if self.mask_key is not None:
-            self._check_key("mask_key")
-            self._require(self.mask_key != self.label_key, "mask_key", "must differ from label_key")
+        for field_name in ("label_key", "mask_key") if self.mask_key is not None else ("label_key",):
+            key = getattr(self, field_name)
+            self._require(_is_argument_name(key), field_name, "must be a Python identifier")
+            self._require(key not in FORWARD_ARGUMENTS, field_name, "is another argument of the model's forward")
+        self._require(self.mask_key != self.label_key, "mask_key", "must differ from label_key")
         if self.output_names is not None and self.output_shape:
             rule = f"must name the {self.num_outputs} outputs"
             self._require(len(self.output_names) == self.num_outputs, "output_names", rule)
-
-    def _check_key(self, field_name: str) -> None:
-        key = getattr(self, field_name)
-        self._require(_is_argument_name(key), field_name, "must be a Python identifier")
-        self._require(key not in FORWARD_ARGUMENTS, field_name, "is another argument of the model's forward")
 
     @property
     def num_outputs(self) -> int:
@@ -213,7 +206,11 @@ class MTCAEConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02  # standard deviation of fresh weights
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._check_names(kwargs)
+        for name in ("num_frames", "image_size", "patch_size", "tubelet_size", "hidden_size", "token_grid"):
+            require(name not in kwargs, name, kwargs.get(name), "is the encoder's; set it in encoder_config")
+        unknown = unknown_config_names(kwargs)
+        if unknown:
+            logger.warning(f"MTCAEConfig has no field {', '.join(unknown)}: kept, but without any effect.")
         self.encoder_config = build_encoder_config(self.encoder_config)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EXPRESSIONS))
@@ -259,39 +256,24 @@ class MTCAEConfig(PreTrainedConfig):
                 task["output_shape"] = []
 
     @staticmethod
-    def _check_names(names: dict[str, Any]) -> None:
-        for name in ("num_frames", "image_size", "patch_size", "tubelet_size", "hidden_size", "token_grid"):
-            require(name not in names, name, names.get(name), "is the encoder's; set it in encoder_config")
-        unknown = unknown_config_names(names)
-        if unknown:
-            logger.warning(f"MTCAEConfig has no field {', '.join(unknown)}: kept, but without any effect.")
-
-    def _build_tasks(self, tasks: list | None) -> list[TaskDescription]:
-        return paper_tasks() if tasks is None else [self._build_task(task) for task in tasks]
-
-    @staticmethod
-    def _build_task(task: dict | TaskDescription) -> TaskDescription:
-        # A class loaded as remote code is not the package's class, so a description is known by its fields.
-        values = asdict(task) if is_dataclass(task) else task
-        describes = isinstance(values, dict) and "name" in values
-        require(describes, "tasks", task, "every entry must be a task description with a name")
-        unknown = sorted(set(values) - {known.name for known in fields(TaskDescription)})
-        require(not unknown, f"tasks.{values.get('name')}", unknown, "are no fields of a task description")
-        return TaskDescription(**values)
+    def _build_tasks(tasks: list[dict | TaskDescription] | None) -> list[TaskDescription]:
+        if tasks is None:
+            return paper_tasks()
+        described = []
+        for task in tasks:
+            # A class loaded as remote code is not the package's class, so a description is known by its fields.
+            values = asdict(task) if is_dataclass(task) else task
+            describes = isinstance(values, dict) and "name" in values
+            require(describes, "tasks", task, "every entry must be a task description with a name")
+            unknown = sorted(set(values) - {known.name for known in fields(TaskDescription)})
+            require(not unknown, f"tasks.{values.get('name')}", unknown, "are no fields of a task description")
+            described.append(TaskDescription(**values))
+        return described
 
     def _check_fields(self) -> None:
         require_choice(self.structure, "structure", STRUCTURES)
         require(self.decoder_type in DECODER_TYPES, "decoder_type", self.decoder_type, "must be 'vit' or 'mlp'")
         require_choice(self.pooling, "pooling", POOLINGS)
-        self._check_sizes()
-        classes = self.id2label or {}
-        require(sorted(classes) == list(range(len(classes))), "id2label", classes, "must number its names 0, 1, 2, …")
-        require(len(set(classes.values())) == len(classes), "id2label", classes, "must hold every name once")
-        describe_clips(self._encoder)
-        self._check_tasks()
-        self._check_structure()
-
-    def _check_sizes(self) -> None:
         positive = ("hidden_size", "num_layers", "num_attention_heads", "head_dim", "mlp_ratio")
         for field_name in [*(f"decoder_{name}" for name in positive), "pooling_maps", "temperature", "layer_norm_eps"]:
             value = getattr(self, field_name)
@@ -301,6 +283,12 @@ class MTCAEConfig(PreTrainedConfig):
         require(mlp_size > 0, "decoder_mlp_ratio", self.decoder_mlp_ratio, "leaves the MLP no hidden channel")
         activation = self.decoder_hidden_act
         require(activation in ACT2FN, "decoder_hidden_act", activation, "is no activation of transformers")
+        classes = self.id2label or {}
+        require(sorted(classes) == list(range(len(classes))), "id2label", classes, "must number its names 0, 1, 2, …")
+        require(len(set(classes.values())) == len(classes), "id2label", classes, "must hold every name once")
+        describe_clips(self._encoder)
+        self._check_tasks()
+        self._check_structure()
 
     def _check_tasks(self) -> None:
         names = [task["name"] for task in self.tasks or []]
@@ -337,8 +325,8 @@ class MTCAEConfig(PreTrainedConfig):
         require(rows * columns > 1, f"tasks.{task.name}.pooling", task.pooling, rule)
 
     def _check_structure(self) -> None:
+        names = [task["name"] for task in self.tasks or []]
         if self.structure == "single_task":
-            names = [task["name"] for task in self.tasks or []]
             require(len(names) == 1, "tasks", names, "single_task takes one task")
         if self.structure == "cascaded":
             rule = "a cascade needs 'vit': its decoders read the encoder's output by cross-attention"
@@ -348,23 +336,17 @@ class MTCAEConfig(PreTrainedConfig):
             require(self.decoder_type == "vit", "decoder_type", self.decoder_type, rule)
             require(not self.share_decoder_layers, "share_decoder_layers", True, rule)
         if self.structure == "mnc":
-            self._check_region_tasks()
+            first = [(task["name"], task["per"], task["output_shape"]) for task in (self.tasks or [])[:2]]
+            rule = "mnc needs face_box [4] and face_landmarks [points, 2] first, both per frame: it looks inside them"
+            fits = len(first) == 2 and first[0] == ("face_box", "frame", [4])
+            fits = fits and first[1][:2] == ("face_landmarks", "frame")
+            fits = fits and len(first[1][2]) == 2 and first[1][2][1] == 2
+            require(fits, "tasks", names[:2], rule)
         if self.structure == "mtl_er":
             # Its transformers are torch's, whose heads divide the width among them.
             size = self.decoder_num_attention_heads * self.decoder_head_dim
             rule = f"must be decoder_num_attention_heads x decoder_head_dim ({size}) for mtl_er"
             require(size == self.decoder_hidden_size, "decoder_hidden_size", self.decoder_hidden_size, rule)
-        self._check_task_interplay()
-
-    def _check_region_tasks(self) -> None:
-        first = [(task["name"], task["per"], task["output_shape"]) for task in (self.tasks or [])[:2]]
-        rule = "mnc needs face_box [4] and face_landmarks [points, 2] first, both per frame: it looks inside them"
-        fits = len(first) == 2 and first[0] == ("face_box", "frame", [4])
-        fits = fits and first[1][:2] == ("face_landmarks", "frame") and len(first[1][2]) == 2 and first[1][2][1] == 2
-        require(fits, "tasks", [name for name, _, _ in first], rule)
-
-    def _check_task_interplay(self) -> None:
-        names = [task["name"] for task in self.tasks or []]
         weight = self.contrastive_weight
         require(0 <= weight < math.inf, "contrastive_weight", weight, "must be a finite number, at least 0")
         if self.structure == "mtformer":

@@ -98,21 +98,16 @@ class MTLERConfig(PreTrainedConfig):
         self.action_units = list(AFFECT_ACTION_UNITS if self.action_units is None else self.action_units)
         self.head_sizes = [512, 256] if self.head_sizes is None else list(self.head_sizes)
         self.loss_weights = dict(LOSS_WEIGHTS) | (self.loss_weights or {})
-        self._check_choices()
-        self._check_sizes()
+        if self.dependencies is None:
+            # Only the shipped dependency shrinks to the tasks that are there; what a user writes must be all there.
+            sources = [task for task in ("valence", "action_units") if task in self.tasks]
+            self.dependencies = {"arousal": sources} if sources and "arousal" in self.tasks else {}
+        self._check_fields()
         self._check_outputs()
-        self._complete_dependencies()
+        self._check_dependencies()
         self._check_attention_heads()
 
-    def _complete_dependencies(self) -> None:
-        # Only the shipped dependency shrinks to the tasks that are there; what a user writes must be all there.
-        if self.dependencies is None:
-            tasks = self.tasks or []
-            sources = [task for task in ("valence", "action_units") if task in tasks]
-            self.dependencies = {"arousal": sources} if sources and "arousal" in tasks else {}
-        self._check_dependencies()
-
-    def _check_choices(self) -> None:
+    def _check_fields(self) -> None:
         for field_name, allowed in (
             ("encoder_type", ENCODER_TYPES),
             ("framework", FRAMEWORKS),
@@ -121,8 +116,6 @@ class MTLERConfig(PreTrainedConfig):
             ("valence_arousal_loss", VALENCE_AROUSAL_LOSSES),
         ):
             require_choice(getattr(self, field_name), field_name, allowed)
-
-    def _check_sizes(self) -> None:
         positive = ("input_size", "hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
         require_positive(self, *positive, "label_embedding_size", "chunk_length")
         require_share(self, "encoder_dropout", "head_dropout", "initializer_range")
@@ -130,13 +123,8 @@ class MTLERConfig(PreTrainedConfig):
         rule = f"must be at least 0 and less than chunk_length ({self.chunk_length})"
         require(0 <= self.chunk_overlap < self.chunk_length, "chunk_overlap", self.chunk_overlap, rule)
         rule = f"must be between 1 and num_layers ({self.num_layers})"
-        shares_all = self.framework == "share_encoder"
-        require(
-            shares_all or 1 <= self.num_private_layers <= self.num_layers,
-            "num_private_layers",
-            self.num_private_layers,
-            rule,
-        )
+        holds = self.framework == "share_encoder" or 1 <= self.num_private_layers <= self.num_layers
+        require(holds, "num_private_layers", self.num_private_layers, rule)
         sizes = self.head_sizes or []
         holds = len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
         require(holds, "head_sizes", sizes, "must be two whole numbers greater than 0")

@@ -39,9 +39,6 @@ class ResNeXt3DConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
         self.stage_depths, self.stage_widths = list(self.stage_depths), list(self.stage_widths)
-        self._check_fields()
-
-    def _check_fields(self) -> None:
         require_positive(self, "num_channels", "stem_channels", "groups", "expansion")
         depths, widths = self.stage_depths, self.stage_widths
         require(bool(depths) and min(depths) > 0, "stage_depths", depths, "must hold a positive depth for every stage")

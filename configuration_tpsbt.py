@@ -1,6 +1,5 @@
 """Configuration of TPSBT, the encoder of SVFAP: a temporal pyramid with spatial bottlenecks."""
 
-import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -53,9 +52,6 @@ class TPSBTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
         self.stage_depths = list(self.stage_depths)
-        self._check_fields()
-
-    def _check_fields(self) -> None:
         require_positive(self, "hidden_size", "num_attention_heads", "intermediate_size")
         require_positive(self, "bottleneck_hidden_size", "num_bottleneck_tokens", "temporal_kernel")
         require_share(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
@@ -84,11 +80,6 @@ class TPSBTConfig(PreTrainedConfig):
         """(t, h, w) of the tokens that leave the last stage."""
         tubelets, rows, columns = self.embedded_grid
         return tubelets // self.temporal_kernel ** (len(self.stage_depths) - 1), rows, columns
-
-    @property
-    def num_tokens(self) -> int:
-        """N, the number of tokens that leave the last stage."""
-        return math.prod(self.token_grid)
 
 
 __all__ = ["TPSBTConfig"]

@@ -44,22 +44,14 @@ class VOLSTMConfig(PreTrainedConfig):
     initializer_range: float = 0.02  # standard deviation of fresh dense weights in the frame encoder
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.frame_encoder_config = self._build_frame_encoder_config(self.frame_encoder_config)
+        if not isinstance(self.frame_encoder_config, PreTrainedConfig):
+            values = dict(FRAME_ENCODER if self.frame_encoder_config is None else self.frame_encoder_config)
+            model_type = values.pop("model_type", None)
+            rule = "must be an image model of transformers, for example 'resnet'"
+            require(model_type in CONFIG_MAPPING, "frame_encoder_config.model_type", model_type, rule)
+            self.frame_encoder_config = AutoConfig.for_model(model_type, **values)
         super().__post_init__(**kwargs)
         self.auto_map = getattr(self, "auto_map", None) or dict(AUTO_MAP)
-        self._check_fields()
-
-    @staticmethod
-    def _build_frame_encoder_config(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
-        if isinstance(config, PreTrainedConfig):
-            return config
-        values = dict(FRAME_ENCODER if config is None else config)
-        model_type = values.pop("model_type", None)
-        rule = "must be an image model of transformers, for example 'resnet'"
-        require(model_type in CONFIG_MAPPING, "frame_encoder_config.model_type", model_type, rule)
-        return AutoConfig.for_model(model_type, **values)
-
-    def _check_fields(self) -> None:
         require_positive(self, "num_channels", "num_frames", "hidden_size")
         require(self.num_lstm_layers >= 0, "num_lstm_layers", self.num_lstm_layers, "must be at least 0")
         require(min(self.patch_size) > 0, "image_size", self.image_size, "must be greater than 0")

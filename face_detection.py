@@ -19,7 +19,6 @@ from dataclasses import dataclass, fields
 from math import floor, log
 
 import torch
-from torch import nn
 from torchvision.ops import batched_nms
 
 from .face_geometry import (
@@ -126,9 +125,21 @@ class FaceDetector:
             ValueError: `frames` has another shape or type.
         """
         _check_frames(frames)
-        faces = self._find_all(frames)
-        chosen = _choose_faces(faces, len(frames), self.policy, frames.shape[-1], frames.shape[-2])
-        return _detections(faces, chosen, len(frames), frames.shape[-1], frames.shape[-2])
+        faces, count, width, height = self._find_all(frames), len(frames), frames.shape[-1], frames.shape[-2]
+        chosen = _choose_faces(faces, count, self.policy, width, height)
+        indices, at = list(chosen.values()), list(chosen.keys())
+        detections = FaceDetections(
+            boxes=torch.full((count, 4), torch.nan),
+            landmarks=torch.full((count, 5, 2), torch.nan),
+            confidence=torch.zeros(count),
+            face_found=torch.zeros(count, dtype=torch.bool),
+            face_count=torch.bincount(faces.frame_index, minlength=count),
+        )
+        detections.boxes[at] = boxes_from_pixels(faces.boxes[indices], width, height).clamp(0, 1)
+        detections.landmarks[at] = points_from_pixels(faces.landmarks[indices], width, height).clamp(0, 1)
+        detections.confidence[at] = faces.confidence[indices]
+        detections.face_found[at] = True
+        return detections
 
     def detect_all(self, frames: torch.Tensor) -> list[FaceDetections]:
         """Finds all faces in each frame of a clip.
@@ -167,9 +178,8 @@ class FaceDetector:
         height, width = frames.shape[-2:]
         frame_index = torch.repeat_interleave(torch.tensor([len(part) for part in boxes], dtype=torch.long))
         expected = boxes_to_pixels(torch.cat([*boxes, torch.zeros(0, 4)]), width, height)
-        faces = self._cascade.find_near(
-            frames.to(self.device), frame_index.to(self.device), expected.to(self.device), self._overlaps[1]
-        )
+        sums, squares = _PixelSums(frames.to(self.device)), _square(expected.to(self.device))
+        faces = self._cascade.sort_out(sums, frame_index.to(self.device), squares, self._overlaps[1])
         return [_all_of_frame(faces[faces.frame_index == frame], width, height) for frame in range(len(frames))]
 
     @torch.inference_mode()
@@ -200,11 +210,17 @@ class _Cascade:
     """PNet proposes boxes, RNet sorts them out, ONet finishes them and adds the points."""
 
     def __init__(self, device: torch.device):
-        networks = _load_networks()
+        try:
+            from facenet_pytorch import MTCNN
+        except ImportError as error:
+            raise ImportError(
+                "Finding faces needs facenet-pytorch, which is not installed: pip install facenet-pytorch==2.5.3"
+            ) from error
+        detector = MTCNN()
         self.device = device
         self.proposal, self.refinement, self.output = (
             network.to(device=device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-            for network in networks
+            for network in (detector.pnet, detector.rnet, detector.onet)
         )
 
     def find(self, frames: torch.Tensor, min_face: float, overlaps: tuple[float, float]) -> _Faces:
@@ -214,18 +230,30 @@ class _Cascade:
         """
         sums = _PixelSums(frames)
         frame_index, boxes = self._propose(sums, min_face, overlaps[0])
-        return self._sort_out(sums, frame_index, boxes, overlaps[1])
+        return self.sort_out(sums, frame_index, boxes, overlaps[1])
 
-    def find_near(self, frames: torch.Tensor, frame_index: torch.Tensor, boxes: torch.Tensor, overlap: float) -> _Faces:
-        """As `find`, with boxes (N, 4) of the frames `frame_index` (N,) in place of the first stage's candidates."""
-        return self._sort_out(_PixelSums(frames), frame_index, _square(boxes), overlap)
-
-    def _sort_out(self, sums: "_PixelSums", frame_index: torch.Tensor, boxes: torch.Tensor, overlap: float) -> _Faces:
-        """Second and third stage."""
+    def sort_out(self, sums: "_PixelSums", frame_index: torch.Tensor, boxes: torch.Tensor, overlap: float) -> _Faces:
+        """Second and third stage: the faces among square candidates (N, 4) of the frames `frame_index` (N,)."""
+        # RNet: the candidates that it takes for faces, their boxes moved and made square again.
         frame_index, boxes, crops = _cut(sums, frame_index, boxes, 24)
-        frame_index, boxes = self._refine(frame_index, boxes, crops, overlap)
-        frame_index, boxes, crops = _cut(sums, frame_index, boxes, 48)
-        return self._finish(frame_index, boxes, crops)
+        offsets, probability = _run_in_chunks(self.refinement, crops, (4, 2))
+        passed = (probability[:, 1] > STAGE_THRESHOLDS[1]).nonzero()[:, 0]
+        kept = passed[batched_nms(boxes[passed], probability[passed, 1], frame_index[passed], overlap)]
+        # ONet: final boxes, probabilities and points.
+        frame_index, boxes, crops = _cut(sums, frame_index[kept], _square(_move(boxes[kept], offsets[kept])), 48)
+        offsets, points, probability = _run_in_chunks(self.output, crops, (4, 10, 2))
+        passed = (probability[:, 1] > STAGE_THRESHOLDS[2]).nonzero()[:, 0]
+        boxes, points = boxes[passed], points[passed]
+        # (N, 10): five x, then five y, as shares of the box -> (N, 5, 2) pixels
+        landmarks = points.view(-1, 2, 5).transpose(1, 2)
+        landmarks = landmarks * (boxes[:, None, 2:] - boxes[:, None, :2] + 1) + boxes[:, None, :2] - 1
+        faces = _Faces(
+            frame_index[passed].cpu(),
+            _move(boxes, offsets[passed]).cpu(),
+            probability[passed, 1].cpu(),
+            landmarks.cpu(),
+        )
+        return faces[_suppress_nested(faces, 0.7)]
 
     def _propose(self, sums: "_PixelSums", min_face: float, overlap: float) -> tuple[torch.Tensor, torch.Tensor]:
         """First stage: frame index (N,) and square boxes (N, 4) of candidates."""
@@ -249,31 +277,6 @@ class _Cascade:
         kept = batched_nms(windows, torch.cat(scores), frames, overlap)
         return frames[kept], _square(_move(windows[kept], torch.cat(offsets)[kept], inclusive=False))
 
-    def _refine(
-        self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor, overlap: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Second stage: the candidates that RNet takes for faces, their boxes moved and made square again."""
-        offsets, probability = _run_in_chunks(self.refinement, crops, (4, 2))
-        passed = (probability[:, 1] > STAGE_THRESHOLDS[1]).nonzero()[:, 0]
-        kept = passed[batched_nms(boxes[passed], probability[passed, 1], frame_index[passed], overlap)]
-        return frame_index[kept], _square(_move(boxes[kept], offsets[kept]))
-
-    def _finish(self, frame_index: torch.Tensor, boxes: torch.Tensor, crops: torch.Tensor) -> _Faces:
-        """Third stage: final boxes, probabilities and points."""
-        offsets, points, probability = _run_in_chunks(self.output, crops, (4, 10, 2))
-        passed = (probability[:, 1] > STAGE_THRESHOLDS[2]).nonzero()[:, 0]
-        boxes, points = boxes[passed], points[passed]
-        # (N, 10): five x, then five y, as shares of the box -> (N, 5, 2) pixels
-        landmarks = points.view(-1, 2, 5).transpose(1, 2)
-        landmarks = landmarks * (boxes[:, None, 2:] - boxes[:, None, :2] + 1) + boxes[:, None, :2] - 1
-        faces = _Faces(
-            frame_index[passed].cpu(),
-            _move(boxes, offsets[passed]).cpu(),
-            probability[passed, 1].cpu(),
-            landmarks.cpu(),
-        )
-        return faces[_suppress_nested(faces, 0.7)]
-
 
 class _PixelSums:
     """Running sums over rows and columns of a stack of frames, from which any area average is four look-ups."""
@@ -293,16 +296,17 @@ class _PixelSums:
 
     def resized(self, height: int, width: int) -> torch.Tensor:
         """All frames, area-averaged to (T, 3, height, width) and scaled for the networks; channels last."""
-        top, bottom = _area_bins(self.height, height, self.table.device)
-        left, right = _area_bins(self.width, width, self.table.device)
+        size = torch.tensor([self.height, self.width], device=self.table.device)[:, None]  # (2, 1)
+        top, bottom = (pixels[0] for pixels in _bins(torch.zeros_like(size[0]), size[0], height))
+        left, right = (pixels[0] for pixels in _bins(torch.zeros_like(size[1]), size[1], width))
         rows = self.table.index_select(1, bottom).sub_(self.table.index_select(1, top))  # (T, h, W+1, 3)
         sums = rows.index_select(2, right).sub_(rows.index_select(2, left))  # (T, h, w, 3)
         return _network_input(sums, (bottom - top)[:, None] * (right - left))
 
     def crops(self, frame_index: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
         """Crops (N, 3, size, size), area-averaged from whole-pixel boxes `corners` (N, 4), x2 and y2 exclusive."""
-        left, right = _crop_bins(corners[:, 0], corners[:, 2], size)
-        top, bottom = _crop_bins(corners[:, 1], corners[:, 3], size)
+        left, right = _bins(corners[:, 0], corners[:, 2], size)
+        top, bottom = _bins(corners[:, 1], corners[:, 3], size)
         pixels = self.table.view(-1, self.table.shape[-1])  # (T * (H+1) * (W+1), 3)
         rows = frame_index[:, None] * (self.height + 1)
         top_row, bottom_row = (rows + top) * (self.width + 1), (rows + bottom) * (self.width + 1)
@@ -321,17 +325,6 @@ def _check_frames(frames: torch.Tensor) -> None:
         raise ValueError(f"frames must be uint8 (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
-def _load_networks() -> tuple[nn.Module, nn.Module, nn.Module]:
-    try:
-        from facenet_pytorch import MTCNN
-    except ImportError as error:
-        raise ImportError(
-            "Finding faces needs facenet-pytorch, which is not installed: pip install facenet-pytorch==2.5.3"
-        ) from error
-    detector = MTCNN()
-    return detector.pnet, detector.rnet, detector.onet
-
-
 def _pyramid_scales(height: int, width: int, min_face: float) -> Iterator[float]:
     """Scales of the pyramid: the rungs of facenet-pytorch's default, from the one that fits `min_face` on.
 
@@ -344,14 +337,11 @@ def _pyramid_scales(height: int, width: int, min_face: float) -> Iterator[float]
         scale *= PYRAMID_STEP
 
 
-def _area_bins(length: int, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """First pixel and end pixel (count,) of `count` even bins over `length` pixels; broken pixels count as whole."""
-    step = torch.arange(count + 1, device=device) * length
-    return step[:-1] // count, (step[1:] + count - 1) // count
+def _bins(start: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """First pixel and end pixel, (N, count) each, of `count` even bins over N stretches of pixels [start, end).
 
-
-def _crop_bins(start: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_area_bins`, for N stretches [start, end) at once: (N, count) each."""
+    Broken pixels count as whole.
+    """
     step = torch.arange(count + 1, device=start.device) * (end - start)[:, None]
     return start[:, None] + step[:, :-1] // count, start[:, None] + (step[:, 1:] + count - 1) // count
 
@@ -431,10 +421,13 @@ def _join(parts: list[_Faces]) -> _Faces:
 
 def _choose_faces(faces: _Faces, frame_count: int, policy: str, width: int, height: int) -> dict[int, int]:
     """Index of the chosen face by frame; frames without one are left out."""
+    area = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(dim=1)
     if policy == "track":
-        return _longest_track(faces, frame_count)
+        # The track that covers most frames, the one of larger mean area among equals.
+        tracks = _link_tracks(faces, frame_count)
+        return max(tracks, key=lambda track: (len(track), float(area[list(track.values())].mean())), default={})
     if policy == "largest":
-        merit = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(dim=1)
+        merit = area
     else:
         centre = (faces.boxes[:, 2:] + faces.boxes[:, :2]) / 2
         merit = -(centre - torch.tensor([width / 2, height / 2])).square().sum(dim=1)
@@ -442,13 +435,6 @@ def _choose_faces(faces: _Faces, frame_count: int, policy: str, width: int, heig
     for face in torch.argsort(merit, stable=True).tolist():
         chosen[int(faces.frame_index[face])] = face
     return chosen
-
-
-def _longest_track(faces: _Faces, frame_count: int) -> dict[int, int]:
-    """The track that covers most frames, the one of larger mean area among equals."""
-    tracks = _link_tracks(faces, frame_count)
-    area = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(dim=1)
-    return max(tracks, key=lambda track: (len(track), float(area[list(track.values())].mean())), default={})
 
 
 def _link_tracks(faces: _Faces, frame_count: int) -> list[dict[int, int]]:
@@ -468,23 +454,6 @@ def _link_tracks(faces: _Faces, frame_count: int) -> list[dict[int, int]]:
         linked = {face for _, face in pairs}
         tracks.extend({frame: face_index} for face, face_index in enumerate(found) if face not in linked)
     return tracks
-
-
-def _detections(faces: _Faces, chosen: dict[int, int], frame_count: int, width: int, height: int) -> FaceDetections:
-    """Writes the chosen faces into arrays over the frames, normalised and clipped to the frame."""
-    frames, indices = list(chosen.keys()), list(chosen.values())
-    detections = FaceDetections(
-        boxes=torch.full((frame_count, 4), torch.nan),
-        landmarks=torch.full((frame_count, 5, 2), torch.nan),
-        confidence=torch.zeros(frame_count),
-        face_found=torch.zeros(frame_count, dtype=torch.bool),
-        face_count=torch.bincount(faces.frame_index, minlength=frame_count),
-    )
-    detections.boxes[frames] = boxes_from_pixels(faces.boxes[indices], width, height).clamp(0, 1)
-    detections.landmarks[frames] = points_from_pixels(faces.landmarks[indices], width, height).clamp(0, 1)
-    detections.confidence[frames] = faces.confidence[indices]
-    detections.face_found[frames] = True
-    return detections
 
 
 def _all_of_frame(faces: _Faces, width: int, height: int) -> FaceDetections:

@@ -120,10 +120,16 @@ class EndpointHandler:
 
     def _video(self, inputs: Any) -> bytes | str:
         if isinstance(inputs, (bytes, bytearray)):
-            return self._sized(bytes(inputs))
-        if not isinstance(inputs, str) or not inputs:
+            content = bytes(inputs)
+        elif not isinstance(inputs, str) or not inputs:
             raise RequestError("bad_request", '"inputs" must be a video: base64 text, bytes or a path')
-        return self._path(inputs) or self._sized(self._decoded(inputs))
+        elif path := self._path(inputs):
+            return path
+        else:
+            content = self._decoded(inputs)
+        if len(content) > self.max_bytes:
+            raise RequestError("too_large", f"the video has {len(content)} bytes; {self.max_bytes} are allowed")
+        return content
 
     def _path(self, inputs: str) -> str | None:
         """The file that the text names inside the allowed folder, links followed; None where there is none."""
@@ -147,11 +153,6 @@ class EndpointHandler:
         except (binascii.Error, ValueError) as error:
             message = '"inputs" is neither base64 nor a video that this server may read'
             raise RequestError("bad_request", message) from error
-
-    def _sized(self, content: bytes) -> bytes:
-        if len(content) > self.max_bytes:
-            raise RequestError("too_large", f"the video has {len(content)} bytes; {self.max_bytes} are allowed")
-        return content
 
     def _check_limits(self, video: bytes | str) -> None:
         info = self.pipeline.probe(video)

@@ -331,7 +331,8 @@ def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedMode
     stored_config = config.backbone_config if is_wrapped else config
     if described.position_tables:
         # Its tables keep the checkpoint's size until they are interpolated.
-        stored_config = _with_sizes_of(config, own_config)
+        sizes = {name: getattr(own_config, name) for name in (described.num_frames, described.image_size)}
+        stored_config = type(config).from_dict(config.to_dict() | sizes)
     with explain_unreadable(source):
         loaded, report = model_class.from_pretrained(
             source, config=stored_config, ignore_mismatched_sizes=True, output_loading_info=True
@@ -355,12 +356,6 @@ def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedMode
     kept = {name: weight for name, weight in weights.items() if name.split(".")[0] not in described.unused_modules}
     encoder.load_state_dict(kept)
     return encoder, report
-
-
-def _with_sizes_of(config: PreTrainedConfig, own_config: PreTrainedConfig) -> PreTrainedConfig:
-    described = describe_encoder(config)
-    sizes = {name: getattr(own_config, name) for name in (described.num_frames, described.image_size)}
-    return type(config).from_dict(config.to_dict() | sizes)
 
 
 def resize_position_tables(weights: dict[str, torch.Tensor], old: PreTrainedConfig, new: PreTrainedConfig) -> None:

@@ -108,7 +108,14 @@ class FrameBackboneModel(FrameBackbonePreTrainedModel):
         Raises:
             ValueError: the clip has another size than the model, or more frames.
         """
-        self._check_clips(pixel_values)
+        config = self.config
+        expected = (config.num_channels, *as_height_and_width(config.image_size))
+        fits = pixel_values.ndim == 5 and tuple(pixel_values.shape[2:]) == expected
+        if not fits or not 0 < pixel_values.shape[1] <= config.num_frames:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, 1 to "
+                f"{config.num_frames} frames, {expected[0]} channels, {expected[1]}, {expected[2]})."
+            )
         return BaseModelOutput(last_hidden_state=self.encode_over_time(self.encode_frames(pixel_values)))
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -130,16 +137,6 @@ class FrameBackboneModel(FrameBackbonePreTrainedModel):
         for layer in self.temporal_layers:
             tokens = layer(tokens, num_frames)
         return tokens
-
-    def _check_clips(self, pixel_values: torch.Tensor) -> None:
-        config = self.config
-        expected = (config.num_channels, *as_height_and_width(config.image_size))
-        fits = pixel_values.ndim == 5 and tuple(pixel_values.shape[2:]) == expected
-        if not fits or not 0 < pixel_values.shape[1] <= config.num_frames:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (clips, 1 to "
-                f"{config.num_frames} frames, {expected[0]} channels, {expected[1]}, {expected[2]})."
-            )
 
 
 __all__ = ["FrameBackboneModel", "FrameBackbonePreTrainedModel"]

@@ -103,7 +103,7 @@ class MTCAEHeatMapHead(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, N, D) -> float32 (B, T, *output_shape)."""
         normed = self.norm(tokens)
-        maps = self._log_maps(normed).exp()
+        maps = self._of_frames(self.score(normed)).log_softmax(dim=-1).exp()
         # (B, N, 2 * maps) -> (B, T, points, h * w, 2)
         offsets = torch.stack([self._of_frames(values) for values in self.offset(normed).chunk(2, dim=-1)], dim=-1)
         cells = cell_centres(self.rows, self.columns, tokens.device) + offsets
@@ -115,10 +115,7 @@ class MTCAEHeatMapHead(nn.Module):
 
     def log_maps(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, N, D) -> logarithms of the maps' probabilities, float32 (B, T, points, h * w)."""
-        return self._log_maps(self.norm(tokens))
-
-    def _log_maps(self, normed: torch.Tensor) -> torch.Tensor:
-        return self._of_frames(self.score(normed)).log_softmax(dim=-1)
+        return self._of_frames(self.score(self.norm(tokens))).log_softmax(dim=-1)
 
     def _of_frames(self, values: torch.Tensor) -> torch.Tensor:
         # (B, t * h * w, tubelet_size * points) -> (B, t, h * w, tubelet_size, points)

@@ -27,11 +27,6 @@ class ZeroStartLinear(nn.Linear):
     """
 
 
-def residual_dense(input_size: int, output_size: int, zero_start: bool) -> nn.Linear:
-    """The dense layer whose output is added to the tokens; a `ZeroStartLinear` adds nothing before it is trained."""
-    return (ZeroStartLinear if zero_start else nn.Linear)(input_size, output_size)
-
-
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -84,11 +79,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(size, num_heads * head_dim)
         self.key = nn.Linear(size, num_heads * head_dim, bias=key_bias)
         self.value = nn.Linear(size, num_heads * head_dim)
-        self.output = residual_dense(num_heads * head_dim, size, zero_start)
-
-    def _split_heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
-        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        self.output = (ZeroStartLinear if zero_start else nn.Linear)(num_heads * head_dim, size)
 
     def forward(
         self, query: torch.Tensor, memory: torch.Tensor, values: torch.Tensor | None = None
@@ -100,11 +91,12 @@ class Attention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        projected = [self.query(query), self.key(memory), self.value(memory if values is None else values)]
+        # (B, N, heads * head_dim) -> (B, heads, N, head_dim)
+        heads = [tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for tokens in projected]
         attended, weights = attend(
             self,
-            self._split_heads(self.query(query)),
-            self._split_heads(self.key(memory)),
-            self._split_heads(self.value(memory if values is None else values)),
+            *heads,
             None,
             is_causal=self.is_causal,
             scaling=self.scaling,
@@ -130,7 +122,7 @@ class MLP(nn.Module):
         super().__init__()
         self.dense_in = nn.Linear(size, hidden_size)
         self.activation = ACT2FN[activation]
-        self.dense_out = residual_dense(hidden_size, size, zero_start)
+        self.dense_out = (ZeroStartLinear if zero_start else nn.Linear)(hidden_size, size)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)."""
@@ -270,6 +262,5 @@ __all__ = [
     "check_clip_size",
     "eager_attention_forward",
     "keep_mask",
-    "residual_dense",
     "sinusoid_positions",
 ]

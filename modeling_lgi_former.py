@@ -6,6 +6,7 @@ Source: "MAE-DFER: Efficient Masked Autoencoder for Self-supervised Dynamic Faci
 order (t, h, w) outside the blocks; inside they stand region after region, each behind its representative token.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,13 @@ class LGIFormerLayer(GradientCheckpointingLayer):
         With `representatives_only` the result is (B, M, 1, D), the same numbers at a fraction of the work: nothing of
         the local tokens but their keys and values reaches the representatives of this block.
         """
-        tokens = self._attend_within_regions(tokens, representatives_only)
+        grid = tokens.shape[:2]
+        # (B, M, 1 + n, D) -> (B * M, 1 + n, D): regions are independent here, and a drop path falls on a region
+        regions = tokens.flatten(0, 1)
+        normed = self.norm_region(regions)
+        num_queries = 1 if representatives_only else regions.shape[1]
+        attended, _ = self.region_attention(normed[:, :num_queries], normed)
+        tokens = (regions[:, :num_queries] + self.residual(attended)).unflatten(0, grid)
         # (B, M, D): here and in the next step a drop path falls on a clip
         representatives = tokens[:, :, 0]
         normed = self.norm_representatives(representatives)
@@ -129,24 +136,14 @@ class LGIFormerLayer(GradientCheckpointingLayer):
         representatives = representatives + self.residual(attended)
         updated = [representatives.unsqueeze(2)]
         if not representatives_only:
-            updated.append(self._attend_to_representatives(tokens[:, :, 1:], representatives))
+            # (B, M, n, D) -> (B, M * n, D): every local token reads the representatives of all regions
+            local = tokens[:, :, 1:]
+            query = self.norm_interaction_query(local).flatten(1, 2)
+            attended, _ = self.interaction_attention(query, self.norm_interaction_context(representatives))
+            updated.append(local + self.residual(attended).unflatten(1, local.shape[1:3]))
         # (B, M, 1 + n, D) -> (B * M, 1 + n, D), and back
         regions = torch.cat(updated, dim=2).flatten(0, 1)
-        return (regions + self.residual(self.mlp(self.norm_mlp(regions)))).unflatten(0, tokens.shape[:2])
-
-    def _attend_within_regions(self, tokens: torch.Tensor, representatives_only: bool) -> torch.Tensor:
-        # (B, M, 1 + n, D) -> (B * M, 1 + n, D): regions are independent here, and a drop path falls on a region
-        regions = tokens.flatten(0, 1)
-        normed = self.norm_region(regions)
-        num_queries = 1 if representatives_only else regions.shape[1]
-        attended, _ = self.region_attention(normed[:, :num_queries], normed)
-        return (regions[:, :num_queries] + self.residual(attended)).unflatten(0, tokens.shape[:2])
-
-    def _attend_to_representatives(self, local: torch.Tensor, representatives: torch.Tensor) -> torch.Tensor:
-        # (B, M, n, D) -> (B, M * n, D): every local token reads the representatives of all regions
-        query = self.norm_interaction_query(local).flatten(1, 2)
-        attended, _ = self.interaction_attention(query, self.norm_interaction_context(representatives))
-        return local + self.residual(attended).unflatten(1, local.shape[1:3])
+        return (regions + self.residual(self.mlp(self.norm_mlp(regions)))).unflatten(0, grid)
 
 
 class LGIFormerPreTrainedModel(CheckedPreTrainedModel):
@@ -379,7 +376,8 @@ class LGIFormerForPreTraining(LGIFormerPreTrainedModel):
             for _ in range(config.decoder_num_hidden_layers)
         )
         self.decoder_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.decoder_head = nn.Linear(size, config.num_token_values)
+        patch_area = math.prod(as_height_and_width(config.patch_size))
+        self.decoder_head = nn.Linear(size, config.num_channels * config.tubelet_size * patch_area)
         self.post_init()
 
     @can_return_tuple
@@ -396,29 +394,28 @@ class LGIFormerForPreTraining(LGIFormerPreTrainedModel):
         Raises:
             ValueError: the clip has another size than the model, or the mask's regions keep unequal counts.
         """
+        config = self.config
         encoded = self.lgi_former(pixel_values, bool_masked_pos, **kwargs)
         num_visible = encoded.last_hidden_state.shape[1]
         # Stable: visible tokens come first, both groups in raster order.
         raster_order = bool_masked_pos.long().argsort(dim=1, stable=True)
         visible, masked = raster_order[:, :num_visible], raster_order[:, num_visible:]
         require(masked.shape[1] > 0, "bool_masked_pos", tuple(bool_masked_pos.shape), "must mask some tokens")
-        logits = self._decode(self._order_for_decoder(encoded.last_hidden_state, bool_masked_pos), visible, masked)
-        losses = self.measure_losses(logits, take_tokens(self.compute_targets(pixel_values), masked))
+        tokens = encoded.last_hidden_state
+        if config.released_decoder_order:
+            # The released decoder was trained with tokens region after region and positions in raster order, so that
+            # some tokens carry another one's position: raster indices, region after region -> ranks in raster order.
+            order = self.lgi_former.order_visible_tokens(bool_masked_pos)
+            tokens = take_tokens(tokens, order.argsort(dim=1).argsort(dim=1))
+        logits = self._decode(tokens, visible, masked)
+        tubelet_size, target = config.tubelet_size, config.reconstruction_target
+        patch_size = as_height_and_width(config.patch_size)
+        targets = reconstruction_targets(pixel_values, tubelet_size, patch_size, target, config.norm_pix_loss)
+        targets = take_tokens(targets, masked)
+        losses = reconstruction_losses(logits, targets, tubelet_size, target, config.motion_loss_weight)
         return LGIFormerForPreTrainingOutput(
             **losses, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
-
-    def _order_for_decoder(self, tokens: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-        """Visible tokens (B, V, D) as they meet the decoder's positions: in raster order, each at its own place.
-
-        The released decoder was trained with tokens region after region and positions in raster order, so that some
-        tokens carry another one's position; `released_decoder_order` does the same.
-        """
-        if not self.config.released_decoder_order:
-            return tokens
-        # Raster indices, region after region -> the visible tokens' ranks in raster order
-        ranks = self.lgi_former.order_visible_tokens(bool_masked_pos).argsort(dim=1).argsort(dim=1)
-        return take_tokens(tokens, ranks)
 
     def _decode(self, tokens: torch.Tensor, visible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         # visible (B, V, D_encoder) and masked places (B, K) -> (B, V + K, D) -> (B, K, values)
@@ -428,21 +425,6 @@ class LGIFormerForPreTraining(LGIFormerPreTrainedModel):
         for layer in self.decoder_layers:
             tokens = layer(tokens)
         return self.decoder_head(self.decoder_norm(tokens[:, visible.shape[1] :]))
-
-    def compute_targets(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, T, C, H, W) -> the configured target of every token, (B, N, values)."""
-        config = self.config
-        patch_size = as_height_and_width(config.patch_size)
-        return reconstruction_targets(
-            pixel_values, config.tubelet_size, patch_size, config.reconstruction_target, config.norm_pix_loss
-        )
-
-    def measure_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Predictions and targets (B, K, values) -> `loss` and its parts, float32 scalars."""
-        config = self.config
-        return reconstruction_losses(
-            logits, targets, config.tubelet_size, config.reconstruction_target, config.motion_loss_weight
-        )
 
 
 __all__ = [

@@ -94,19 +94,6 @@ STRUCTURE_CLASSES: dict[str, type[MTCAEStructure]] = {
 }
 
 
-def task_loss(
-    task: TaskDescription, prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """One task's unweighted loss, a float32 scalar. Unknown labels and masked frames add nothing to it."""
-    # Half-precision losses overflow or vanish; autocast leaves these functions in the type they get.
-    prediction = prediction.float()
-    if task.kind == "classification":
-        return classification_loss(prediction, labels, mask)
-    if task.loss == "ccc":
-        return concordance_loss(prediction, labels, mask, output_axes=len(task.output_shape))
-    return elementwise_loss(ELEMENTWISE_LOSSES[str(task.loss)], prediction, labels, mask)
-
-
 def summarise_names(names: Iterable[str], depth: int) -> str:
     """Names of weights, shortened to their first `depth` parts and counted."""
     counts = Counter(".".join(name.split(".")[:depth]) for name in names)
@@ -317,13 +304,22 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
             )
 
     def _compute_losses(self, predictions: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
+        """The tasks' losses by name, before their weights. Unknown labels and masked frames add nothing to them."""
         losses = {}
         for task in self.tasks:
             labels = targets.get(task.label_key)
             if labels is not None:
                 mask = targets.get(task.mask_key)
                 self._check_labels(task, predictions[task.name], labels, mask)
-                losses[task.name] = task_loss(task, predictions[task.name], labels, mask)
+                # Half-precision losses overflow or vanish; autocast leaves these functions in the type they get.
+                prediction = predictions[task.name].float()
+                if task.kind == "classification":
+                    loss = classification_loss(prediction, labels, mask)
+                elif task.loss == "ccc":
+                    loss = concordance_loss(prediction, labels, mask, output_axes=len(task.output_shape))
+                else:
+                    loss = elementwise_loss(ELEMENTWISE_LOSSES[str(task.loss)], prediction, labels, mask)
+                losses[task.name] = loss
         return losses
 
     def _compute_map_losses(
@@ -428,16 +424,13 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
         # Copied tensor by tensor: loading the checkpoint into the whole model, or assigning the module, loses the
         # biases of queries and values, whose names transformers converts for the model type "videomae" alone.
         model.encoder.load_state_dict(loaded.state_dict())
-        model._log_new_weights(pretrained_encoder, report)
-        return model
-
-    def _log_new_weights(self, source: str, report: dict[str, Any]) -> None:
         new = [f"encoder.{name}" for name in report.get("fresh_keys", ())]
-        new += [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
+        new += [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
         logger.warning(
-            f"Encoder weights taken from {source}. New and untrained: {summarise_names(new, depth=3)}. "
+            f"Encoder weights taken from {pretrained_encoder}. New and untrained: {summarise_names(new, depth=3)}. "
             f"Not used from the checkpoint: {summarise_names(report['unexpected_keys'], depth=1)}."
         )
+        return model
 
 
 __all__ = ["MTCAEForMultiTaskVideo", "MTCAEMultiTaskOutput", "MTCAEPreTrainedModel"]

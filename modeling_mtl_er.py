@@ -194,15 +194,14 @@ class MTLERLabelEmbedding(nn.Module):
             labels: of the source, (B, L) or (B, L, U), where known to the caller.
             taught: (L,) boolean, frames that get the label instead of the prediction; a missing label becomes zeros.
         """
-        weights = self._weights_of_prediction(outputs.detach())
+        outputs = outputs.detach()
+        if self.task == "expression":
+            weights = outputs.softmax(dim=-1)
+        else:
+            weights = outputs.sigmoid() if self.task == "action_units" else (outputs + 1.0) / 2.0
         if labels is not None and taught is not None:
             weights = torch.where(taught[None, :, None], self._weights_of_labels(labels, weights), weights)
         return self.vectors(weights)
-
-    def _weights_of_prediction(self, outputs: torch.Tensor) -> torch.Tensor:
-        if self.task == "expression":
-            return outputs.softmax(dim=-1)
-        return outputs.sigmoid() if self.task == "action_units" else (outputs + 1.0) / 2.0
 
     def _weights_of_labels(self, labels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         if self.task == "expression":
@@ -241,20 +240,17 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         if config.num_shared_layers:
             self.shared = build_temporal_encoder(config, config.input_size, config.num_shared_layers, projects=True)
         self.branches = nn.ModuleDict({task: MTLERBranch(config, task) for task in config.tasks or []})
+        fed_back = {source for sources in config.active_dependencies.values() for source in sources}
+        embedded = fed_back if config.feedback_kind == "label_embedding" else set()
         self.label_embeddings = nn.ModuleDict(
-            {task: MTLERLabelEmbedding(config, task) for task in self._embedded_sources(config)}
+            {task: MTLERLabelEmbedding(config, task) for task in config.tasks or [] if task in embedded}
         )
-        self.register_buffer("expression_weights", _as_weights(config.expression_weights), persistent=False)
-        self.register_buffer("action_unit_weights", _as_weights(config.action_unit_weights), persistent=False)
+        for name in ("expression_weights", "action_unit_weights"):
+            weights = getattr(config, name)
+            weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+            self.register_buffer(name, weights, persistent=False)
         self.true_label_share = float(config.true_label_share)  # a training loop may let it fall
         self.post_init()
-
-    @staticmethod
-    def _embedded_sources(config: MTLERConfig) -> list[str]:
-        if config.feedback_kind != "label_embedding":
-            return []
-        fed_back = {source for sources in config.active_dependencies.values() for source in sources}
-        return [task for task in config.tasks or [] if task in fed_back]
 
     def forward(
         self,
@@ -290,7 +286,12 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         if present is not None:
             features = features.masked_fill(~present[..., None], 0.0)
         outputs, state = self._predict_tasks(features, present, state or {}, labels)
-        losses = self._compute_losses(outputs, labels, present)
+        # Half-precision losses overflow or vanish.
+        losses = {
+            task: self._task_loss(task, outputs[task].float(), known, present)
+            for task, known in labels.items()
+            if known is not None
+        }
         weights = self.config.loss_weights
         result = MTLEROutput(
             loss=torch.stack([weights[task] * loss for task, loss in losses.items()]).sum() if losses else None,
@@ -315,7 +316,12 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         shared = features
         if self.shared is not None:
             shared, carried["shared"] = self.shared(features, present, state.get("shared"))
-        taught = self._draw_taught_frames(features)
+        taught = None
+        if self.training and self.label_embeddings:
+            # Frames whose label embeddings come from true labels, the same in all videos
+            length = features.shape[1]
+            taught = torch.zeros(length, dtype=torch.bool, device=features.device)
+            taught[torch.randperm(length, device=features.device)[: int(length * self.true_label_share)]] = True
         outputs: dict[str, torch.Tensor] = {}
         feedback: dict[str, torch.Tensor] = {}
         for task in self.config.task_order:
@@ -328,15 +334,6 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         # Detached: a chunk's loss trains that chunk, as released.
         kept = {name: tuple(part.detach() for part in parts) for name, parts in carried.items() if parts is not None}
         return {task: outputs[task] for task in self.config.tasks}, kept
-
-    def _draw_taught_frames(self, features: torch.Tensor) -> torch.Tensor | None:
-        """(L,) boolean: the training frames whose label embeddings come from true labels, the same in all videos."""
-        if not (self.training and self.label_embeddings):
-            return None
-        length = features.shape[1]
-        taught = torch.zeros(length, dtype=torch.bool, device=features.device)
-        taught[torch.randperm(length, device=features.device)[: int(length * self.true_label_share)]] = True
-        return taught
 
     def _check_features(self, features: torch.Tensor, present: torch.Tensor | None) -> None:
         if features.ndim != 3 or features.shape[1] == 0 or features.shape[2] != self.config.input_size:
@@ -361,11 +358,8 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
         if tuple(labels.shape) != expected:
             raise ValueError(f"{task} has shape {tuple(labels.shape)}; this model takes {expected}.")
         # On an accelerator the check would wait for the device at every step; label files are checked when read.
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check_label_values(task, labels)
-        return labels
-
-    def _check_label_values(self, task: str, labels: torch.Tensor) -> None:
+        if labels.device.type != "cpu" or torch.compiler.is_compiling():
+            return labels
         if task == "expression":
             allowed = (labels >= MISSING_LABEL) & (labels < len(self.config.expressions)) & (labels == labels.round())
             rule = f"a class id from 0 to {len(self.config.expressions) - 1}, or {MISSING_LABEL} where unknown"
@@ -377,19 +371,7 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
             rule = f"in [-1, 1], or {MISSING_VALENCE_AROUSAL:g} where unknown"
         if not allowed.all():
             raise ValueError(f"{task} holds {labels[~allowed].unique().tolist()[:5]}; every label must be {rule}.")
-
-    def _compute_losses(
-        self,
-        outputs: dict[str, torch.Tensor],
-        labels: dict[str, torch.Tensor | None],
-        present: torch.Tensor | None,
-    ) -> dict[str, torch.Tensor]:
-        # Half-precision losses overflow or vanish.
-        return {
-            task: self._task_loss(task, outputs[task].float(), known, present)
-            for task, known in labels.items()
-            if known is not None
-        }
+        return labels
 
     def _task_loss(
         self, task: str, output: torch.Tensor, labels: torch.Tensor, present: torch.Tensor | None
@@ -448,10 +430,6 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
             yield (max(0, end - config.chunk_length) if overlaps else start), end
             if end == length:
                 return
-
-
-def _as_weights(weights: list[float] | None) -> torch.Tensor | None:
-    return None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
 
 def _as_prediction(output: MTLEROutput) -> dict[str, torch.Tensor]:

@@ -76,13 +76,10 @@ class MNCRecognition(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.box_path = self._make_path(size)
-        self.mask_path = self._make_path(size)
+        self.box_path, self.mask_path = (
+            nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()) for _ in range(2)
+        )
         self.fusion = nn.Linear(2 * size, size)
-
-    @staticmethod
-    def _make_path(size: int) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
 
     def forward(self, region: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Tokens of the box (B, N, C), the same times the mask (B, N, C) -> (B, N, C)."""

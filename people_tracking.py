@@ -8,7 +8,7 @@ frames ─► MTCNN in the whole picture, once a second ─► near the same fac
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count, pairwise
@@ -79,13 +79,6 @@ class _Found:
         overlaps = [box_intersection_over_union(self.boxes[one], other.boxes[two]) for one, two in pairs]
         return sum(overlap >= SAME_OVERLAP for overlap in overlaps) == len(self.boxes)
 
-    def boxes_until(self, later: "_Found", seconds: float) -> np.ndarray:
-        """Where the faces are by then, (N, 4) in source pixels, each on the straight way to the later frame."""
-        share = (seconds - self.frame.time) / (later.frame.time - self.frame.time)
-        pairs = _match(self.boxes, later.boxes)
-        ways = [on_the_straight_way(self.boxes[one], later.boxes[two], share) for one, two in pairs]
-        return np.array(ways, dtype=np.float32).reshape(-1, 4)
-
 
 class FaceSearch:
     """Finds the faces of a video's frames, which come in their order, and hands them to the tracks of people.
@@ -99,7 +92,7 @@ class FaceSearch:
 
     def __init__(self, size: tuple[int, int], single: bool, min_face: float, confirming_faces: int) -> None:
         self.size, self.single = size, single
-        self.tracker = Tracker(confirming_faces)
+        self.tracker, self.cuts = Tracker(confirming_faces), CutFinder()
         self.last: _Found | None = None  # of the frame searched last
         if single:
             self.searched_size, self.detector = SINGLE_SIZE, _detector(56.0, True)
@@ -142,9 +135,7 @@ class FaceSearch:
         found: list[_Found] = []
         for start in range(0, len(frames), DETECTION_BATCH):
             batch = frames[start : start + DETECTION_BATCH]
-            pictures = self._searched_pictures(batch)
-            faces = self.detector.detect_all(pictures) if not self.single else self._one_face_each(pictures)
-            found += map(self._in_pixels, batch, faces, pictures)
+            found += self._look_at(batch, self._one_face_each if self.single else self.detector.detect_all)
         return found
 
     def _one_face_each(self, pictures: torch.Tensor) -> list[FaceDetections]:
@@ -165,18 +156,24 @@ class FaceSearch:
 
     def _follow(self, before: _Found, after: _Found, frames: list[SeenFrame]) -> list[_Found]:
         """What frames between two searched ones show near the straight ways of the faces from one to the other."""
-        pictures = self._searched_pictures(frames)
-        ways = [torch.from_numpy(before.boxes_until(after, frame.time)) for frame in frames]
-        faces = self.detector.follow(pictures, [boxes_from_pixels(way, *self.size) for way in ways])
-        return list(map(self._in_pixels, frames, faces, pictures))
+        pairs = _match(before.boxes, after.boxes)
+        expected = []
+        for frame in frames:
+            share = (frame.time - before.frame.time) / (after.frame.time - before.frame.time)
+            ways = [on_the_straight_way(before.boxes[one], after.boxes[two], share) for one, two in pairs]
+            boxes = torch.from_numpy(np.array(ways, dtype=np.float32).reshape(-1, 4))
+            expected.append(boxes_from_pixels(boxes, *self.size))
+        return self._look_at(frames, lambda pictures: self.detector.follow(pictures, expected))
 
-    def _searched_pictures(self, frames: list[SeenFrame]) -> torch.Tensor:
-        """uint8 (N, 3, h, w) of the size in which MTCNN looks at them."""
-        return torch.stack([resize_frames(frame.picture, self.searched_size) for frame in frames])
-
-    def _in_pixels(self, frame: SeenFrame, faces: FaceDetections, picture: torch.Tensor) -> _Found:
-        boxes, landmarks = boxes_to_pixels(faces.boxes, *self.size), points_to_pixels(faces.landmarks, *self.size)
-        return _Found(frame, boxes.numpy(), landmarks.numpy(), faces.confidence.numpy(), thumbnail_of(picture))
+    def _look_at(self, frames: list[SeenFrame], find: Callable[[torch.Tensor], list[FaceDetections]]) -> list[_Found]:
+        """What `find` finds in the frames, in the size in which MTCNN looks at them: uint8 (N, 3, h, w)."""
+        pictures = torch.stack([resize_frames(frame.picture, self.searched_size) for frame in frames])
+        found = []
+        for frame, faces, picture in zip(frames, find(pictures), pictures, strict=True):
+            boxes, landmarks = boxes_to_pixels(faces.boxes, *self.size), points_to_pixels(faces.landmarks, *self.size)
+            thumbnail = thumbnail_of(picture)
+            found.append(_Found(frame, boxes.numpy(), landmarks.numpy(), faces.confidence.numpy(), thumbnail))
+        return found
 
     def _link(self, found: _Found) -> None:
         """Hands a frame's faces to their tracks."""
@@ -184,7 +181,7 @@ class FaceSearch:
         if self.single:
             keys: list[int | None] = [0] * len(found.boxes)
         else:
-            keys = self.tracker.update(frame.time, found.boxes, found.confidence, found.thumbnail)
+            keys = self.tracker.link(frame.time, found.boxes, found.confidence, self.cuts.is_cut(found.thumbnail))
         frame.searched = True
         for key, box, points in zip(keys, found.boxes, found.landmarks, strict=True):
             if key is not None:
@@ -215,10 +212,6 @@ class Track:
     velocity: np.ndarray  # (2,) pixels a second
     face_count: int = 1
 
-    def expected_box(self, seconds: float) -> np.ndarray:
-        """Where the face should be by now (4,), if it keeps its course."""
-        return self.box + np.tile(self.velocity * (seconds - self.end), 2)
-
 
 class Tracker:
     """Links faces over the frames by overlap with the place where their track expects them; cuts end all tracks.
@@ -235,22 +228,25 @@ class Tracker:
         self.numbers: dict[int, int] = {}
         self.spans: dict[int, tuple[float, float]] = {}
         self.keys = count(1)
-        self.cuts = CutFinder()
-
-    def update(
-        self, seconds: float, boxes: np.ndarray, confidence: np.ndarray, thumbnail: torch.Tensor
-    ) -> list[int | None]:
-        """Takes the faces of the next frame, boxes (N, 4) in pixels; returns the key of each one's track, if any."""
-        return self.link(seconds, boxes, confidence, is_cut=self.cuts.is_cut(thumbnail))
 
     def link(self, seconds: float, boxes: np.ndarray, confidence: np.ndarray, is_cut: bool) -> list[int | None]:
-        """As `update`, where it is known whether a cut lies before this frame."""
+        """Takes the faces of the next frame, boxes (N, 4) in pixels; returns the key of each one's track, if any.
+
+        `is_cut`: whether a cut lies before this frame.
+        """
         if is_cut:
             self.active = []
         self.active = [track for track in self.active if seconds - track.end <= MAX_PAUSE]
         keys: list[int | None] = [None] * len(boxes)
         for track, face in self._link(seconds, boxes):
-            self._extend(track, boxes[face], seconds)
+            elapsed, box = seconds - track.end, boxes[face]
+            if elapsed > 0:
+                centre, before = (box[:2] + box[2:]) / 2, (track.box[:2] + track.box[2:]) / 2
+                # Half of the old course: single boxes jitter.
+                track.velocity = 0.5 * track.velocity + 0.5 * (centre - before) / elapsed
+            track.box, track.end = box, seconds
+            track.face_count += 1
+            self._confirm(track)
             keys[face] = track.key
         for face in range(len(boxes)):
             if keys[face] is None and confidence[face] >= BEGIN_CONFIDENCE:
@@ -263,7 +259,8 @@ class Tracker:
 
     def _link(self, seconds: float, boxes: np.ndarray) -> list[tuple[Track, int]]:
         """Pairs (track, index of its face)."""
-        places = [track.expected_box(seconds) for track in self.active]
+        # Where each face should be by now, if it keeps its course.
+        places = [track.box + np.tile(track.velocity * (seconds - track.end), 2) for track in self.active]
         links = [(self.active[track], face) for track, face in _match(places, boxes)]
         # Somebody who was lost for some frames may have stopped or turned: looked for where last seen, too.
         lost = [track for track in self.active if seconds - track.end > TRACKING_INTERVAL]
@@ -278,20 +275,6 @@ class Tracker:
             if track.key == key:
                 track.face_count += 1
                 self._confirm(track)
-
-    def goes_on(self, track: Track) -> bool:
-        """Whether the track may still get faces."""
-        return any(track is active for active in self.active)
-
-    def _extend(self, track: Track, box: np.ndarray, seconds: float) -> None:
-        elapsed = seconds - track.end
-        if elapsed > 0:
-            centre, before = (box[:2] + box[2:]) / 2, (track.box[:2] + track.box[2:]) / 2
-            # Half of the old course: single boxes jitter.
-            track.velocity = 0.5 * track.velocity + 0.5 * (centre - before) / elapsed
-        track.box, track.end = box, seconds
-        track.face_count += 1
-        self._confirm(track)
 
     def _confirm(self, track: Track) -> None:
         if track.face_count >= self.confirming_faces:

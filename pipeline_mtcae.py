@@ -47,6 +47,8 @@ LONGEST_SIDE = 1920  # pixels; larger frames are kept and cropped at this size, 
 WAITING_FRAMES = 24  # kept frames after which some are searched
 NO_NUMBERS = "the model's scores are not numbers (NaN): its weights are damaged, or overflow in their type; take others"
 
+Progress = Callable[[float], None]  # hears the share done, from 0 to 1
+
 
 class FacialExpressionTimelinePipeline(Pipeline):
     """A video's people over time: for every track its windows with expression scores, boxes and points.
@@ -92,7 +94,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         self._variants: dict[tuple[bool, bool], Any] = {}  # by int8 and compile
         self.model.eval()
 
-    def _sanitize_parameters(self, progress: Callable[[float], None] | None = None, **given: Any) -> tuple[dict, ...]:
+    def _sanitize_parameters(self, progress: Progress | None = None, **given: Any) -> tuple[dict, ...]:
         names = {entry.name for entry in fields(TimelineOptions)}
         unknown = sorted(set(given) - names)
         if unknown:
@@ -105,7 +107,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """See the class."""
         own, options, _ = self._sanitize_parameters(**given)
-        progress = {**self._preprocess_params, **own}.get("progress", _nobody_listens)
+        progress = {**self._preprocess_params, **own}.get("progress")
         defaults = {"batch_size": self._batch_size} if self._batch_size else {}
         chosen = TimelineOptions(**{**defaults, **self._forward_params, **options})
         if isinstance(videos, Iterator) and not hasattr(videos, "read"):
@@ -119,7 +121,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         return {"video": input_}
 
     def _forward(self, input_tensors: dict[str, Any], **options: Any) -> Any:
-        return self.timeline(input_tensors["video"], TimelineOptions(**options), _nobody_listens)
+        return self.timeline(input_tensors["video"], TimelineOptions(**options))
 
     def postprocess(self, model_outputs: Any, **options: Any) -> Any:
         """Part of the base class's contract; the timeline is complete already."""
@@ -136,7 +138,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
         """Size, duration and frame rate of a video file, for limits; raises VideoReadingError as the pipeline does."""
         return probe_video(video)
 
-    def timeline(self, video: Any, options: TimelineOptions, progress: Callable[[float], None]) -> dict[str, Any]:
+    def timeline(self, video: Any, options: TimelineOptions, progress: Progress | None = None) -> dict[str, Any]:
         """The timeline of one video (see the class)."""
         if _is_one_video(video):
             source: _ArrayFrames | FrameStream = _ArrayFrames(video, options.fps)
@@ -150,11 +152,13 @@ class FacialExpressionTimelinePipeline(Pipeline):
             seen_any = True
             if frame.index in plan.wanted:
                 reading.take(frame.index, frame.time, frame.picture())
-                progress(min(frame.time / duration, 1.0))
+                if progress is not None:
+                    progress(min(frame.time / duration, 1.0))
         if not seen_any:
             raise VideoReadingError(f"{info.name} is damaged: none of its frames can be decoded; copy it again")
         reading.finish()
-        progress(1.0)
+        if progress is not None:
+            progress(1.0)
         return {
             "duration": round(duration, 3),
             "fps": round(info.frame_rate, 3),
@@ -180,7 +184,9 @@ class FacialExpressionTimelinePipeline(Pipeline):
         ]
         return [person for person in people if person["windows"] or not options.min_seconds]
 
-    def _each(self, videos: Iterable[Any], options: TimelineOptions, progress: Callable) -> Iterator[dict[str, Any]]:
+    def _each(
+        self, videos: Iterable[Any], options: TimelineOptions, progress: Progress | None
+    ) -> Iterator[dict[str, Any]]:
         for video in videos:
             try:
                 yield self.timeline(video, options, progress)
@@ -190,7 +196,9 @@ class FacialExpressionTimelinePipeline(Pipeline):
                 message = " ".join(str(error).split())
                 yield {"video": _name_of(video), "error": {"code": code, "message": message}}
 
-    def _iterate(self, items: Iterator[Any], options: TimelineOptions, progress: Callable) -> Iterator[dict[str, Any]]:
+    def _iterate(
+        self, items: Iterator[Any], options: TimelineOptions, progress: Progress | None
+    ) -> Iterator[dict[str, Any]]:
         """Live frames or videos, whichever the first item is."""
         first = next(items, None)
         if first is None:
@@ -325,20 +333,17 @@ class _Reading:
             self._close(self.span)
             ended.append(self.span)
             self.span = next(self.plan.spans, None)
-        self._keep(index, seconds, picture)
-        return ended
-
-    def _keep(self, index: int, seconds: float, picture: torch.Tensor) -> None:
         spacing = seconds - self.seen[-1].time if self.seen else math.inf
         # Live frames come faster than the model wants them; of files only wanted frames get here.
         if self.plan.times is None and spacing < self.options.window_seconds / (2 * self.plan.num_frames):
-            return
+            return ended
         self.spacing = min(spacing, MAX_PAUSE)
         self.seen.append(SeenFrame(index, seconds, resize_frames(picture, self.kept_size)))
         waiting = [frame for frame in self.seen if not frame.searched]
         if len(waiting) >= WAITING_FRAMES:
             # Not only when the window is over: live results would wait for it.
             self.search.search(waiting, ended=False)
+        return ended
 
     def finish(self) -> list[tuple[float, float]]:
         """Closes the windows that are still open at the end of the video."""
@@ -374,7 +379,8 @@ class _Reading:
         key, start, end = 0, *span
         if track is not None:
             # A track that goes on will end later than its last face so far.
-            last = math.inf if self.search.tracker.goes_on(track) else track.end
+            goes_on = any(track is active for active in self.search.tracker.active)
+            last = math.inf if goes_on else track.end
             key, start, end = track.key, max(span[0], track.begin), min(span[1], last)
             # The person's own frames, spread anew: those before a cut show somebody else.
             members = [frame for frame in frames if track.begin <= frame.time <= track.end]
@@ -437,18 +443,16 @@ class _Scorer:
         output = self.pipe.score_clips(torch.stack([each.pixel_values for each in waiting]), self.options)
         for position, each in enumerate(waiting):
             each.clip.scores = output["logits"][position].softmax(dim=-1).numpy()
-            if self.single:
-                self._take_predicted_faces(each, output["face_boxes"], output["face_landmarks"], position)
-
-    def _take_predicted_faces(self, waiting: _WaitingClip, boxes: Any, landmarks: Any, position: int) -> None:
-        clip, crop = waiting.clip, waiting.crop
-        # What the model does not predict is not known.
-        some_boxes = torch.full((len(clip.times), 4), math.nan) if boxes is None else boxes[position]
-        points = torch.full((len(clip.times), 5, 2), math.nan) if landmarks is None else landmarks[position]
-        if crop is not None:
-            some_boxes, points = map_from_crop(some_boxes, points, torch.from_numpy(crop.boxes))
-        clip.boxes[:] = boxes_to_pixels(some_boxes, *self.size).numpy()
-        clip.landmarks[:] = points_to_pixels(points, *self.size).numpy()
+            if not self.single:
+                continue
+            # The model's own faces; what it does not predict is not known.
+            count, boxes, points = len(each.clip.times), output["face_boxes"], output["face_landmarks"]
+            boxes = torch.full((count, 4), math.nan) if boxes is None else boxes[position]
+            points = torch.full((count, 5, 2), math.nan) if points is None else points[position]
+            if each.crop is not None:
+                boxes, points = map_from_crop(boxes, points, torch.from_numpy(each.crop.boxes))
+            each.clip.boxes[:] = boxes_to_pixels(boxes, *self.size).numpy()
+            each.clip.landmarks[:] = points_to_pixels(points, *self.size).numpy()
 
 
 class _ArrayFrames:
@@ -485,10 +489,6 @@ class _ArrayFrame:
 
     def picture(self) -> torch.Tensor:
         return to_rgb(self.frames[self.index : self.index + 1], None)[0]
-
-
-def _nobody_listens(share: float) -> None:
-    """Takes the progress where no function for it is given."""
 
 
 def _is_one_video(video: Any) -> bool:

@@ -210,18 +210,25 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
         if len(batch_sizes) != 1:
             raise ValueError("outputs hold no logits, face_boxes or face_landmarks of one and the same batch")
         (batch_size,) = batch_sizes
-        logits, boxes, landmarks = (_per_video(prediction, batch_size) for prediction in predictions)
+        logits, boxes, landmarks = (
+            [None] * batch_size if prediction is None else list(prediction.detach().float().cpu())
+            for prediction in predictions
+        )
         metadata = _one_per_video("metadata", metadata, batch_size)
         target_sizes = _one_per_video("target_sizes", target_sizes, batch_size)
         results = []
         for index in range(batch_size):
             clip: ClipMetadata | None = metadata[index]
+            person_boxes = None
+            if clip is not None and clip.person_boxes is not None:
+                seen = torch.tensor([[math.nan] * 4 if box is None else box for box in clip.person_boxes])
+                person_boxes = boxes_to_pixels(seen, clip.width, clip.height)
             result = {
                 "expression": _name_probabilities(logits[index], id2label, top_k),
                 **_place_in_source(boxes[index], landmarks[index], target_sizes[index], clip),
                 "timestamps": clip.timestamps if clip is not None else None,
                 "face_found": clip.face_found if clip is not None else None,
-                "person_boxes": _person_in_pixels(clip) if clip is not None else None,
+                "person_boxes": person_boxes,
                 "other_people": clip.other_people if clip is not None else None,
             }
             if result["face_found"] is False:
@@ -238,7 +245,19 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
         given = {name: value for name, value in kwargs.items() if value is not None}
         defaults = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
         options = self._standardize_kwargs(**{**defaults, **given})
-        _check_options(options)
+        # Refuses what would be ignored otherwise.
+        if options["do_resize"] and not (options["size"].height and options["size"].width):
+            raise ValueError(f"size={dict(options['size'])}: frames are squashed, so give 'height' and 'width'")
+        if options["resample"] not in (None, PILImageResampling.BILINEAR):
+            rule = "frames are resized bilinearly everywhere, in training too"
+            raise ValueError(f"resample={options['resample']}: {rule}")
+        if options["fps"] is not None:
+            rule = "frames are spread over the whole clip by num_frames, not by a rate"
+            raise ValueError(f"fps={options['fps']}: {rule}")
+        if options["face_crop_margin"] < 0:
+            raise ValueError(f"face_crop_margin={options['face_crop_margin']} must not be negative")
+        if not -1 <= options["face_crop_rise"] <= 1:
+            raise ValueError(f"face_crop_rise={options['face_crop_rise']} must lie between -1 and 1")
         return options
 
     def _prepare_clip(
@@ -274,20 +293,6 @@ class MTCAEVideoProcessor(BaseVideoProcessor):
             )
         # B × (T, 3, H, W) -> (B, T, 3, H, W)
         return BatchFeature({"pixel_values": torch.stack(clips)}, tensor_type=options["return_tensors"])
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Refuse what would be ignored otherwise."""
-    if options["do_resize"] and not (options["size"].height and options["size"].width):
-        raise ValueError(f"size={dict(options['size'])}: frames are squashed, so give 'height' and 'width'")
-    if options["resample"] not in (None, PILImageResampling.BILINEAR):
-        raise ValueError(f"resample={options['resample']}: frames are resized bilinearly everywhere, in training too")
-    if options["fps"] is not None:
-        raise ValueError(f"fps={options['fps']}: frames are spread over the whole clip by num_frames, not by a rate")
-    if options["face_crop_margin"] < 0:
-        raise ValueError(f"face_crop_margin={options['face_crop_margin']} must not be negative")
-    if not -1 <= options["face_crop_rise"] <= 1:
-        raise ValueError(f"face_crop_rise={options['face_crop_rise']} must lie between -1 and 1")
 
 
 def _is_file(video: Any) -> TypeGuard[VideoSource]:
@@ -402,7 +407,14 @@ def to_rgb(video: torch.Tensor, layout: ChannelDimension | str | None) -> torch.
         video = video.permute(0, 3, 1, 2)  # (T, H, W, C) -> (T, C, H, W)
     # Gray is repeated, transparency is dropped, as PIL does.
     video = video.expand(-1, 3, -1, -1) if video.shape[1] == 1 else video[:, :3]
-    return _to_bytes(video).contiguous()
+    if video.dtype != torch.uint8:
+        if not video.is_floating_point() or not bool(((video >= 0) & (video <= 1)).all()):
+            raise ValueError(
+                f"a video array is uint8, or floating point in [0, 1], but this one is {video.dtype} from "
+                f"{video.min().item():.4g} to {video.max().item():.4g}: convert it, for example with .astype('uint8')"
+            )
+        video = (video * 255).round().to(torch.uint8)
+    return video.contiguous()
 
 
 def _channels_are_last(video: torch.Tensor, layout: ChannelDimension | str | None) -> bool:
@@ -417,18 +429,6 @@ def _channels_are_last(video: torch.Tensor, layout: ChannelDimension | str | Non
             f"video array of shape {shape}: {problem}; give input_data_format='channels_first' or 'channels_last'"
         )
     return last
-
-
-def _to_bytes(video: torch.Tensor) -> torch.Tensor:
-    """uint8 as it is; floats in [0, 1] are scaled to it."""
-    if video.dtype == torch.uint8:
-        return video
-    if video.is_floating_point() and bool(((video >= 0) & (video <= 1)).all()):
-        return (video * 255).round().to(torch.uint8)
-    raise ValueError(
-        f"a video array is uint8, or floating point in [0, 1], but this one is {video.dtype} "
-        f"from {video.min().item():.4g} to {video.max().item():.4g}: convert it, for example with .astype('uint8')"
-    )
 
 
 def _crop_clip(clip: _Clip, crop_box: Any, size: tuple[int, int] | None, options: dict[str, Any]) -> _Clip:
@@ -455,10 +455,6 @@ def _crop_clip(clip: _Clip, crop_box: Any, size: tuple[int, int] | None, options
         return replace(clip, metadata=replace(metadata, warning="; ".join(line for line in lines if line)))
     corners = [tuple(box) for box in crop.boxes.tolist()]
     return _Clip(crop.cut(frames, size), replace(metadata, crop_box=corners if crop.follows else corners[0]))
-
-
-def _per_video(prediction: torch.Tensor | None, batch_size: int) -> Sequence[torch.Tensor | None]:
-    return [None] * batch_size if prediction is None else list(prediction.detach().float().cpu())
 
 
 def _name_probabilities(
@@ -503,14 +499,6 @@ def _place_in_source(
         "face_boxes": None if boxes is None else boxes_to_pixels(some_boxes, width, height),
         "face_landmarks": None if landmarks is None else points_to_pixels(some_landmarks, width, height),
     }
-
-
-def _person_in_pixels(metadata: ClipMetadata) -> torch.Tensor | None:
-    """Boxes of the person whom the model sees, float32 (T, 4) in pixels of the source video, NaN where not found."""
-    if metadata.person_boxes is None:
-        return None
-    boxes = torch.tensor([[math.nan] * 4 if box is None else box for box in metadata.person_boxes])
-    return boxes_to_pixels(boxes, metadata.width, metadata.height)
 
 
 __all__ = ["ClipMetadata", "MTCAEVideoProcessor"]

@@ -95,17 +95,14 @@ class WindowPlan:
         self.wanted: set[int] = set()
         self.chosen: dict[tuple[float, float], list[int]] = {}
         if times is not None:
-            self.chosen = {span: self._spread(span, times) for span in self.spans}
+            for span in self.spans:
+                first, end = np.searchsorted(times, [span[0] - ROUNDING, span[1] - ROUNDING]).tolist()
+                indices = uniform_frame_indices(end - first, num_frames) if end > first else []
+                self.chosen[span] = [first + index for index in indices]
             self.spans = iter(list(self.chosen))
             self.wanted = {index for indices in self.chosen.values() for index in indices}
             if options.people == "all":
                 self.wanted |= set(frames_between(times, self.wanted))
-
-    def _spread(self, span: tuple[float, float], times: np.ndarray) -> list[int]:
-        first, end = np.searchsorted(times, [span[0] - ROUNDING, span[1] - ROUNDING])
-        if end <= first:
-            return []
-        return [int(first) + index for index in uniform_frame_indices(int(end - first), self.num_frames)]
 
     def frames(self, span: tuple[float, float], seen: Sequence[SeenFrame]) -> list[SeenFrame]:
         """The T frames that stand for a window, of those seen; where one did not decode, its neighbour."""
@@ -220,6 +217,11 @@ def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names
     everywhere = {float(seconds) for clip in clips for seconds in clip.times}
     covered = max(clip.end for clip in clips) - min(clip.start for clip in clips)
     face_seconds = covered * len(seen) / len(everywhere) if scores is not None else 0.0
+    frames = []
+    for seconds in sorted(faces):
+        means = [np.mean(values, axis=0).astype(np.float64) for values in zip(*faces[seconds], strict=True)]
+        box, landmarks = (None if np.isnan(values).any() else np.round(values, 1).tolist() for values in means)
+        frames.append({"time": round(seconds, 4), "box": box, "landmarks": landmarks})
     return {
         "start": round(start, 3),
         "end": round(end, 3),
@@ -228,14 +230,8 @@ def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names
         "face_seconds": round(face_seconds, 3),
         "short": 0 < face_seconds < SHORT_SECONDS,
         "scores": scores,
-        "frames": [_frame(seconds, faces[seconds]) for seconds in sorted(faces)],
+        "frames": frames,
     }
-
-
-def _frame(seconds: float, faces: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    means = [np.mean([face[part] for face in faces], axis=0).astype(np.float64) for part in (0, 1)]
-    box, landmarks = (None if np.isnan(values).any() else np.round(values, 1).tolist() for values in means)
-    return {"time": round(seconds, 4), "box": box, "landmarks": landmarks}
 
 
 def _smooth(windows: list[dict[str, Any]], weight: float) -> Iterator[dict[str, Any]]:

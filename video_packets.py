@@ -73,11 +73,6 @@ class PacketCount:
     in_decoding_order: bool  # packets carry each other's times: the container stores no display times
     dependencies: "PacketDependencies"
 
-    @property
-    def begin(self) -> float | None:
-        """Seconds of the first frame in the file's own count, decodable or not; None where packets carry no times."""
-        return float(self.times[0]) if 0 < len(self.times) == self.frame_count else None
-
     def announced_times(self) -> np.ndarray:
         """Seconds (N,) of the frames in display order, relative to the first; evenly spread where packets have none."""
         if len(self.times) < self.frame_count:
@@ -93,8 +88,10 @@ class FrameClock:
     """
 
     def __init__(self, packets: PacketCount) -> None:
-        self.packets, self.count = packets, 0
-        self.begin, self.last = packets.begin, -math.inf
+        self.packets, self.count, self.last = packets, 0, -math.inf
+        # Seconds of the first frame in the file's own count, decodable or not; unknown where packets carry no times.
+        has_times = 0 < len(packets.times) == packets.frame_count
+        self.begin: float | None = float(packets.times[0]) if has_times else None
 
     def tell(self, frame: av.VideoFrame) -> tuple[float, float]:
         """Seconds of the next frame in the file's own count, and from the video's first frame on."""
@@ -245,27 +242,28 @@ class PacketDependencies:
         if self._parser is None or packet.size == 0:
             return
         role, time = _h264_role(packet, self._length_bytes), packet.pts
-        unusual = packet.is_corrupt or packet.has_sidedata("new_extradata")
-        if role is None or time is None or unusual or not self._place(time) or not _parses(packet, self._parser):
+        if role is None or time is None or packet.is_corrupt or packet.has_sidedata("new_extradata"):
             self._parser = None
             return
+        place = bisect_left(self._ordered, time)
+        is_repeated = place < len(self._ordered) and self._ordered[place] == time
+        if is_repeated or not _parses(packet, self._parser):
+            self._parser = None
+            return
+        self._depth = max(self._depth, len(self._ordered) - place)
+        self._ordered.insert(place, time)
         self._roles.append(role)
         self._times.append(time)
         if is_shown:
             self._shown.insert(bisect_left(self._shown, time), time)
 
-    def _place(self, time: int) -> bool:
-        """Puts a time into the order of showing; False where it is there already."""
-        place = bisect_left(self._ordered, time)
-        if place < len(self._ordered) and self._ordered[place] == time:
-            return False
-        self._depth = max(self._depth, len(self._ordered) - place)
-        self._ordered.insert(place, time)
-        return True
-
     def packets_for(self, wanted: Sequence[int]) -> frozenset[int] | None:
         """Times, in ticks, of the packets that yield the first frame and the wanted ones; None: decode all packets."""
-        if not self._is_certain():
+        # Regular files alone, and only where their times order the frames as the decoder does.
+        starts_fresh = self._parser is not None and len(self._roles) > 0 and bool(self._roles[0] & FRESH_START)
+        # Over too many places, the decoder would lose frames; over none, the times might be those of decoding.
+        fits = self._depth <= self._decoder_depth and (self._depth > 0) == (self._decoder_depth > 0)
+        if not (starts_fresh and fits):
             return None
         # The first frame tells the video's size.
         targets = {self._shown[index] for index in (0, *wanted)}
@@ -277,12 +275,6 @@ class PacketDependencies:
                 needed.add(time)
             leads_to_target = leads_to_target and not role & FRESH_START
         return frozenset(needed)
-
-    def _is_certain(self) -> bool:
-        """Whether the file is regular, and its times order the frames as the decoder does."""
-        starts_fresh = self._parser is not None and len(self._roles) > 0 and bool(self._roles[0] & FRESH_START)
-        # Over too many places, the decoder would lose frames; over none, the times might be those of decoding.
-        return starts_fresh and self._depth <= self._decoder_depth and (self._depth > 0) == (self._decoder_depth > 0)
 
 
 def _parses(packet: av.Packet, parser: BitStreamFilterContext) -> bool:

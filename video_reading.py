@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from itertools import islice
-from typing import Any, BinaryIO, TypeGuard, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -61,11 +61,6 @@ class SampledClip:
     timestamps: list[float]  # T times in seconds, relative to the video's first frame
     info: VideoInfo  # of the whole video; of a damaged one, frame_count counts the frames that decode
     warning: str | None  # one line where only a part of the video could be read, else None
-
-
-def is_video_of_row(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether this is a video as `datasets` gives it undecoded: {"bytes": … or None, "path": … or None}."""
-    return isinstance(value, Mapping) and len(value) > 0 and value.keys() <= {"bytes", "path"}
 
 
 def probe_video(source: VideoSource) -> VideoInfo:
@@ -145,7 +140,12 @@ def read_clip(
     video = _ReopenableVideo.from_source(source)
     packets = _count_packets(video)
     wanted = _wanted_indices(video, packets, num_frames, frame_indices)
-    reading, readable = _decode_wanted(video, packets, wanted, size), packets.frame_count
+    # The packets that the wanted frames need; all up to the last one where that is not known or goes wrong.
+    needed = packets.dependencies.packets_for(wanted)
+    reading = None if needed is None else _decode_frames(video, packets, wanted, size, needed=needed)
+    if reading is None or not reading.is_complete(wanted):
+        reading = _decode_frames(video, packets, wanted, size)
+    readable = packets.frame_count
     if not reading.is_complete(wanted):
         reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
         readable = reading.frame_count
@@ -157,13 +157,19 @@ def read_clip(
             reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
     if reading.info is None:
         raise VideoReadingError(_no_frame_message(video, packets))
+    promised, warning = packets.frame_count + packets.missing, None
+    if readable < promised:
+        part = f"{readable}" if reading.has_gap else f"the first {readable}"
+        whole = f"about {promised}" if packets.missing_is_estimated else f"{promised}"
+        told = f"only {part} of {whole} frames could be read; sampled from those"
+        warning = f"{video.label} is damaged or cut off: {told}"
     return SampledClip(
         # T × (3, H, W) -> (T, 3, H, W)
         frames=torch.stack([reading.pictures[index] for index in wanted]),
         frame_indices=wanted,
         timestamps=[reading.seconds[index] for index in wanted],
         info=replace(reading.info, frame_count=readable),
-        warning=_damage_warning(video, packets, readable, reading.has_gap),
+        warning=warning,
     )
 
 
@@ -255,7 +261,15 @@ class _ReopenableVideo:
     @classmethod
     def from_source(cls, source: VideoSource) -> "_ReopenableVideo":
         if isinstance(source, Mapping):
-            return cls._from_row(source)
+            # As `datasets` gives it undecoded: {"bytes": … or None, "path": … or None}.
+            if not source or not source.keys() <= {"bytes", "path"}:
+                problem = f'a video of a data set is {{"bytes": …, "path": …}}, but this has the keys {list(source)}'
+                raise TypeError(problem + (": give row['video']" if "video" in source else ""))
+            if source.get("bytes") is not None:
+                return cls._from_bytes(source.get("path") or "<bytes>", source["bytes"])
+            if source.get("path") is None:
+                raise VideoReadingError('a video of a data set has neither "bytes" nor "path": leave that row out')
+            return cls._from_path(os.fspath(source["path"]))
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls._from_bytes("<bytes>", bytes(source))
         if hasattr(source, "read"):
@@ -263,17 +277,6 @@ class _ReopenableVideo:
         if isinstance(source, (str, os.PathLike)):
             return cls._from_path(os.fsdecode(os.fspath(source)))
         raise TypeError(f"a video is a path, bytes or a binary file object, not {type(source).__name__}")
-
-    @classmethod
-    def _from_row(cls, row: Mapping[str, Any]) -> "_ReopenableVideo":
-        if not is_video_of_row(row):
-            problem = f'a video of a data set is {{"bytes": …, "path": …}}, but this has the keys {list(row)}'
-            raise TypeError(problem + (": give row['video']" if "video" in row else ""))
-        if row.get("bytes") is not None:
-            return cls._from_bytes(row.get("path") or "<bytes>", row["bytes"])
-        if row.get("path") is None:
-            raise VideoReadingError('a video of a data set has neither "bytes" nor "path": leave that row out')
-        return cls._from_path(os.fspath(row["path"]))
 
     @classmethod
     def _from_path(cls, path: str) -> "_ReopenableVideo":
@@ -376,10 +379,6 @@ class _DecodedFrames:
         end.stream, end.time_base = self.stream, self.stream.time_base or Fraction(1, av.time_base)
         yield end
 
-    @property
-    def damaged(self) -> bool:
-        return self.refused_packet or self.packets.broke_off
-
 
 @contextmanager
 def _errors_named_after(label: str) -> Iterator[None]:
@@ -477,18 +476,6 @@ def _check_indices_exist(video: _ReopenableVideo, wanted: Sequence[int], frame_c
         )
 
 
-def _decode_wanted(
-    video: _ReopenableVideo, packets: PacketCount, wanted: Sequence[int], size: tuple[int, int] | None
-) -> _Reading:
-    """Decode the packets that the wanted frames need; all up to the last one where that is not known or goes wrong."""
-    needed = packets.dependencies.packets_for(wanted)
-    if needed is not None:
-        reading = _decode_frames(video, packets, wanted, size, needed=needed)
-        if reading.is_complete(wanted):
-            return reading
-    return _decode_frames(video, packets, wanted, size)
-
-
 def _decode_frames(
     video: _ReopenableVideo,
     packets: PacketCount,
@@ -524,7 +511,7 @@ def _decode_frames(
                 # A stream may change its size on the way; without a size asked for, the first frame's counts.
                 pictures[index] = resize_frames(upright, size or (info.height, info.width))
                 seconds[index] = time
-    damaged = frames.damaged or not as_announced
+    damaged = frames.refused_packet or frames.packets.broke_off or not as_announced
     return _Reading(pictures, seconds, frame_count, damaged, frames.has_gap, info)
 
 
@@ -586,12 +573,3 @@ def _no_frame_message(video: _ReopenableVideo, packets: PacketCount) -> str:
         f"{video.label} is damaged: none of its {packets.frame_count} frames can be decoded; "
         "copy or download the video again"
     )
-
-
-def _damage_warning(video: _ReopenableVideo, packets: PacketCount, readable: int, has_gap: bool) -> str | None:
-    promised = packets.frame_count + packets.missing
-    if readable >= promised:
-        return None
-    part = f"{readable}" if has_gap else f"the first {readable}"
-    whole = f"about {promised}" if packets.missing_is_estimated else f"{promised}"
-    return f"{video.label} is damaged or cut off: only {part} of {whole} frames could be read; sampled from those"

@@ -383,10 +383,10 @@ def test_motion_is_no_cut_and_a_cut_is() -> None:
 
 
 def test_somebody_who_was_lost_while_turning_is_the_same_track() -> None:
-    tracker, thumbnail = Tracker(1), torch.zeros(1, 1, 18, 32)
+    tracker = Tracker(1)
     seconds_and_places = [(0.0, 0), (0.1, 20), (0.2, 40), (0.6, 45)]  # on the old course it would be at 110
     keys = [
-        tracker.update(seconds, np.array([[x, 0.0, x + 30, 30]]), np.ones(1), thumbnail)
+        tracker.link(seconds, np.array([[x, 0.0, x + 30, 30]]), np.ones(1), is_cut=False)
         for seconds, x in seconds_and_places
     ]
     assert keys == [[1]] * 4
@@ -406,8 +406,7 @@ def test_colours_turned_around_by_a_negative_stride_are_read(pipe, red_faces) ->
 
 def test_people_who_cross_keep_their_course() -> None:
     tracker, keys = Tracker(1), []
-    thumbnail = torch.zeros(1, 1, 18, 32)
     for step in range(11):
         boxes = np.array([[10 * step, 0, 10 * step + 30, 30], [100 - 10 * step, 12, 130 - 10 * step, 42]], float)
-        keys.append(tracker.update(0.1 * step, boxes, np.ones(2), thumbnail))
+        keys.append(tracker.link(0.1 * step, boxes, np.ones(2), is_cut=False))
     assert keys == [[1, 2]] * 11
