@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -21,77 +21,64 @@ CLASS_WEIGHTS = ("none", "balanced")
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
 FEATURE_TYPES = ("float32", "float16")
 BLENDS = ("mixup_alpha", "cutmix_alpha")
+SHARES = ("flip_probability", "brightness", "contrast", "saturation", "erasing_probability")
 
 PRESETS_FOLDER = Path(__file__).parent / "configs"
 PRETRAINING_PRESETS, MTL_ER_PRESETS = PRESETS_FOLDER / "pretraining", PRESETS_FOLDER / "mtl_er"
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a dataclass of options: its default, and what `--help` says of it."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class SyntheticArguments:
     """The synthetic corpus that a run draws where it is given no data."""
 
-    synthetic_dir: str = field(
-        default="runs/synthetic", metadata={"help": "Where the synthetic corpus and its labels are kept and reused."}
-    )
-    synthetic_subjects: int = field(default=72, metadata={"help": "Drawn subjects of the synthetic corpus."})
-    synthetic_takes: int = field(default=2, metadata={"help": "Clips per drawn subject and expression."})
-    synthetic_seed: int = field(default=0, metadata={"help": "Seed of the drawing; other seeds draw other people."})
+    synthetic_dir: str = option("runs/synthetic", "Where the synthetic corpus and its labels are kept and reused.")
+    synthetic_subjects: int = option(72, "Drawn subjects of the synthetic corpus.")
+    synthetic_takes: int = option(2, "Clips per drawn subject and expression.")
+    synthetic_seed: int = option(0, "Seed of the drawing; other seeds draw other people.")
 
 
 @dataclass
 class FaceCropArguments:
     """Whether frames are cropped to the face, by the rule of `face_crop.py`."""
 
-    face_crop: bool = field(
-        default=False,
-        metadata={"help": "Crop all clips to the square around the face's labels; the model's processor then does so."},
+    face_crop: bool = option(
+        False, "Crop all clips to the square around the face's labels; the model's processor then does so."
     )
-    face_crop_margin: float = field(
-        default=FACE_CROP_MARGIN, metadata={"help": "Added on every side of the face, as a share of its size."}
-    )
-    face_crop_rise: float = field(
-        default=0.0, metadata={"help": "How far the crop's centre stands above the face's, in sides of the crop."}
-    )
+    face_crop_margin: float = option(FACE_CROP_MARGIN, "Added on every side of the face, as a share of its size.")
+    face_crop_rise: float = option(0.0, "How far the crop's centre stands above the face's, in sides of the crop.")
 
 
 @dataclass
 class DataArguments(FaceCropArguments, SyntheticArguments):
     """Which clips a run trains and tests on."""
 
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "Folder of a built data set (`mtcae dataset build`); empty = draw the synthetic corpus."},
+    dataset: str | None = option(
+        None, "Folder of a built data set (`mtcae dataset build`); empty = draw the synthetic corpus."
     )
-    protocol: str | None = field(
-        default=None,
-        metadata={
-            "help": "How subjects are divided: as-built (default), folds:NUMBER, leave-one-subject-out, a published "
-            "division of the corpus such as mae-dfer, or a JSON file."
-        },
+    protocol: str | None = option(
+        None,
+        "How subjects are divided: as-built (default), folds:NUMBER, leave-one-subject-out, a published "
+        "division of the corpus such as mae-dfer, or a JSON file.",
     )
-    fold: str | None = field(
-        default=None, metadata={"help": "Name of a fold of the protocol, such as fold_1; empty = the first."}
+    fold: str | None = option(None, "Name of a fold of the protocol, such as fold_1; empty = the first.")
+    videos: str | None = option(None, "Folder of the corpus's videos, for a data set of labels without videos.")
+    train_on_all: bool = option(
+        False,
+        "Train, select and test on the same clips. It shows that a model can learn the clips, and nothing "
+        "about unseen people; the report's protocol says so.",
     )
-    videos: str | None = field(
-        default=None, metadata={"help": "Folder of the corpus's videos, for a data set of labels without videos."}
+    cache_frames_gb: float = option(
+        4.0, "Decoded frames up to this many GB stay in memory; beyond, clips are decoded anew."
     )
-    train_on_all: bool = field(
-        default=False,
-        metadata={
-            "help": "Train, select and test on the same clips. It shows that a model can learn the clips, and nothing "
-            "about unseen people; the report's protocol says so."
-        },
-    )
-    cache_frames_gb: float = field(
-        default=4.0,
-        metadata={"help": "Decoded frames up to this many GB stay in memory; beyond, clips are decoded anew."},
-    )
-    frame_stride: int | None = field(
-        default=None,
-        metadata={
-            "help": "The model sees every so-manieth labelled frame: a window at a random place of a training clip, "
-            "the middle of another. For data sets with more labelled frames than the model takes."
-        },
+    frame_stride: int | None = option(
+        None,
+        "The model sees every so-manieth labelled frame: a window at a random place of a training clip, "
+        "the middle of another. For data sets with more labelled frames than the model takes.",
     )
     also: list[str] = field(
         default_factory=list,
@@ -104,89 +91,70 @@ class DataArguments(FaceCropArguments, SyntheticArguments):
         default_factory=list,
         metadata={"help": "Classes of --also data sets by their names in --dataset, old=new; old= leaves a class out."},
     )
-    augment: bool = field(default=True, metadata={"help": "Change training clips at random, by the options below."})
-    smallest_crop: float = field(default=0.8, metadata={"help": "Side of the smallest crop / side of the frame."})
-    largest_stretch: float = field(default=1.1, metadata={"help": "Largest ratio of a crop's sides to each other."})
-    flip_probability: float = field(default=0.5, metadata={"help": "Share of clips mirrored left to right."})
-    brightness: float = field(default=0.2, metadata={"help": "Largest relative change of brightness."})
-    contrast: float = field(default=0.2, metadata={"help": "Largest relative change of contrast."})
-    saturation: float = field(default=0.0, metadata={"help": "Largest relative change of colourfulness."})
-    hue: float = field(default=0.0, metadata={"help": "Largest turn of the hues / colour circle, at most 0.5."})
-    largest_rotation: float = field(default=0.0, metadata={"help": "Clips are turned by up to so many degrees."})
-    erasing_probability: float = field(default=0.0, metadata={"help": "Share of clips with a rectangle of noise."})
-    largest_erasing: float = field(default=0.2, metadata={"help": "Area of the largest such rectangle / frame."})
-    balanced_sampling: bool = field(
-        default=False, metadata={"help": "Every epoch draws equally many training clips of every expression."}
+    augment: bool = option(True, "Change training clips at random, by the options below.")
+    smallest_crop: float = option(0.8, "Side of the smallest crop / side of the frame.")
+    largest_stretch: float = option(1.1, "Largest ratio of a crop's sides to each other.")
+    flip_probability: float = option(0.5, "Share of clips mirrored left to right.")
+    brightness: float = option(0.2, "Largest relative change of brightness.")
+    contrast: float = option(0.2, "Largest relative change of contrast.")
+    saturation: float = option(0.0, "Largest relative change of colourfulness.")
+    hue: float = option(0.0, "Largest turn of the hues / colour circle, at most 0.5.")
+    largest_rotation: float = option(0.0, "Clips are turned by up to so many degrees.")
+    erasing_probability: float = option(0.0, "Share of clips with a rectangle of noise.")
+    largest_erasing: float = option(0.2, "Area of the largest such rectangle / frame.")
+    balanced_sampling: bool = option(False, "Every epoch draws equally many training clips of every expression.")
+    cache_features: bool = option(
+        False, "Encode every clip once and train the decoders from the files; needs --freeze_encoder."
     )
-    cache_features: bool = field(
-        default=False,
-        metadata={"help": "Encode every clip once and train the decoders from the files; needs --freeze_encoder."},
+    cache_features_dir: str | None = option(
+        None, "Where features are kept and shared by runs; empty = output_dir/features."
     )
-    cache_features_dir: str | None = field(
-        default=None, metadata={"help": "Where features are kept and shared by runs; empty = output_dir/features."}
+    cache_features_views: int = option(
+        1, "Fixed views of a training clip: itself, then augmented ones; epochs take turns."
     )
-    cache_features_views: int = field(
-        default=1,
-        metadata={"help": "Fixed views of a training clip: itself, then augmented ones; epochs take turns."},
-    )
-    cache_features_dtype: str = field(default="float32", metadata={"help": "float32, or float16 at half the size."})
+    cache_features_dtype: str = option("float32", "float32, or float16 at half the size.")
 
 
 @dataclass
 class ModelArguments:
     """Which model a run trains."""
 
-    model: str = field(
-        default="tiny",
-        metadata={"help": "Preset (training/configs), or a folder or Hub id of an MTCAE or VideoMAE checkpoint."},
-    )
+    model: str = option("tiny", "Preset (training/configs), or a folder or Hub id of an MTCAE or VideoMAE checkpoint.")
     model_config: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Fields of MTCAEConfig that a preset or YAML file sets."}
     )
-    structure: str | None = field(
-        default=None, metadata={"help": "single_task, non_fully_shared, fully_shared, cascaded, mtformer, mnc, mtl_er."}
+    structure: str | None = option(
+        None, "single_task, non_fully_shared, fully_shared, cascaded, mtformer, mnc, mtl_er."
     )
-    decoder_type: str | None = field(default=None, metadata={"help": "vit or mlp."})
-    pooling: str | None = field(
-        default=None,
-        metadata={"help": "mean (paper), time, time_and_place, attention; of tasks without one of their own."},
+    decoder_type: str | None = option(None, "vit or mlp.")
+    pooling: str | None = option(
+        None, "mean (paper), time, time_and_place, attention; of tasks without one of their own."
     )
-    tasks: str | None = field(
-        default=None,
-        metadata={"help": "Names of the preset's tasks to keep, in the cascade's order: face_box,expression."},
+    tasks: str | None = option(
+        None, "Names of the preset's tasks to keep, in the cascade's order: face_box,expression."
     )
-    task_weights: str | None = field(
-        default=None, metadata={"help": "Loss weights that differ from the preset's: face_box=0.5,expression=1.5."}
+    task_weights: str | None = option(None, "Loss weights that differ from the preset's: face_box=0.5,expression=1.5.")
+    decoder_num_layers: int | None = option(None, "L, depth of each decoder's recursion.")
+    decoder_head_dim: int | None = option(None, "Channels of one cross-attention head.")
+    share_decoder_layers: bool | None = option(None, "One layer's weights serve the whole recursion of a decoder.")
+    uncertainty_weighting: bool | None = option(None, "A learned variance scales each task's loss.")
+    contrastive_weight: float | None = option(
+        None, "Weight of the contrastive loss between the tasks' features; 0 = none."
     )
-    decoder_num_layers: int | None = field(default=None, metadata={"help": "L, depth of each decoder's recursion."})
-    decoder_head_dim: int | None = field(default=None, metadata={"help": "Channels of one cross-attention head."})
-    share_decoder_layers: bool | None = field(
-        default=None, metadata={"help": "One layer's weights serve the whole recursion of a decoder."}
+    encoder: str | None = option(
+        None, "Folder or Hub id of a pre-trained encoder that takes the place of the preset's fresh one."
     )
-    uncertainty_weighting: bool | None = field(
-        default=None, metadata={"help": "A learned variance scales each task's loss."}
+    attn_implementation: str | None = option(
+        None, "eager, sdpa, flash_attention_2, ...; empty = sdpa, which is always there."
     )
-    contrastive_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the contrastive loss between the tasks' features; 0 = none."}
+    drop_path: float = option(
+        0.0, "Share of residual updates left out in the encoder's last block; from 0 in the first."
     )
-    encoder: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a pre-trained encoder that takes the place of the preset's fresh one."},
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; empty = sdpa, which is always there."}
-    )
-    drop_path: float = field(
-        default=0.0,
-        metadata={"help": "Share of residual updates left out in the encoder's last block; from 0 in the first."},
-    )
-    freeze_encoder: bool = field(default=False, metadata={"help": "Train decoders and heads alone."})
-    whiten_patch_embedding: bool = field(
-        default=False,
-        metadata={
-            "help": "Start a fresh patch embedding from the training tubelets' principal components; a pre-trained "
-            "encoder keeps its own."
-        },
+    freeze_encoder: bool = option(False, "Train decoders and heads alone.")
+    whiten_patch_embedding: bool = option(
+        False,
+        "Start a fresh patch embedding from the training tubelets' principal components; a pre-trained "
+        "encoder keeps its own.",
     )
 
 
@@ -194,38 +162,29 @@ class ModelArguments:
 class StepArguments:
     """How a model is trained, with labels or without. Names are those of transformers' TrainingArguments."""
 
-    output_dir: str = field(
-        default="runs/run", metadata={"help": "Model folder, checkpoints and report are written here."}
-    )
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in output_dir."})
-    num_train_epochs: int = field(default=100, metadata={"help": "Passes over the training clips."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Training clips per step and process."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    min_learning_rate: float = field(default=0.0, metadata={"help": "Learning rate at the end of a cosine."})
-    adam_beta1: float = field(default=0.9, metadata={"help": "Memory of AdamW's mean gradients."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Memory of AdamW's mean squares of gradients."})
-    weight_decay: float = field(default=1e-3, metadata={"help": "Weight decay, on matrices only."})
-    warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up from zero."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "constant or cosine, after the warm-up."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0 = never."})
-    seed: int = field(default=0, metadata={"help": "Seed of weights, order of clips, and augmentation."})
-    bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
-    fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16."})
-    optim: str = field(
-        default="adamw_torch", metadata={"help": "adamw_torch, or adamw_torch_fused: one kernel for all weights."}
-    )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for about a third more time."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Loading processes per training process."})
-    save_total_limit: int = field(default=2, metadata={"help": "Training checkpoints that are kept."})
-    save_seconds: float = field(
-        default=60.0, metadata={"help": "At least so much time lies between two training checkpoints."}
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "'latest', or a folder under output_dir/checkpoints."}
-    )
-    report_to: str | None = field(
-        default=None,
-        metadata={"help": "Trackers of losses and validation figures: tensorboard, trackio, wandb, or several."},
+    output_dir: str = option("runs/run", "Model folder, checkpoints and report are written here.")
+    overwrite_output_dir: bool = option(False, "Replace the run in output_dir.")
+    num_train_epochs: int = option(100, "Passes over the training clips.")
+    per_device_train_batch_size: int = option(16, "Training clips per step and process.")
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
+    min_learning_rate: float = option(0.0, "Learning rate at the end of a cosine.")
+    adam_beta1: float = option(0.9, "Memory of AdamW's mean gradients.")
+    adam_beta2: float = option(0.999, "Memory of AdamW's mean squares of gradients.")
+    weight_decay: float = option(1e-3, "Weight decay, on matrices only.")
+    warmup_epochs: float = option(0.0, "Epochs of linear warm-up from zero.")
+    lr_scheduler_type: str = option("constant", "constant or cosine, after the warm-up.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = never.")
+    seed: int = option(0, "Seed of weights, order of clips, and augmentation.")
+    bf16: bool = option(False, "Mixed precision in bfloat16.")
+    fp16: bool = option(False, "Mixed precision in float16.")
+    optim: str = option("adamw_torch", "adamw_torch, or adamw_torch_fused: one kernel for all weights.")
+    gradient_checkpointing: bool = option(False, "Less memory for about a third more time.")
+    dataloader_num_workers: int = option(0, "Loading processes per training process.")
+    save_total_limit: int = option(2, "Training checkpoints that are kept.")
+    save_seconds: float = option(60.0, "At least so much time lies between two training checkpoints.")
+    resume_from_checkpoint: str | None = option(None, "'latest', or a folder under output_dir/checkpoints.")
+    report_to: str | None = option(
+        None, "Trackers of losses and validation figures: tensorboard, trackio, wandb, or several."
     )
 
 
@@ -233,60 +192,35 @@ class StepArguments:
 class OptimisationArguments(StepArguments):
     """How a run trains and what becomes of its result."""
 
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluated clips per step and process."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one optimiser step."})
-    scale_learning_rate: bool = field(
-        default=False, metadata={"help": "learning_rate is meant for 256 clips a step, and scaled to what a step has."}
+    per_device_eval_batch_size: int = option(32, "Evaluated clips per step and process.")
+    gradient_accumulation_steps: int = option(1, "Batches that make one optimiser step.")
+    scale_learning_rate: bool = option(
+        False, "learning_rate is meant for 256 clips a step, and scaled to what a step has."
     )
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "Each block of the encoder learns so much slower than the next; 1 = alike."}
+    layer_decay: float = option(1.0, "Each block of the encoder learns so much slower than the next; 1 = alike.")
+    label_smoothing_factor: float = option(0.0, "Label smoothing of the expression.")
+    mixup_alpha: float = option(
+        0.0,
+        "Batches are blended with themselves in another order, by Beta(alpha, alpha); faces keep the "
+        "labels of the stronger clip; 0 = never.",
     )
-    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing of the expression."})
-    mixup_alpha: float = field(
-        default=0.0,
-        metadata={
-            "help": "Batches are blended with themselves in another order, by Beta(alpha, alpha); faces keep the "
-            "labels of the stronger clip; 0 = never."
-        },
+    cutmix_alpha: float = option(
+        0.0, "The same with a rectangle of the other clip pasted in; of both, each batch takes one."
     )
-    cutmix_alpha: float = field(
-        default=0.0,
-        metadata={"help": "The same with a rectangle of the other clip pasted in; of both, each batch takes one."},
-    )
-    class_weights: str = field(
-        default="none", metadata={"help": "balanced: rare expressions weigh more in the loss; none: every clip alike."}
-    )
-    task_weighting: str = field(
-        default="fixed", metadata={"help": "fixed: the tasks' weights; uncertainty: weights learned with the model."}
-    )
-    ema_decay: float = field(
-        default=0.0, metadata={"help": "Validate and keep a moving average of the weights, such as 0.999; 0 = none."}
-    )
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after so many epochs without a better validation UAR; 0 = never."}
-    )
-    test_segments: int = field(
-        default=1, metadata={"help": "Windows of a test clip whose scores are averaged; needs --frame_stride."}
-    )
-    test_flip: bool = field(
-        default=False, metadata={"help": "Average the predictions of a test clip and of its mirror image."}
-    )
-    torch_compile: bool = field(default=False, metadata={"help": "Compile the training step's model."})
-    dataloader_pin_memory: bool = field(
-        default=True, metadata={"help": "Load into pinned memory and copy while the accelerator computes."}
-    )
-    dataloader_persistent_workers: bool = field(
-        default=False, metadata={"help": "Loading processes live for the whole run, not for an epoch."}
-    )
-    dataloader_prefetch_factor: int = field(default=2, metadata={"help": "Batches that each loading process prepares."})
-    save_steps: int = field(
-        default=0, metadata={"help": "Training checkpoints within an epoch, every so many optimiser steps; 0 = none."}
-    )
-    resume_with_changed_options: bool = field(
-        default=False, metadata={"help": "Resume although options differ from those of the checkpoint."}
-    )
-    push_to_hub: bool = field(default=False, metadata={"help": "Upload output_dir's model folder after the run."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Repository of push_to_hub, org/name."})
+    class_weights: str = option("none", "balanced: rare expressions weigh more in the loss; none: every clip alike.")
+    task_weighting: str = option("fixed", "fixed: the tasks' weights; uncertainty: weights learned with the model.")
+    ema_decay: float = option(0.0, "Validate and keep a moving average of the weights, such as 0.999; 0 = none.")
+    early_stopping_patience: int = option(0, "Stop after so many epochs without a better validation UAR; 0 = never.")
+    test_segments: int = option(1, "Windows of a test clip whose scores are averaged; needs --frame_stride.")
+    test_flip: bool = option(False, "Average the predictions of a test clip and of its mirror image.")
+    torch_compile: bool = option(False, "Compile the training step's model.")
+    dataloader_pin_memory: bool = option(True, "Load into pinned memory and copy while the accelerator computes.")
+    dataloader_persistent_workers: bool = option(False, "Loading processes live for the whole run, not for an epoch.")
+    dataloader_prefetch_factor: int = option(2, "Batches that each loading process prepares.")
+    save_steps: int = option(0, "Training checkpoints within an epoch, every so many optimiser steps; 0 = none.")
+    resume_with_changed_options: bool = option(False, "Resume although options differ from those of the checkpoint.")
+    push_to_hub: bool = option(False, "Upload output_dir's model folder after the run.")
+    hub_model_id: str | None = option(None, "Repository of push_to_hub, org/name.")
 
 
 @dataclass
@@ -321,11 +255,6 @@ def flatten_options(*groups: Any) -> dict[str, Any]:
     return {option.name: getattr(group, option.name) for group in groups for option in fields(group)}
 
 
-def default_options(arguments: Any) -> dict[str, Any]:
-    """What `to_dict` of these arguments would give if nobody had chosen anything."""
-    return flatten_options(*(type(getattr(arguments, group.name))() for group in fields(arguments)))
-
-
 def available_presets(folder: Path = PRESETS_FOLDER) -> list[str]:
     """Names that `--model` takes besides folders and Hub ids."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
@@ -357,22 +286,20 @@ def read_options_file(
     unknown = sorted(str(name) for name in options if name not in known)
     if unknown:
         raise ValueError(f"{path}: unknown options {', '.join(unknown)}; the options are {', '.join(sorted(known))}")
-    options = {name: _read_value(name, value, known[name], extended is not None) for name, value in options.items()}
+    for name, value in options.items():
+        kind = known[name]
+        # A file knows types that a command line does not; and YAML takes 1e-3 for text.
+        if isinstance(value, str) and not is_of_kind(value, kind) and is_of_kind(0.0, kind):
+            with suppress(ValueError):
+                value = options[name] = float(value)
+        holds = is_of_kind(value, kind) or (extended is not None and value is None)
+        _require(holds, name, value, f"must be {in_words(kind)}")
     if extended is None:
         return options
     presets = available_presets(presets_folder)
     if extended not in presets:
         raise ValueError(f"{path}: extends: {extended}: no preset; there are {', '.join(presets)}")
     return merge_options(read_preset(extended, presets_folder, groups), options)
-
-
-def _read_value(name: str, value: Any, kind: Any, may_be_null: bool) -> Any:
-    """The value of an option in a file; a file knows types that a command line does not."""
-    if isinstance(value, str) and not is_of_kind(value, kind) and is_of_kind(0.0, kind):
-        with suppress(ValueError):  # YAML takes 1e-3 for text
-            value = float(value)
-    _require(is_of_kind(value, kind) or (may_be_null and value is None), name, value, f"must be {in_words(kind)}")
-    return value
 
 
 def merge_options(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -532,51 +459,42 @@ def check_arguments(arguments: RunArguments) -> None:
     check_face_crop(options)
     parse_also(options["also"])
     parse_renames(options["rename"])
+    run = SimpleNamespace(**options)
     for name, holds, rule in (
-        ("rename", not options["rename"] or options["also"], "needs --also"),
-        ("also", not options["also"] or not options["cache_features"], "not with --cache_features"),
-        ("also", not options["also"] or not options["balanced_sampling"], "not with --balanced_sampling"),
-        ("also", not options["also"] or not options["train_on_all"], "not with --train_on_all"),
-        ("per_device_eval_batch_size", options["per_device_eval_batch_size"] > 0, "must be greater than 0"),
-        ("cache_frames_gb", options["cache_frames_gb"] >= 0, "must be at least 0"),
-        ("gradient_accumulation_steps", options["gradient_accumulation_steps"] >= 1, "must be at least 1"),
-        ("layer_decay", 0 < options["layer_decay"] <= 1, "must be in (0, 1]"),
-        ("drop_path", 0 <= options["drop_path"] < 1, "must be in [0, 1)"),
-        ("ema_decay", 0 <= options["ema_decay"] < 1, "must be in [0, 1)"),
-        ("early_stopping_patience", options["early_stopping_patience"] >= 0, "must be at least 0"),
-        ("save_steps", options["save_steps"] >= 0, "must be at least 0"),
-        ("frame_stride", options["frame_stride"] is None or options["frame_stride"] >= 1, "must be at least 1"),
-        ("test_segments", options["test_segments"] >= 1, "must be at least 1"),
-        ("test_segments", options["test_segments"] == 1 or options["frame_stride"], "needs --frame_stride"),
+        ("rename", not run.rename or run.also, "needs --also"),
+        ("also", not run.also or not run.cache_features, "not with --cache_features"),
+        ("also", not run.also or not run.balanced_sampling, "not with --balanced_sampling"),
+        ("also", not run.also or not run.train_on_all, "not with --train_on_all"),
+        ("per_device_eval_batch_size", run.per_device_eval_batch_size > 0, "must be greater than 0"),
+        ("cache_frames_gb", run.cache_frames_gb >= 0, "must be at least 0"),
+        ("gradient_accumulation_steps", run.gradient_accumulation_steps >= 1, "must be at least 1"),
+        ("layer_decay", 0 < run.layer_decay <= 1, "must be in (0, 1]"),
+        ("drop_path", 0 <= run.drop_path < 1, "must be in [0, 1)"),
+        ("ema_decay", 0 <= run.ema_decay < 1, "must be in [0, 1)"),
+        ("early_stopping_patience", run.early_stopping_patience >= 0, "must be at least 0"),
+        ("save_steps", run.save_steps >= 0, "must be at least 0"),
+        ("frame_stride", run.frame_stride is None or run.frame_stride >= 1, "must be at least 1"),
+        ("test_segments", run.test_segments >= 1, "must be at least 1"),
+        ("test_segments", run.test_segments == 1 or run.frame_stride, "needs --frame_stride"),
         *((name, options[name] >= 0, "must be at least 0") for name in BLENDS),
-        *((name, not options[name] or not options["cache_features"], "needs frames") for name in BLENDS),
-        *((name, not options[name] or options["per_device_train_batch_size"] > 1, "needs batches") for name in BLENDS),
-        ("dataloader_prefetch_factor", options["dataloader_prefetch_factor"] >= 1, "must be at least 1"),
-        ("class_weights", options["class_weights"] in CLASS_WEIGHTS, f"must be {' or '.join(CLASS_WEIGHTS)}"),
-        ("task_weighting", options["task_weighting"] in TASK_WEIGHTINGS, f"must be {' or '.join(TASK_WEIGHTINGS)}"),
-        ("largest_rotation", 0 <= options["largest_rotation"] <= 45, "must be in [0, 45]"),
-        ("hue", 0 <= options["hue"] <= 0.5, "must be in [0, 0.5]"),
-        ("largest_erasing", 0 < options["largest_erasing"] <= 0.5, "must be in (0, 0.5]"),
-        ("cache_features", not options["cache_features"] or options["freeze_encoder"], "needs --freeze_encoder"),
-        ("cache_features_views", options["cache_features_views"] >= 1, "must be at least 1"),
-        (
-            "cache_features_dtype",
-            options["cache_features_dtype"] in FEATURE_TYPES,
-            f"must be {' or '.join(FEATURE_TYPES)}",
-        ),
+        *((name, not options[name] or not run.cache_features, "needs frames") for name in BLENDS),
+        *((name, not options[name] or run.per_device_train_batch_size > 1, "needs batches") for name in BLENDS),
+        ("dataloader_prefetch_factor", run.dataloader_prefetch_factor >= 1, "must be at least 1"),
+        ("class_weights", run.class_weights in CLASS_WEIGHTS, f"must be {' or '.join(CLASS_WEIGHTS)}"),
+        ("task_weighting", run.task_weighting in TASK_WEIGHTINGS, f"must be {' or '.join(TASK_WEIGHTINGS)}"),
+        ("largest_rotation", 0 <= run.largest_rotation <= 45, "must be in [0, 45]"),
+        ("hue", 0 <= run.hue <= 0.5, "must be in [0, 0.5]"),
+        ("largest_erasing", 0 < run.largest_erasing <= 0.5, "must be in (0, 0.5]"),
+        ("cache_features", not run.cache_features or run.freeze_encoder, "needs --freeze_encoder"),
+        ("cache_features_views", run.cache_features_views >= 1, "must be at least 1"),
+        ("cache_features_dtype", run.cache_features_dtype in FEATURE_TYPES, f"must be {' or '.join(FEATURE_TYPES)}"),
+        ("label_smoothing_factor", 0 <= run.label_smoothing_factor < 1, "must be in [0, 1)"),
+        *((name, 0 <= options[name] <= 1, "must be in [0, 1]") for name in SHARES),
+        ("smallest_crop", 0 < run.smallest_crop <= 1, "must be in (0, 1]"),
+        ("largest_stretch", run.largest_stretch >= 1, "must be at least 1"),
+        ("hub_model_id", not run.push_to_hub or run.hub_model_id, "push_to_hub needs it"),
     ):
         _require(holds, name, options[name], rule)
-    _require(
-        0 <= options["label_smoothing_factor"] < 1,
-        "label_smoothing_factor",
-        options["label_smoothing_factor"],
-        "must be in [0, 1)",
-    )
-    for name in ("flip_probability", "brightness", "contrast", "saturation", "erasing_probability"):
-        _require(0 <= options[name] <= 1, name, options[name], "must be in [0, 1]")
-    _require(0 < options["smallest_crop"] <= 1, "smallest_crop", options["smallest_crop"], "must be in (0, 1]")
-    _require(options["largest_stretch"] >= 1, "largest_stretch", options["largest_stretch"], "must be at least 1")
-    _require(not options["push_to_hub"] or options["hub_model_id"], "hub_model_id", None, "push_to_hub needs it")
 
 
 def check_face_crop(options: dict[str, Any]) -> None:
@@ -598,12 +516,8 @@ def check_step_arguments(options: dict[str, Any]) -> None:
     for name in ("adam_beta1", "adam_beta2"):
         _require(0 <= options[name] < 1, name, options[name], "must be in [0, 1)")
     schedules = ("constant", "cosine")
-    _require(
-        options["lr_scheduler_type"] in schedules,
-        "lr_scheduler_type",
-        options["lr_scheduler_type"],
-        "must be constant or cosine",
-    )
+    schedule = options["lr_scheduler_type"]
+    _require(schedule in schedules, "lr_scheduler_type", schedule, "must be constant or cosine")
     _require(not (options["bf16"] and options["fp16"]), "bf16", True, "cannot be combined with fp16")
 
 

@@ -12,12 +12,8 @@ MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, SafetensorErro
 def line_for_the_user(error: BaseException, memory_advice: str) -> str | None:
     """An error as one line, with advice where memory ran out; None where it is a fault of the program."""
     line = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+    words = ("can't allocate memory", "not enough memory", "out of memory")  # of a tensor, on whatever device
+    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    if told or isinstance(error, torch.OutOfMemoryError):
         return f"out of memory: {memory_advice} ({line[:200]})"
     return line if isinstance(error, MENDABLE) else None
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an accelerator or the machine had no memory left for a tensor."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,16 +28,6 @@ NAMED_CONFIG_FIELDS = (
 WHITENING_CLIPS = 128
 
 
-class Clips(Protocol):
-    """Clips by number, each with its "frames" uint8 (T, 3, H, W)."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One of them."""
-
-
 def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiTaskVideo:
     """The model that `--model` names, with one class per expression of the data set.
 
@@ -49,7 +39,9 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
         ValueError: the name is neither a preset nor a checkpoint of one of these, or it is a checkpoint and
             `--encoder` names another one.
     """
-    overrides = _config_overrides(arguments, classes)
+    named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS} | {"tasks": choose_tasks(arguments)}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    overrides = {**arguments.model_config, **chosen, "id2label": dict(enumerate(classes))}
     if arguments.model in available_presets() and arguments.encoder is not None:
         overrides.pop("encoder_config", None)
         model = MTCAEForMultiTaskVideo.from_encoder_pretrained(arguments.encoder, **overrides)
@@ -95,14 +87,6 @@ def freeze_unread_weights(encoder: nn.Module) -> None:
     image_model.train(training)
 
 
-def _config_overrides(arguments: ModelArguments, classes: list[str]) -> dict[str, Any]:
-    named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS}
-    chosen = {name: value for name, value in named.items() if value is not None}
-    tasks = choose_tasks(arguments)
-    chosen |= {"tasks": tasks} if tasks is not None else {}
-    return {**arguments.model_config, **chosen, "id2label": dict(enumerate(classes))}
-
-
 def choose_tasks(arguments: ModelArguments) -> list[dict[str, Any]] | None:
     """The preset's tasks, or the paper's, as `--tasks` and `--task_weights` change them; None where they do not.
 
@@ -114,7 +98,14 @@ def choose_tasks(arguments: ModelArguments) -> list[dict[str, Any]] | None:
     described = MTCAEConfig(**arguments.model_config).tasks or []
     by_name = {task["name"]: task for task in described}
     wanted = _split_words(arguments.tasks) if arguments.tasks is not None else list(by_name)
-    weights = dict(_read_weight(word) for word in _split_words(arguments.task_weights or ""))
+    weights = {}
+    for word in _split_words(arguments.task_weights or ""):
+        name, _, weight = word.partition("=")
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            rule = "must be TASK=NUMBER, several of them with commas between"
+            raise ValueError(f"--task_weights {word}: {rule}") from None
     _refuse_unknown_tasks("tasks", wanted, by_name)
     _refuse_unknown_tasks("task_weights", list(weights), wanted)
     return [by_name[name] | ({"weight": weights[name]} if name in weights else {}) for name in wanted]
@@ -122,14 +113,6 @@ def choose_tasks(arguments: ModelArguments) -> list[dict[str, Any]] | None:
 
 def _split_words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _read_weight(word: str) -> tuple[str, float]:
-    name, _, weight = word.partition("=")
-    try:
-        return name.strip(), float(weight)
-    except ValueError:
-        raise ValueError(f"--task_weights {word}: must be TASK=NUMBER, several of them with commas between") from None
 
 
 def _refuse_unknown_tasks(option: str, names: list[str], known: Iterable[str]) -> None:
@@ -166,8 +149,8 @@ def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskV
     return MTCAEForMultiTaskVideo.from_pretrained(name, id2label=overrides["id2label"], ignore_mismatched_sizes=True)
 
 
-def whitening_frames(clips: Clips) -> torch.Tensor:
-    """Frames (B, T, 3, H, W) of clips spread evenly over the training split."""
+def whitening_frames(clips: Any) -> torch.Tensor:
+    """Frames (B, T, 3, H, W) of clips spread evenly over the training split, each with its "frames" (T, 3, H, W)."""
     positions = torch.linspace(0, len(clips) - 1, min(len(clips), WHITENING_CLIPS)).round().long().unique()
     return torch.stack([clips[int(position)]["frames"] for position in positions])
 
@@ -191,7 +174,11 @@ def whiten_patch_embedding(
     Raises:
         ValueError: the encoder has no such embedding.
     """
-    projection = _tubelet_projection(model)
+    projections = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
+    if len(projections) != 1:
+        name = type(getattr(model, "encoder", model)).__name__
+        raise ValueError(f"whiten_patch_embedding: {name} has no single convolution over tubelets")
+    projection = projections[0]
     tubelet_size, *patch = projection.kernel_size
     # (B, N, time, patch pixels, 3) -> (B * N, 3, time, patch pixels)
     pixels = cut_tubelets(pixel_values, tubelet_size, (patch[0], patch[1])).flatten(0, 1).movedim(-1, 1)
@@ -206,14 +193,6 @@ def whiten_patch_embedding(
     projection.weight.copy_(weight.view_as(projection.weight))
     assert projection.bias is not None  # of nn.Conv3d's default
     projection.bias.copy_(-(weight @ pixels.flatten(1).mean(dim=0)))
-
-
-def _tubelet_projection(model: nn.Module) -> nn.Conv3d:
-    projections = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
-    if len(projections) != 1:
-        name = type(getattr(model, "encoder", model)).__name__
-        raise ValueError(f"whiten_patch_embedding: {name} has no single convolution over tubelets")
-    return projections[0]
 
 
 def _whitening_filters(pixels: torch.Tensor, order: int, channels: int, floor: float) -> torch.Tensor:

@@ -18,7 +18,7 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
 from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
-from mtcae_dfer.training.data.blending import Blend, blend_clips
+from mtcae_dfer.training.data.blending import blend_clips
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.data.feature_cache import EncodedClips
 from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler
@@ -86,7 +86,10 @@ def prepare_training(
         ValueError: an option cannot be combined with sharded training.
     """
     options = arguments.optimisation
-    _refuse_sharded(accelerator, options)
+    if accelerator.distributed_type in SHARDED and options.task_weighting == "uncertainty":
+        raise ValueError("--task_weighting uncertainty: not with FSDP or DeepSpeed, which shard the model's weights")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and options.ema_decay:
+        raise ValueError(f"--ema_decay {options.ema_decay}: not with DeepSpeed, which keeps the weights to itself")
     loss = make_loss(model, clips, options).to(accelerator.device)
     optimiser = make_optimiser(
         model,
@@ -119,13 +122,6 @@ def prepare_training(
         options=options,
         output_dir=Path(options.output_dir),
     )
-
-
-def _refuse_sharded(accelerator: Accelerator, options: OptimisationArguments) -> None:
-    if accelerator.distributed_type in SHARDED and options.task_weighting == "uncertainty":
-        raise ValueError("--task_weighting uncertainty: not with FSDP or DeepSpeed, which shard the model's weights")
-    if accelerator.distributed_type == DistributedType.DEEPSPEED and options.ema_decay:
-        raise ValueError(f"--ema_decay {options.ema_decay}: not with DeepSpeed, which keeps the weights to itself")
 
 
 def make_loss(model: MTCAEForMultiTaskVideo, clips: TrainingClips, options: OptimisationArguments) -> TrainingLoss:
@@ -180,7 +176,9 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
     training.model.train()
     every = options.save_steps * options.gradient_accumulation_steps
     for batch in training.loader:
-        seed_step(options.seed, state, training.accelerator.process_index)
+        # A step of a process has its own seed, so that a resumed run draws what an undisturbed one does.
+        drawn = torch.Generator().manual_seed((options.seed * 10_007 + state.epoch) * 1_000_003 + state.step)
+        set_seed(int(torch.randint(0, 2**31, (training.accelerator.process_index + 1,), generator=drawn)[-1]))
         for name, value in take_step(training, batch).items():
             sums[name] = sums.get(name, 0.0) + value
         state.step, state.clips = state.step + 1, state.clips + clips_a_step
@@ -201,23 +199,25 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
     }
 
 
-def seed_step(seed: int, state: TrainingState, process_index: int) -> None:
-    """Gives a step of a process its own seed, so that a resumed run draws what an undisturbed one does."""
-    drawn = torch.Generator().manual_seed((seed * 10_007 + state.epoch) * 1_000_003 + state.step)
-    set_seed(int(torch.randint(0, 2**31, (process_index + 1,), generator=drawn)[-1]))
-
-
 def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, float]:
     """Gradients of one batch, and an optimiser step where enough are gathered; returns the losses of this process."""
-    accelerator = training.accelerator
+    accelerator, options, blend = training.accelerator, training.options, None
     with accelerator.accumulate(training.model):
-        clips, blend = blended_arguments(training, batch)
+        clips = clip_arguments(training.processor, batch)
+        if "pixel_values" in clips:
+            pixel_values, blend = blend_clips(clips["pixel_values"], options.mixup_alpha, options.cutmix_alpha)
+            clips = {"pixel_values": pixel_values}
         outputs = training.stepped(**clips, **label_arguments(batch))
         loss, task_losses = training.loss(outputs, batch["labels"], blend)
         value = refuse_nan_loss(loss, batch, training.clips)
         accelerator.backward(loss)
         if accelerator.sync_gradients:
-            _finish_gradients(training)
+            # Learned task weights stand outside the wrapped model, which averages its own weights' gradients only.
+            for parameter in training.loss.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
+            if options.max_grad_norm:
+                accelerator.clip_grad_norm_(training.model.parameters(), options.max_grad_norm)
         training.optimiser.step()
         if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             training.schedule.step()
@@ -227,26 +227,6 @@ def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, f
     reported = task_losses | {f"{name}_heat_map": loss for name, loss in (outputs.heat_map_losses or {}).items()}
     names, values = list(reported), torch.stack([loss.detach() for loss in reported.values()]).tolist()
     return {"train_loss": value, **dict(zip(names, values, strict=True))}
-
-
-def blended_arguments(
-    training: Training, batch: dict[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], Blend | None]:
-    """The clips of a batch as the model takes them, with one another blended in where the options ask for it."""
-    clips, options = clip_arguments(training.processor, batch), training.options
-    if "pixel_values" not in clips:
-        return clips, None
-    pixel_values, blend = blend_clips(clips["pixel_values"], options.mixup_alpha, options.cutmix_alpha)
-    return {"pixel_values": pixel_values}, blend
-
-
-def _finish_gradients(training: Training) -> None:
-    # The learned task weights stand outside the wrapped model, which averages the gradients of its own weights only.
-    for parameter in training.loss.parameters():
-        if parameter.grad is not None:
-            parameter.grad = training.accelerator.reduce(parameter.grad, "mean")
-    if training.options.max_grad_norm:
-        training.accelerator.clip_grad_norm_(training.model.parameters(), training.options.max_grad_norm)
 
 
 def refuse_nan_loss(loss: torch.Tensor, batch: dict[str, torch.Tensor], clips: Any) -> float:

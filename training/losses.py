@@ -86,7 +86,14 @@ class TrainingLoss(nn.Module):
         besides = outputs.loss - self._join_like_model(outputs.task_losses)
         if not self.log_variances:
             return self._join_like_model(losses) + besides
-        return torch.stack([self._weigh(name, loss) for name, loss in losses.items()]).sum() + besides
+        terms = []
+        for name, loss in losses.items():
+            if name in self.log_variances:
+                log_variance = self.log_variances[name]
+                terms.append(self.scales[name] * torch.exp(-log_variance) * loss + log_variance / 2)
+            else:
+                terms.append(0.0 * loss)
+        return torch.stack(terms).sum() + besides
 
     def _join_like_model(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weighted = {name: self.weights[name] * loss for name, loss in losses.items()}
@@ -104,12 +111,6 @@ class TrainingLoss(nn.Module):
             label_smoothing=self.label_smoothing,
         )
         return losses.sum() / (labels != IGNORED_CLASS).sum().clamp(min=1)
-
-    def _weigh(self, name: str, loss: torch.Tensor) -> torch.Tensor:
-        if name not in self.log_variances:
-            return 0.0 * loss
-        log_variance = self.log_variances[name]
-        return self.scales[name] * torch.exp(-log_variance) * loss + log_variance / 2
 
     def task_weights(self) -> dict[str, float]:
         """What every task's loss is multiplied with at present."""

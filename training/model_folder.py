@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -45,7 +44,12 @@ def save_model_folder(
 
 def add_modules(folder: Path) -> None:
     """Adds what save_pretrained leaves out: custom pipelines in config.json, their modules, and what these import."""
-    pipelines = _add_custom_pipelines(folder / "config.json")
+    config_file = folder / "config.json"
+    config, of_root = (json.loads(file.read_text(encoding="utf-8")) for file in (config_file, ROOT / "config.json"))
+    pipelines = of_root.get("custom_pipelines", {}) | config.get("custom_pipelines", {})
+    if pipelines != config.get("custom_pipelines", {}):
+        config["custom_pipelines"] = pipelines
+        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     wanted = {entry["impl"].split(".")[0] for entry in pipelines.values()}
     wanted |= {name for name in ENDPOINT_MODULES if (ROOT / f"{name}.py").is_file()}
     while wanted:
@@ -53,16 +57,6 @@ def add_modules(folder: Path) -> None:
         if not (folder / module).exists():
             shutil.copyfile(ROOT / module, folder / module)
             wanted |= set(relative_imports(folder / module))
-
-
-def _add_custom_pipelines(config_file: Path) -> dict[str, Any]:
-    """Names the repository's own pipelines in a config that does not; returns all that the config names."""
-    config, of_root = (json.loads(file.read_text(encoding="utf-8")) for file in (config_file, ROOT / "config.json"))
-    pipelines = of_root.get("custom_pipelines", {}) | config.get("custom_pipelines", {})
-    if pipelines != config.get("custom_pipelines", {}):
-        config["custom_pipelines"] = pipelines
-        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return pipelines
 
 
 def relative_imports(file: Path) -> list[str]:

@@ -42,7 +42,6 @@ from mtcae_dfer.training.pretraining.clips import (
     UnlabelledClips,
     ViewConfig,
     count_short_videos,
-    frames_in_memory,
     index_videos,
     open_videos,
 )
@@ -118,10 +117,8 @@ def open_clips(
     Raises:
         DatasetError: there are no readable videos, or too few.
     """
-    videos, index_file = (
-        open_videos(source, arguments.data.face_crop),
-        Path(arguments.optimisation.output_dir) / INDEX_FILE,
-    )
+    videos = open_videos(source, arguments.data.face_crop)
+    index_file = Path(arguments.optimisation.output_dir) / INDEX_FILE
     with accelerator.main_process_first():
         entries = index_videos(videos, index_file, source)
     wanted = arguments.data.held_out_clips
@@ -138,7 +135,8 @@ def open_clips(
         logger.warning(
             f"{short} of {len(entries)} videos are shorter than the {window} frames of a clip: they repeat frames."
         )
-    keep = frames_in_memory(len(entries), view) <= arguments.data.cache_frames_gb * 1e9
+    needed = len(entries) * view.num_frames * 3 * view.size[0] * view.size[1]  # bytes of the decoded frames
+    keep = needed <= arguments.data.cache_frames_gb * 1e9
     seed = arguments.optimisation.seed
     trained = [entry for place, entry in enumerate(entries) if place not in places]
     held_out = [entries[place] for place in sorted(places)]

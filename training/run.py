@@ -83,7 +83,11 @@ def run(arguments: RunArguments) -> Report:
     start_trackers(accelerator, arguments)
     dataset_dir = arguments.data.dataset or make_synthetic_dataset(arguments.data, accelerator, stopwatch)
     set_seed(arguments.optimisation.seed)
-    model, splits = prepare_model_and_data(arguments, dataset_dir)
+    rows = load_rows(arguments, dataset_dir)
+    model = build_model(arguments.model, class_names(rows["train"]))
+    splits = open_splits(rows, arguments, model, dataset_dir)
+    if arguments.optimisation.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     processor = make_processor(model.config, splits.train.crop, pretrained_source(arguments.model))
     with stopwatch.stage("training"):
         state = train(accelerator, model, processor, splits, arguments, output_dir)
@@ -97,16 +101,6 @@ def run(arguments: RunArguments) -> Report:
         push(output_dir, arguments.optimisation)
     accelerator.end_training()
     return results
-
-
-def prepare_model_and_data(arguments: RunArguments, dataset_dir: str) -> tuple[MTCAEForMultiTaskVideo, Splits]:
-    """Opens the data set and builds a model for its classes."""
-    rows = load_rows(arguments, dataset_dir)
-    model = build_model(arguments.model, class_names(rows["train"]))
-    splits = open_splits(rows, arguments, model, dataset_dir)
-    if arguments.optimisation.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    return model, splits
 
 
 def train(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
-from mtcae_dfer.training.arguments import ScriptArguments, StepArguments, SyntheticArguments, default_options
+from mtcae_dfer.training.arguments import ScriptArguments, StepArguments, SyntheticArguments, flatten_options
 from mtcae_dfer.training.checkpoints import (
     CheckpointError,
     Progress,
@@ -251,7 +252,9 @@ def refuse_changed_options(before: dict[str, Any], arguments: ScriptArguments, c
     """Raises a CheckpointError that lists the options by which a resumed run is not the one that was interrupted."""
     now = arguments.to_dict()
     # An option that the interrupted run did not know yet had its default's effect.
-    before = default_options(arguments) | before
+    groups: Any = arguments
+    defaults = flatten_options(*(type(getattr(groups, group.name))() for group in fields(groups)))
+    before = defaults | before
     changed = [
         f"{name} {before[name]} -> {value}"
         for name, value in now.items()

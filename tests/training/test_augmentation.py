@@ -11,8 +11,6 @@ from mtcae_dfer.training.data.augmentation import (
     AugmentationConfig,
     ClipChange,
     LabelledFrames,
-    augment,
-    change_clip,
     change_clips,
     draw_change,
     draw_crop_box,
@@ -34,6 +32,18 @@ def clip_with_spot(number: int = 0) -> LabelledFrames:
     landmarks = torch.tensor(SPOTS).expand(FRAMES, 5, 2).clone()
     boxes = torch.tensor([0.25, 0.3, 0.7, 0.8]).expand(FRAMES, 4).clone()
     return LabelledFrames(frames, boxes, landmarks)
+
+
+def change_clip(clip: LabelledFrames, change: ClipChange) -> LabelledFrames:
+    """One clip alone after its change."""
+    batch = LabelledFrames(clip.frames[None], clip.face_boxes[None], clip.face_landmarks[None])
+    changed = change_clips(batch, [change])
+    return LabelledFrames(changed.frames[0], changed.face_boxes[0], changed.face_landmarks[0])
+
+
+def augment(clip: LabelledFrames, config: AugmentationConfig, generator: torch.Generator) -> LabelledFrames:
+    """One clip alone after a change that is drawn."""
+    return change_clip(clip, draw_change(config, generator))
 
 
 def find_spot(frame: torch.Tensor) -> tuple[float, float]:

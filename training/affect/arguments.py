@@ -13,6 +13,7 @@ from mtcae_dfer.training.arguments import (
     available_presets,
     check_step_arguments,
     flatten_options,
+    option,
     parse_groups,
 )
 
@@ -21,51 +22,37 @@ from mtcae_dfer.training.arguments import (
 class AffectDataArguments(SyntheticArguments):
     """Which features and labels a run trains and tests on."""
 
-    features: str | None = field(
-        default=None,
-        metadata={"help": "Feature files, separated by commas, concatenated per frame; empty = the synthetic corpus."},
+    features: str | None = option(
+        None, "Feature files, separated by commas, concatenated per frame; empty = the synthetic corpus."
     )
-    train_labels: str | None = field(default=None, metadata={"help": "Label file of s-Aff-Wild2 for training."})
-    validation_labels: str | None = field(default=None, metadata={"help": "Label file for validation."})
-    test_labels: str | None = field(default=None, metadata={"help": "Label file for the test."})
-    normalise_per_video: bool = field(
-        default=False, metadata={"help": "Every feature gets mean 0 and deviation 1 over a video's labelled frames."}
+    train_labels: str | None = option(None, "Label file of s-Aff-Wild2 for training.")
+    validation_labels: str | None = option(None, "Label file for validation.")
+    test_labels: str | None = option(None, "Label file for the test.")
+    normalise_per_video: bool = option(
+        False, "Every feature gets mean 0 and deviation 1 over a video's labelled frames."
     )
-    frame_encoder_steps: int = field(
-        default=600, metadata={"help": "Training steps of the synthetic corpus's frame encoder."}
-    )
+    frame_encoder_steps: int = option(600, "Training steps of the synthetic corpus's frame encoder.")
 
 
 @dataclass
 class AffectModelArguments:
     """Which models a run trains."""
 
-    model: str = field(
-        default="tiny", metadata={"help": "Preset (training/configs/mtl_er): tiny, or released for the paper's size."}
-    )
+    model: str = option("tiny", "Preset (training/configs/mtl_er): tiny, or released for the paper's size.")
     model_config: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Fields of MTLERConfig that a preset or YAML file sets."}
     )
-    encoder_type: str | None = field(default=None, metadata={"help": "transformer, lstm or gru."})
-    framework: str | None = field(
-        default=None, metadata={"help": "share_encoder, share_bottom or share_bottom_feedback."}
-    )
-    feedback_kind: str | None = field(default=None, metadata={"help": "hidden_state or label_embedding."})
-    dependencies: str | None = field(
-        default=None, metadata={"help": "What is fed back: arousal=valence+action_units,expression=action_units."}
-    )
-    valence_arousal_loss: str | None = field(default=None, metadata={"help": "mse or ccc."})
-    chunk_merge: str | None = field(default=None, metadata={"help": "overlap or consecutive, for inference."})
-    seeds: str = field(default="0,1", metadata={"help": "Seeds of the ensemble's models."})
-    ensemble: str | None = field(
-        default=None, metadata={"help": "Folders of trained models, separated by commas, that join the ensemble."}
-    )
-    single_tasks: bool = field(
-        default=True, metadata={"help": "Train a model for each task alone too, with the first seed, for comparison."}
-    )
-    smoothing_half_widths: str = field(
-        default="0,1,2,5,10,15",
-        metadata={"help": "Half widths in frames among which validation chooses the smoothing of valence and arousal."},
+    encoder_type: str | None = option(None, "transformer, lstm or gru.")
+    framework: str | None = option(None, "share_encoder, share_bottom or share_bottom_feedback.")
+    feedback_kind: str | None = option(None, "hidden_state or label_embedding.")
+    dependencies: str | None = option(None, "What is fed back: arousal=valence+action_units,expression=action_units.")
+    valence_arousal_loss: str | None = option(None, "mse or ccc.")
+    chunk_merge: str | None = option(None, "overlap or consecutive, for inference.")
+    seeds: str = option("0,1", "Seeds of the ensemble's models.")
+    ensemble: str | None = option(None, "Folders of trained models, separated by commas, that join the ensemble.")
+    single_tasks: bool = option(True, "Train a model for each task alone too, with the first seed, for comparison.")
+    smoothing_half_widths: str = option(
+        "0,1,2,5,10,15", "Half widths in frames among which validation chooses the smoothing of valence and arousal."
     )
 
 
@@ -73,8 +60,8 @@ class AffectModelArguments:
 class AffectStepArguments(StepArguments):
     """How each model is trained."""
 
-    true_label_decay: bool = field(
-        default=False, metadata={"help": "feedback_kind label_embedding: the share of true labels falls to 0 linearly."}
+    true_label_decay: bool = option(
+        False, "feedback_kind label_embedding: the share of true labels falls to 0 linearly."
     )
 
 

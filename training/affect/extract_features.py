@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
-from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel
 from transformers.image_utils import load_image
 
 from mtcae_dfer.configuration_common import as_height_and_width, compute_token_grid
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import images_by_frame
 from mtcae_dfer.training.affect.frame_features import FeatureError, FrameFeatures, write_features
+from mtcae_dfer.training.arguments import option
 from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
 from mtcae_dfer.video_reading import probe_video, read_clip, resize_frames
 
@@ -42,14 +42,10 @@ class ExtractionArguments:
     )
     encoder: str = field(metadata={"help": "Folder or Hub id of an image or video model."})
     output: str = field(metadata={"help": "Feature file to write: NAME.parquet or NAME.safetensors."})
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side of the frames that the encoder sees; empty = as its config says."}
-    )
-    as_backbone: bool = field(
-        default=False, metadata={"help": "Load an image model by AutoBackbone; its last feature map is averaged."}
-    )
-    batch_size: int = field(default=32, metadata={"help": "Frames (or clips of a video model) at a time."})
-    device: str = field(default="cpu", metadata={"help": "Where the encoder runs."})
+    image_size: int | None = option(None, "Side of the frames that the encoder sees; empty = as its config says.")
+    as_backbone: bool = option(False, "Load an image model by AutoBackbone; its last feature map is averaged.")
+    batch_size: int = option(32, "Frames (or clips of a video model) at a time.")
+    device: str = option("cpu", "Where the encoder runs.")
 
 
 class FrameEncoder:
@@ -135,35 +131,27 @@ def pool_image_output(output: Any) -> torch.Tensor:
 
 
 def _load_encoder(source: str, as_backbone: bool) -> Any:
-    config = _read_config(source)
+    config = _read(AutoConfig, source)
     if as_backbone:
         # AutoBackbone.from_pretrained would ask the Hub for the folder before it looked into it.
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise FeatureError(f"{source}: a {config.model_type} has no backbone; leave out --as-backbone.")
-        return _read_model(MODEL_FOR_BACKBONE_MAPPING[type(config)], source)
+        return _read(MODEL_FOR_BACKBONE_MAPPING[type(config)], source)
     # A masked autoencoder of images hides most patches even in evaluation unless its config says otherwise.
     unmasked = {"mask_ratio": 0.0} if config.model_type == "vit_mae" else {}
-    model: Any = _read_model(AutoModel, source, **unmasked)
+    model = _read(AutoModel, source, **unmasked)
     # A model with heads has the encoder inside.
     return model.encoder if model.config.model_type == "mtcae" else model
 
 
-def _read_config(source: str) -> PreTrainedConfig:
+def _read(read_class: Any, source: str, **overrides: Any) -> Any:
     try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise FeatureError(_unreadable(source, error)) from error
-
-
-def _read_model(model_class: Any, source: str, **overrides: Any) -> nn.Module:
-    try:
-        return model_class.from_pretrained(source, **overrides)
+        return read_class.from_pretrained(source, **overrides)
     except (OSError, ValueError, KeyError) as error:
-        raise FeatureError(_unreadable(source, error)) from error
-
-
-def _unreadable(source: str, error: Exception) -> str:
-    return f"{source} holds no model that can be read ({' '.join(str(error).split())}); give a folder or a Hub id."
+        reason = " ".join(str(error).split())
+        raise FeatureError(
+            f"{source} holds no model that can be read ({reason}); give a folder or a Hub id."
+        ) from error
 
 
 def list_videos(source: Path) -> dict[str, Path]:

@@ -125,9 +125,12 @@ def train_member(member: Member, splits: AffectSplits, arguments: AffectArgument
     ):
         set_seed(options.seed + 1000 * member.seed + 1 + epoch)
         loader.set_epoch(1000 * member.seed + epoch)
-        let_true_labels_fall(accelerator.unwrap_model(model), options, epoch)
+        plain_model = accelerator.unwrap_model(model)
+        if options.true_label_decay:
+            rest = 1.0 - epoch / options.num_train_epochs
+            plain_model.true_label_share = float(plain_model.config.true_label_share) * rest
         losses = train_epoch(training)
-        validation = validate(accelerator.unwrap_model(model), splits.validation)
+        validation = validate(plain_model, splits.validation)
         state.epoch = epoch + 1
         state.history.append({"epoch": state.epoch, **losses, "validation": validation})
         keep_best(accelerator, model, state, folder)
@@ -151,13 +154,6 @@ def read_finished(folder: Path, arguments: AffectArguments) -> dict[str, Any] | 
     result = json.loads(file.read_text(encoding="utf-8"))
     refuse_changed_options(result["options"], arguments, folder)
     return result
-
-
-def let_true_labels_fall(model: MTLERForAffectiveBehavior, options: AffectStepArguments, epoch: int) -> None:
-    """Linear decay of the share of training frames that feed back true labels."""
-    if options.true_label_decay:
-        rest = 1.0 - epoch / options.num_train_epochs
-        model.true_label_share = float(model.config.true_label_share) * rest
 
 
 def train_epoch(training: MemberTraining) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +117,13 @@ def attach_labels(
         if video is None:
             raise FeatureError(f"{name} has labels, but no features: extract features of all labelled videos.")
         vectors = take_frames(video, told.frame_indices)
-        sequences.append(AffectSequence(name, normalise_video(vectors) if normalise else vectors, told))
+        if normalise:
+            # A constant feature becomes 0.
+            deviations = vectors.std(axis=0)
+            centred = vectors - vectors.mean(axis=0)
+            vectors = (centred / np.where(deviations > 0, deviations, 1.0)).astype(np.float32)
+        sequences.append(AffectSequence(name, vectors, told))
     return sequences
-
-
-def normalise_video(vectors: np.ndarray) -> np.ndarray:
-    """Mean 0 and deviation 1 of every feature over the frames (L, D); a constant feature becomes 0."""
-    deviations = vectors.std(axis=0)
-    return ((vectors - vectors.mean(axis=0)) / np.where(deviations > 0, deviations, 1.0)).astype(np.float32)
 
 
 def read_splits(options: AffectDataArguments) -> AffectSplits:
@@ -142,17 +142,13 @@ def read_splits(options: AffectDataArguments) -> AffectSplits:
         split: attach_labels(features, read_s_aff_wild2(file), options.normalise_per_video)
         for split, file in files.items()
     }
-    _refuse_shared_videos(splits)
-    return AffectSplits(**splits, protocol="label files", data=", ".join(files.values()), feature_names=names)
-
-
-def _refuse_shared_videos(splits: Mapping[str, list[AffectSequence]]) -> None:
     seen: dict[str, str] = {}
     for split, sequences in splits.items():
         for sequence in sequences:
             if sequence.name in seen:
                 raise ValueError(f"the video {sequence.name} stands in {seen[sequence.name]} and in {split}")
             seen[sequence.name] = split
+    return AffectSplits(**splits, protocol="label files", data=", ".join(files.values()), feature_names=names)
 
 
 def draw_splits(options: AffectDataArguments, output_dir: Path) -> AffectSplits:
@@ -186,7 +182,11 @@ def _extract_from_corpus(
     file: Path,
 ) -> None:
     """Trains the frame encoder on the training videos, and writes its features of all videos."""
-    frames = _read_videos({name: corpus / "videos" / name for name in labels})
+    paths = [corpus / "videos" / name for name in labels]
+    with ThreadPoolExecutor(READING_THREADS) as readers:
+        read = readers.map(partial(read_frames, size=(FRAME_SIDE, FRAME_SIDE)), paths)
+        clips = list(tqdm(read, total=len(paths), desc="Reading clips", unit="clip"))
+    frames = {name: pictures for name, (_, pictures) in zip(labels, clips, strict=True)}
     training = [name for name in labels if roles[name] == "train"]
     folder = train_frame_encoder(
         [frames[name] for name in training],
@@ -201,12 +201,3 @@ def _extract_from_corpus(
         for name, pictures in tqdm(frames.items(), desc="Extracting features", unit="video")
     )
     write_features(file, vectors, str(folder))
-
-
-def _read_videos(videos: Mapping[str, Path]) -> dict[str, torch.Tensor]:
-    def read(path: Path) -> torch.Tensor:
-        return read_frames(path, (FRAME_SIDE, FRAME_SIDE))[1]
-
-    with ThreadPoolExecutor(READING_THREADS) as readers:
-        pictures = tqdm(readers.map(read, videos.values()), total=len(videos), desc="Reading clips", unit="clip")
-        return dict(zip(videos, pictures, strict=True))

@@ -91,12 +91,11 @@ def search_smoothing(
     chosen = {}
     for name in SMOOTHED:
         true = np.concatenate([getattr(video.labels, name) for video in videos])
-
-        def agreement(half_width: int, name: str = name, true: np.ndarray = true) -> float:
+        agreement: dict[int, float] = {}
+        for half_width in sorted(half_widths):
             smoothed = [smooth_over_time(prediction[name], half_width) for prediction in predictions]
-            return concordance_correlation(torch.cat(smoothed).numpy(), true)
-
-        chosen[name] = max(sorted(half_widths), key=agreement)
+            agreement[half_width] = concordance_correlation(torch.cat(smoothed).numpy(), true)
+        chosen[name] = max(agreement, key=agreement.__getitem__)
     return chosen
 
 

@@ -102,24 +102,6 @@ def draw_rectangle(largest_area: float, generator: torch.Generator) -> ErasedRec
     return ErasedRectangle(top, left, area, stretch, noise_seed)
 
 
-def augment(clip: LabelledFrames, config: AugmentationConfig, generator: torch.Generator) -> LabelledFrames:
-    """Draws one change for all frames of one clip, and makes it.
-
-    Args:
-        clip: the frames and labels of one clip.
-        config: how far to change it.
-        generator: the only source of randomness, so that a clip's draw does not depend on the loading processes.
-    """
-    return change_clip(clip, draw_change(config, generator))
-
-
-def change_clip(clip: LabelledFrames, change: ClipChange) -> LabelledFrames:
-    """The same for a change that is known."""
-    batch = LabelledFrames(clip.frames[None], clip.face_boxes[None], clip.face_landmarks[None])
-    changed = change_clips(batch, [change])
-    return LabelledFrames(changed.frames[0], changed.face_boxes[0], changed.face_landmarks[0])
-
-
 def change_clips(clips: LabelledFrames, changes: Sequence[ClipChange]) -> LabelledFrames:
     """Changes B clips, each by its own; none depends on what else is in the batch."""
     together = max(1, VALUES_AT_A_TIME // clips.frames[0].numel())

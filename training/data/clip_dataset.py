@@ -80,7 +80,7 @@ class ClipDataset(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.window, self.segments = window, segments
-        self.shared_epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by processes that load already
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by processes that load already
         self.names, self.subjects = list(rows["name"]), list(rows["subject"])
         affect = read_affect_labels(rows, tasks, optional_labels)
         self.labels = read_labels(rows) | affect
@@ -89,16 +89,15 @@ class ClipDataset(Dataset):
         self.frame_labels |= {label_key(task) for task in affect_tasks(tasks) if task.per == "frame"}
         self.crop = crop
         self.crops: list[FaceCrop | None] = [None] * len(rows) if crop is None else self._crop_to_faces(crop)
-        self.frames = self._read_all() if keep_frames else None
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose augmentations are made."""
-        return int(self.shared_epoch)
+        self.frames: torch.Tensor | None = None
+        if keep_frames:
+            with ThreadPoolExecutor(READING_THREADS) as readers:
+                clips = readers.map(self._read, range(len(self)))
+                self.frames = torch.stack(list(tqdm(clips, total=len(self), desc="Reading clips", unit="clip")))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's augmentations."""
-        self.shared_epoch.fill_(epoch)
+        self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,7 +108,7 @@ class ClipDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         """Several clips, as a DataLoader asks for a batch: they are changed together, and none differs for that."""
-        epoch = None if self.augmentation is None else self.epoch
+        epoch = None if self.augmentation is None else int(self.epoch)
         batch = self._load([(index, epoch) for index in indices])
         return [{name: values[place] for name, values in batch.items()} for place in range(len(indices))]
 
@@ -120,11 +119,12 @@ class ClipDataset(Dataset):
     def _load(self, chosen: Sequence[tuple[int, int | None]]) -> dict[str, torch.Tensor]:
         """A batch of clips, each with the augmentation of an epoch; None: as it is."""
         draws = [None if epoch is None else clip_generator(self.seed, epoch, index) for index, epoch in chosen]
-        places = [(index, self._positions(draw)) for (index, _), draw in zip(chosen, draws, strict=True)]
-        labels = [self._labels(index, positions) for index, positions in places]
+        indices = [index for index, _ in chosen]
+        drawn = [self._labels(index, draw) for index, draw in zip(indices, draws, strict=True)]
+        labels, places = zip(*drawn, strict=True)
         batch = {name: torch.stack([clip[name] for clip in labels]) for name in labels[0]}
-        whole = ((self.frames[index] if self.frames is not None else self._read(index), at) for index, at in places)
-        frames = torch.stack([clip if at is None else clip[at] for clip, at in whole])
+        whole = (self._read(index) if self.frames is None else self.frames[index] for index in indices)
+        frames = torch.stack([clip if at is None else clip[at] for clip, at in zip(whole, places, strict=True)])
         clips = LabelledFrames(frames, batch["face_boxes"], batch["face_landmarks"])
         if self.augmentation is not None:
             nothing = ClipChange()
@@ -135,28 +135,22 @@ class ClipDataset(Dataset):
             "frames": clips.frames,
             "face_boxes": clips.face_boxes,
             "face_landmarks": clips.face_landmarks,
-            "index": torch.tensor([index for index, _ in chosen]),
+            "index": torch.tensor(indices),
         }
 
     def view_labels(self, index: int, view: int) -> dict[str, torch.Tensor]:
         """The labels of a fixed view's frames, before its augmentation moves them."""
         draws = clip_generator(self.seed, view - 1, index) if view else None
-        return self._labels(index, self._positions(draws))
+        return self._labels(index, draws)[0]
 
-    def _positions(self, draws: torch.Generator | None) -> list[int] | None:
-        """Positions of the model's frames among the labelled ones; None: all of them."""
-        if self.window is None:
-            return None
-        labelled = self.labels["face_found"].shape[1]
-        if draws is not None:
-            return self.window.draw(labelled, draws)
-        return self.window.spread(labelled, self.segments)
-
-    def _labels(self, index: int, positions: list[int] | None) -> dict[str, torch.Tensor]:
+    def _labels(self, index: int, draws: torch.Generator | None) -> tuple[dict[str, torch.Tensor], list[int] | None]:
+        """The labels of the model's frames, and the places of these among the labelled frames; None: all of them."""
         labels = {name: values[index] for name, values in self.labels.items()}
-        if positions is None:
-            return labels
-        return {name: value[positions] if name in self.frame_labels else value for name, value in labels.items()}
+        if self.window is None:
+            return labels, None
+        count = self.labels["face_found"].shape[1]
+        places = self.window.spread(count, self.segments) if draws is None else self.window.draw(count, draws)
+        return {name: value[places] if name in self.frame_labels else value for name, value in labels.items()}, places
 
     def _read(self, index: int) -> torch.Tensor:
         row = self.rows[index]
@@ -189,11 +183,6 @@ class ClipDataset(Dataset):
         """How many clips have no face in any frame; a crop leaves them whole."""
         return int((~self.labels["face_found"].any(dim=1)).sum())
 
-    def _read_all(self) -> torch.Tensor:
-        with ThreadPoolExecutor(READING_THREADS) as readers:
-            clips = readers.map(self._read, range(len(self)))
-            return torch.stack(list(tqdm(clips, total=len(self), desc="Reading clips", unit="clip")))
-
 
 def clip_generator(seed: int, epoch: int, index: int) -> torch.Generator:
     """The source of all randomness of one clip in one epoch, the same in whatever process loads it."""
@@ -213,12 +202,7 @@ def read_labels(rows: datasets.Dataset) -> dict[str, torch.Tensor]:
 
 def frames_in_memory(rows: datasets.Dataset, size: tuple[int, int]) -> int:
     """Bytes that the decoded frames of these rows take."""
-    return len(rows) * labelled_frame_count(rows) * 3 * size[0] * size[1]
-
-
-def labelled_frame_count(rows: datasets.Dataset) -> int:
-    """T, the number of labelled frames of every clip."""
-    return rows.features["frame_indices"].length
+    return len(rows) * rows.features["frame_indices"].length * 3 * size[0] * size[1]
 
 
 def class_names(rows: datasets.Dataset) -> list[str]:

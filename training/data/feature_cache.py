@@ -109,17 +109,18 @@ def _digest(
         digest.update(value.contiguous().numpy().tobytes())
     augmentation = asdict(clips.augmentation) if clips.augmentation and views > 1 else None
     described = [
-        *(model.config.encoder_config.to_dict(), processor.to_dict(), clips.names, clips.rows["frame_indices"]),
-        *(
-            clips.size,
-            augmentation,
-            clips.seed if augmentation else 0,
-            views,
-            dtype,
-            precision,
-            clips.window,
-            clips.crop,
-        ),
+        model.config.encoder_config.to_dict(),
+        processor.to_dict(),
+        clips.names,
+        clips.rows["frame_indices"],
+        clips.size,
+        augmentation,
+        clips.seed if augmentation else 0,
+        views,
+        dtype,
+        precision,
+        clips.window,
+        clips.crop,
     ]
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
@@ -155,7 +156,13 @@ def _encode_all(
     share = jobs[accelerator.process_index :: accelerator.num_processes]
     batches = [share[start : start + config.batch_size] for start in range(0, len(share), config.batch_size)]
     for batch in tqdm(batches, desc="Encoding clips", unit="batch", disable=not accelerator.is_main_process):
-        _encode_batch(model, processor, clips, batch, arrays, accelerator)
+        loaded = clips.views(batch)
+        with accelerator.autocast():
+            pixel_values = normalise(processor, loaded["frames"].to(accelerator.device))
+            loaded["encoded"] = encode_clips(model.encoder, pixel_values)["last_hidden_state"].float().cpu()
+        indices, numbers = (list(each) for each in zip(*batch, strict=True))
+        for name in ARRAYS:
+            arrays[name][indices, numbers] = loaded[name].numpy()
     for array in arrays.values():
         array.flush()
     accelerator.wait_for_everyone()
@@ -164,21 +171,3 @@ def _encode_all(
         partial.write_text(json.dumps({"clips": len(clips), "views": views, "dtype": config.dtype}), encoding="utf-8")
         os.replace(partial, folder / COMPLETE_FILE)
     accelerator.wait_for_everyone()
-
-
-def _encode_batch(
-    model: MTCAEForMultiTaskVideo,
-    processor: Any,
-    clips: ClipDataset,
-    batch: list[tuple[int, int]],
-    arrays: dict[str, np.memmap],
-    accelerator: Accelerator,
-) -> None:
-    loaded = clips.views(batch)
-    with accelerator.autocast():
-        pixel_values = normalise(processor, loaded["frames"].to(accelerator.device))
-        encoded = encode_clips(model.encoder, pixel_values)["last_hidden_state"]
-    values = {"encoded": encoded.float().cpu(), **{name: loaded[name] for name in ARRAYS[1:]}}
-    indices, views = (list(numbers) for numbers in zip(*batch, strict=True))
-    for name, value in values.items():
-        arrays[name][indices, views] = value.numpy()

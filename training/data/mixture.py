@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
+from mtcae_dfer.training.data.sampling import draw_by_shuffles
 
 
 def match_classes(
@@ -134,11 +135,7 @@ class MixtureSampler(Sampler[int]):
         drawn = []
         for number, count in enumerate(self.counts):
             members = (self.part_of == number).nonzero().flatten()
-            needed = self.batches * count
-            shuffles = [
-                members[torch.randperm(len(members), generator=generator)] for _ in range(-(-needed // len(members)))
-            ]
             # (batches * count,) -> (batches, count)
-            drawn.append(torch.cat(shuffles)[:needed].view(self.batches, count))
+            drawn.append(draw_by_shuffles(members, self.batches * count, generator).view(self.batches, count))
         # (batches, batch size) -> (all,)
         yield from torch.cat(drawn, dim=1).flatten()[self.done :].tolist()

@@ -46,27 +46,23 @@ class EpochSampler(Sampler[int]):
     def order(self) -> list[int]:
         """The epoch's positions, all of them."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        positions = (
-            self._balanced(generator) if self.balanced else torch.randperm(len(self.labels), generator=generator)
-        )
+        if self.balanced:
+            members = [(self.labels == label).nonzero().flatten() for label in self.labels.unique()]
+            share = -(-len(self.labels) // len(members))
+            drawn = torch.stack([draw_by_shuffles(of_class, share, generator) for of_class in members])
+            # (classes, share) -> (share * classes): one of each class after the other, then the surplus falls off
+            positions = drawn.T.flatten()[: len(self.labels)]
+            positions = positions[torch.randperm(len(positions), generator=generator)]
+        else:
+            positions = torch.randperm(len(self.labels), generator=generator)
         repeats = -(-len(self) // len(positions))
         return positions.repeat(repeats)[: len(self)].tolist()
 
-    def _balanced(self, generator: torch.Generator) -> torch.Tensor:
-        classes = self.labels.unique()
-        share = -(-len(self.labels) // len(classes))
-        drawn = torch.stack([self._draw(label, share, generator) for label in classes])
-        # (classes, share) -> (share * classes): one of each class after the other, then the surplus falls off the end
-        positions = drawn.T.flatten()[: len(self.labels)]
-        return positions[torch.randperm(len(positions), generator=generator)]
 
-    def _draw(self, label: torch.Tensor, share: int, generator: torch.Generator) -> torch.Tensor:
-        """`share` positions of one class: whole shuffles one after the other."""
-        members = (self.labels == label).nonzero().flatten()
-        shuffles = [
-            members[torch.randperm(len(members), generator=generator)] for _ in range(-(-share // len(members)))
-        ]
-        return torch.cat(shuffles)[:share]
+def draw_by_shuffles(members: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` of the members (N,): whole shuffles one after the other."""
+    shuffles = [members[torch.randperm(len(members), generator=generator)] for _ in range(-(-count // len(members)))]
+    return torch.cat(shuffles)[:count]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from mtcae_dfer.training.data.clip_dataset import (
     FaceCropConfig,
     class_names,
     frames_in_memory,
-    labelled_frame_count,
 )
 from mtcae_dfer.training.data.mixture import MixedClips, match_classes
 from mtcae_dfer.training.data.sampling import FrameWindow
@@ -124,7 +123,7 @@ def open_splits(
     names = ("train", "train", "train") if options.train_on_all else SPLITS
     others = load_further_rows(options, class_names(rows["train"]))
     for folder, clips in {dataset_dir: rows, **{source.folder: clips for source, clips in others.items()}}.items():
-        check_frames(labelled_frame_count(clips["train"]), model.config, folder, options.frame_stride)
+        check_frames(clips["train"].features["frame_indices"].length, model.config, folder, options.frame_stride)
     needed = sum(frames_in_memory(rows[name], size) for name in set(names))
     needed += sum(frames_in_memory(clips, size) for splits in others.values() for clips in splits.values())
     common: dict[str, Any] = {
@@ -138,11 +137,13 @@ def open_splits(
     augmentation = AugmentationConfig(**changes) if options.augment else None
     seed = arguments.optimisation.seed
     dataset = describe_dataset(dataset_dir)
+    title = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
     splits = Splits(
         train=ClipDataset(rows["train"], size, augmentation, seed, **common),
         validation=ClipDataset(rows[names[1]], size, **common),
         test=ClipDataset(rows[names[2]], size, segments=arguments.optimisation.test_segments, **common),
-        protocol=name_protocol(options, dataset_dir),
+        # What of the frames the model sees, too: figures of crops and whole frames differ.
+        protocol=f"{title}, frames cropped to the face" if options.face_crop else title,
         data=SYNTHETIC_DATA if dataset["name"] == SYNTHETIC_NAME else dataset["name"],
         dataset=dataset,
         further=[
@@ -163,12 +164,6 @@ def open_splits(
         for entry in splits.further:
             tell_clips_without_face({"train": entry.train}, entry.source.folder)
     return splits
-
-
-def name_protocol(options: DataArguments, dataset_dir: str) -> str:
-    """How the clips were divided, and what of the frames the model sees: figures of crops and whole frames differ."""
-    title = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
-    return f"{title}, frames cropped to the face" if options.face_crop else title
 
 
 def tell_clips_without_face(splits: dict[str, ClipDataset], dataset_dir: str) -> None:

@@ -116,10 +116,17 @@ def predict_split(
             gathered.setdefault(name, []).append(value.cpu())
     arrays = {name: torch.cat(values).numpy() for name, values in gathered.items()}
     refuse_nan_scores(arrays, loader.dataset)
-    predictions = _as_predictions(arrays)
-    predictions.affect = [
-        AffectPrediction(task, arrays[f"task_{task.name}"], arrays[f"true_{task.name}"]) for task in affect
-    ]
+    predictions = Predictions(
+        scores=arrays["predicted_scores"],
+        labels=arrays["labels"],
+        face_found=arrays["face_found"],
+        true_boxes=arrays["face_boxes"],
+        true_landmarks=arrays["face_landmarks"],
+        face_boxes=arrays.get("predicted_boxes"),
+        face_landmarks=arrays.get("predicted_landmarks"),
+        rows=arrays["index"],
+        affect=[AffectPrediction(task, arrays[f"task_{task.name}"], arrays[f"true_{task.name}"]) for task in affect],
+    )
     return predictions, float(arrays["loss"].mean())
 
 
@@ -190,19 +197,6 @@ def clip_arguments(processor: Any, batch: dict[str, torch.Tensor]) -> dict[str, 
 def label_arguments(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The labels of a batch as `MTCAEForMultiTaskVideo.forward` takes them."""
     return {name: values for name, values in batch.items() if name not in ("frames", "encoded", "index")}
-
-
-def _as_predictions(arrays: dict[str, np.ndarray]) -> Predictions:
-    return Predictions(
-        scores=arrays["predicted_scores"],
-        labels=arrays["labels"],
-        face_found=arrays["face_found"],
-        true_boxes=arrays["face_boxes"],
-        true_landmarks=arrays["face_landmarks"],
-        face_boxes=arrays.get("predicted_boxes"),
-        face_landmarks=arrays.get("predicted_landmarks"),
-        rows=arrays["index"],
-    )
 
 
 def compute_metrics(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
@@ -280,11 +274,13 @@ def write_clip_predictions(
         output_dir: of the run.
     """
     order = range(len(predictions.labels)) if predictions.rows is None else predictions.rows.tolist()
-    names, subjects, attributes = list(rows["name"]), list(rows["subject"]), clip_attributes(rows)
+    names, subjects = list(rows["name"]), list(rows["subject"])
+    # What the corpus tells of each clip; not every data set keeps it.
+    attributes = list(rows["attributes"]) if "attributes" in rows.column_names else ["{}"] * len(rows)
     table = {
         "name": [names[row] for row in order],
         "subject": [subjects[row] for row in order],
-        "attributes": [json.dumps(attributes[row], sort_keys=True) for row in order],
+        "attributes": [json.dumps(json.loads(attributes[row]), sort_keys=True) for row in order],
         "expression": [classes[label] for label in predictions.labels],
         "predicted": [classes[label] for label in predictions.scores.argmax(axis=-1)],
         **{f"score_{name}": predictions.scores[:, label].tolist() for label, name in enumerate(classes)},
@@ -297,21 +293,11 @@ def write_clip_predictions(
     return file
 
 
-def clip_attributes(rows: datasets.Dataset) -> list[dict[str, str]]:
-    """What the corpus tells of each clip besides expression and subject; empty where the data set does not keep it."""
-    if "attributes" not in rows.column_names:
-        return [{} for _ in range(len(rows))]
-    return [json.loads(entry) for entry in rows["attributes"]]
-
-
 def _face_figures_per_clip(predictions: Predictions) -> dict[str, list[float | None]]:
-    clips = [_clip(predictions, position) for position in range(len(predictions.labels))]
-    figures = [_face_metrics(clip) if clip.face_found.any() else {} for clip in clips]
+    arrays = {name: value for name, value in vars(predictions).items() if isinstance(value, np.ndarray)}
+    figures: list[dict[str, float | None]] = []
+    for position in range(len(predictions.labels)):
+        # All fields but the list of affect are arrays over the clips.
+        of_clip: dict[str, Any] = {name: value[position : position + 1] for name, value in arrays.items()}
+        figures.append(_face_metrics(Predictions(**of_clip)) if predictions.face_found[position].any() else {})
     return {name: pa.array([clip.get(name) for clip in figures], pa.float64()) for name in FACE_FIGURES}
-
-
-def _clip(predictions: Predictions, position: int) -> Predictions:
-    """The predictions of one clip."""
-    part = slice(position, position + 1)
-    arrays = {name: value[part] for name, value in vars(predictions).items() if isinstance(value, np.ndarray)}
-    return Predictions(**arrays)  # type: ignore[arg-type]  # arrays are all fields but the list

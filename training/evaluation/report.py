@@ -232,7 +232,11 @@ def make_report_figure(results: Report) -> Any:
     confusion, bars = lower.subplots(1, 2)
     _draw_losses(losses, results["history"])
     _draw_validation(recall, results)
-    _draw_confusion(confusion, results)
+    test, classes = results["test"], results["classes"]
+    recalls = [test["per_class_recall"].get(name) for name in classes]
+    font_size = 10 if len(classes) <= 8 else max(4.0, 80 / len(classes))
+    draw_confusion_matrix(confusion, test["confusion_matrix"], classes, recalls, font_size)
+    confusion.set_title(f"{test['clips']} test clips")
     _draw_figures(bars, results)
     return figure
 
@@ -292,14 +296,6 @@ def _finish_curves(axes: Any, history: list[EpochRecord]) -> None:
     if axes.lines:
         # Below the axes, where no curve can run.
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
-
-
-def _draw_confusion(axes: Any, results: Report) -> None:
-    test, classes = results["test"], results["classes"]
-    recalls = [test["per_class_recall"].get(name) for name in classes]
-    font_size = 10 if len(classes) <= 8 else max(4.0, 80 / len(classes))
-    draw_confusion_matrix(axes, test["confusion_matrix"], classes, recalls, font_size)
-    axes.set_title(f"{test['clips']} test clips")
 
 
 def _draw_figures(axes: Any, results: Report) -> None:

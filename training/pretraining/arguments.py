@@ -16,6 +16,7 @@ from mtcae_dfer.training.arguments import (
     check_face_crop,
     check_step_arguments,
     flatten_options,
+    option,
     parse_groups,
 )
 
@@ -24,38 +25,27 @@ from mtcae_dfer.training.arguments import (
 class VideoArguments(FaceCropArguments, SyntheticArguments):
     """Which videos are watched, and what of them."""
 
-    videos: str | None = field(
-        default=None,
-        metadata={
-            "help": "Any folder tree of videos, or a built data set, of which the training clips are watched; "
-            "empty = draw synthetic clips."
-        },
+    videos: str | None = option(
+        None,
+        "Any folder tree of videos, or a built data set, of which the training clips are watched; "
+        "empty = draw synthetic clips.",
     )
-    synthetic_dir: str = field(
-        default="runs/synthetic-unlabelled", metadata={"help": "Where the drawn clips are kept and reused."}
+    synthetic_dir: str = option("runs/synthetic-unlabelled", "Where the drawn clips are kept and reused.")
+    synthetic_seed: int = option(1000, "Seed of the drawing; training/run.py's own default draws other people.")
+    held_out_clips: int = option(8, "Videos that are not trained on: their loss is logged, some are drawn.")
+    frame_stride: int | None = option(
+        None, "Frames from one sampled frame to the next, from a random start; empty = the whole video."
     )
-    synthetic_seed: int = field(
-        default=1000, metadata={"help": "Seed of the drawing; training/run.py's own default draws other people."}
-    )
-    held_out_clips: int = field(
-        default=8, metadata={"help": "Videos that are not trained on: their loss is logged, some are drawn."}
-    )
-    frame_stride: int | None = field(
-        default=None,
-        metadata={"help": "Frames from one sampled frame to the next, from a random start; empty = the whole video."},
-    )
-    crop_box: list[float] | None = field(
-        default=None,
-        metadata={"help": "Part of every frame that is cut out first: x1 y1 x2 y2 / frame width and height."},
+    crop_box: list[float] | None = option(
+        None, "Part of every frame that is cut out first: x1 y1 x2 y2 / frame width and height."
     )
     crop_scales: list[float] = field(
         default_factory=lambda: [1.0, 0.875, 0.75, 0.66],
         metadata={"help": "Sides of the random crops / shorter side of the frame, the largest first."},
     )
-    flip_probability: float = field(default=0.0, metadata={"help": "Share of clips mirrored left to right."})
-    cache_frames_gb: float = field(
-        default=4.0,
-        metadata={"help": "Decoded frames up to this many GB stay in memory, where no stride draws new ones."},
+    flip_probability: float = option(0.0, "Share of clips mirrored left to right.")
+    cache_frames_gb: float = option(
+        4.0, "Decoded frames up to this many GB stay in memory, where no stride draws new ones."
     )
 
 
@@ -63,34 +53,28 @@ class VideoArguments(FaceCropArguments, SyntheticArguments):
 class ObjectiveArguments:
     """Which model is pre-trained, and what it has to predict."""
 
-    model: str = field(
-        default="tiny",
-        metadata={"help": "Preset (training/configs/pretraining), or a folder or Hub id of a pre-training checkpoint."},
+    model: str = option(
+        "tiny", "Preset (training/configs/pretraining), or a folder or Hub id of a pre-training checkpoint."
     )
-    encoder_preset: str | None = field(
-        default=None, metadata={"help": "Preset of training/run.py whose encoder a preset pre-trains."}
-    )
+    encoder_preset: str | None = option(None, "Preset of training/run.py whose encoder a preset pre-trains.")
     model_config: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Fields of the encoder's config that a preset or YAML file sets."}
     )
-    whiten_patch_embedding: bool = field(
-        default=False,
-        metadata={"help": "Start a fresh patch embedding from the videos' tubelets' principal components."},
+    whiten_patch_embedding: bool = option(
+        False, "Start a fresh patch embedding from the videos' tubelets' principal components."
     )
-    reconstruction_target: str = field(
-        default="appearance_and_motion", metadata={"help": "appearance_and_motion (MAE-DFER) or pixels (VideoMAE)."}
+    reconstruction_target: str = option(
+        "appearance_and_motion", "appearance_and_motion (MAE-DFER) or pixels (VideoMAE)."
     )
-    norm_pix_loss: bool = field(default=True, metadata={"help": "Targets are normalised per tubelet and channel."})
-    motion_loss_weight: float | None = field(
-        default=None, metadata={"help": "Share of the motion loss in 0 ... 1; empty = every predicted value alike."}
+    norm_pix_loss: bool = option(True, "Targets are normalised per tubelet and channel.")
+    motion_loss_weight: float | None = option(
+        None, "Share of the motion loss in 0 ... 1; empty = every predicted value alike."
     )
-    mask_ratio: float = field(default=0.9, metadata={"help": "Share of masked places in every region."})
-    mask_region: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Time, height and width of the mask's regions in tokens; empty = LGI-Former's own regions, "
-            "or for VideoMAE the whole clip."
-        },
+    mask_ratio: float = option(0.9, "Share of masked places in every region.")
+    mask_region: list[int] | None = option(
+        None,
+        "Time, height and width of the mask's regions in tokens; empty = LGI-Former's own regions, "
+        "or for VideoMAE the whole clip.",
     )
 
 
@@ -98,9 +82,7 @@ class ObjectiveArguments:
 class PretrainingStepArguments(StepArguments):
     """How it is trained, and what is drawn on the way."""
 
-    picture_epochs: int = field(
-        default=0, metadata={"help": "Epochs between two pictures of reconstructions; 0 = one at the end."}
-    )
+    picture_epochs: int = option(0, "Epochs between two pictures of reconstructions; 0 = one at the end.")
 
 
 @dataclass

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data import Dataset
@@ -27,7 +28,6 @@ from mtcae_dfer.masked_tubelets import Grid, stratified_tube_mask
 from mtcae_dfer.training.data.clip_dataset import READING_THREADS, FaceCropConfig, clip_generator
 from mtcae_dfer.video_reading import (
     VideoReadingError,
-    VideoSource,
     probe_video,
     read_clip,
     resize_frames,
@@ -44,15 +44,6 @@ CROP_PLACES = (
     *((0, 2), (4, 2), (2, 4), (2, 0)),
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
-
-
-class VideoCollection(Protocol):
-    """Videos by number."""
-
-    names: list[str]
-
-    def __getitem__(self, index: int) -> VideoSource:
-        """What `read_clip` takes."""
 
 
 class FolderVideos:
@@ -84,6 +75,9 @@ class DatasetVideos:
         return face_crop(boxes, landmarks, frame_size, config.margin, follow=False, rise=config.rise)
 
 
+VideoCollection: TypeAlias = FolderVideos | DatasetVideos  # videos by number, as `read_clip` takes them
+
+
 def open_videos(source: str, needs_faces: bool = False) -> VideoCollection:
     """The videos of a folder tree, or of a data set that `mtcae dataset build` wrote.
 
@@ -93,7 +87,8 @@ def open_videos(source: str, needs_faces: bool = False) -> VideoCollection:
     folder = Path(source)
     if not folder.is_dir():
         raise DatasetError(f"--videos {source}: is no folder; give a folder of videos or of a built data set")
-    videos = DatasetVideos(folder) if (folder / BUILD_REPORT_FILE).is_file() else FolderVideos(folder)
+    is_dataset = (folder / BUILD_REPORT_FILE).is_file()
+    videos: VideoCollection = DatasetVideos(folder) if is_dataset else FolderVideos(folder)
     if not videos.names:
         raise DatasetError(f"--videos {source}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
     if needs_faces and isinstance(videos, FolderVideos):
@@ -117,7 +112,18 @@ def index_videos(videos: VideoCollection, index_file: Path, source: str) -> list
     Raises:
         DatasetError: no video can be read, or the file lists other videos.
     """
-    entries = _read_index(index_file, videos, source) if index_file.exists() else _probe_all(videos)
+    if index_file.exists():
+        entries = [VideoEntry(**json.loads(line)) for line in index_file.read_text(encoding="utf-8").splitlines()]
+        if [entry.name for entry in entries] != videos.names:
+            raise DatasetError(
+                f"--videos {source}: holds other videos than when the run began (listed in {index_file}): bring them "
+                f"back, or start again with --overwrite_output_dir"
+            )
+    else:
+        count = len(videos.names)
+        with ThreadPoolExecutor(READING_THREADS) as readers:
+            found = readers.map(partial(_probe, videos), range(count))
+            entries = list(tqdm(found, total=count, desc="Counting frames", unit="video"))
     with replacing(index_file) as temporary:
         temporary.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries), encoding="utf-8")
     readable = [entry for entry in entries if not entry.problem]
@@ -128,22 +134,6 @@ def index_videos(videos: VideoCollection, index_file: Path, source: str) -> list
     if problems:
         logger.warning(f"{len(problems)} of {len(entries)} videos cannot be read and are left out: {told}")
     return readable
-
-
-def _read_index(index_file: Path, videos: VideoCollection, source: str) -> list[VideoEntry]:
-    entries = [VideoEntry(**json.loads(line)) for line in index_file.read_text(encoding="utf-8").splitlines()]
-    if [entry.name for entry in entries] != videos.names:
-        raise DatasetError(
-            f"--videos {source}: holds other videos than when the run began (listed in {index_file}): bring them back, "
-            f"or start again with --overwrite_output_dir"
-        )
-    return entries
-
-
-def _probe_all(videos: VideoCollection) -> list[VideoEntry]:
-    with ThreadPoolExecutor(READING_THREADS) as readers:
-        entries = readers.map(lambda index: _probe(videos, index), range(len(videos.names)))
-        return list(tqdm(entries, total=len(videos.names), desc="Counting frames", unit="video"))
 
 
 def _probe(videos: VideoCollection, index: int) -> VideoEntry:
@@ -228,7 +218,11 @@ class UnlabelledClips(Dataset):
         self.videos, self.entries, self.view = videos, list(entries), view
         self.seed, self.epoch, self.fixed = seed, 0, fixed
         self.names = [entry.name for entry in self.entries]
-        self.frames = self._read_all() if keep_frames and view.frame_stride is None else None
+        self.frames: torch.Tensor | None = None
+        if keep_frames and view.frame_stride is None:
+            with ThreadPoolExecutor(READING_THREADS) as readers:
+                clips = readers.map(lambda index: self._read_or_replace(index, torch.Generator()), range(len(self)))
+                self.frames = torch.stack(list(tqdm(clips, total=len(self), desc="Reading videos", unit="video")))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's windows, crops and masks."""
@@ -240,19 +234,16 @@ class UnlabelledClips(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip: frames uint8 (T, 3, H, W), bool_masked_pos (N,) in raster order, index."""
         generator = clip_generator(self.seed, 0 if self.fixed else self.epoch, index)
+        view = self.view
         frames = self.frames[index] if self.frames is not None else self._read_or_replace(index, generator)
         if not self.fixed:
-            frames = self._vary(frames, generator)
-        view = self.view
+            rows, columns = frames.shape[-2:]
+            top, left, height, width = draw_multi_scale_crop(rows, columns, view.crop_scales, generator)
+            frames = transforms.resized_crop(frames, top, left, height, width, list(view.size), antialias=True)
+            if torch.rand((), generator=generator) < view.flip_probability:
+                frames = frames.flip(-1)
         mask = stratified_tube_mask(view.token_grid, view.mask_region, view.mask_ratio, generator=generator)
         return {"frames": frames, "bool_masked_pos": mask[0], "index": torch.tensor(index)}
-
-    def _vary(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        rows, columns = frames.shape[-2:]
-        top, left, height, width = draw_multi_scale_crop(rows, columns, self.view.crop_scales, generator)
-        frames = transforms.resized_crop(frames, top, left, height, width, list(self.view.size), antialias=True)
-        flipped = torch.rand((), generator=generator) < self.view.flip_probability
-        return frames.flip(-1) if flipped else frames
 
     def _read_or_replace(self, index: int, generator: torch.Generator) -> torch.Tensor:
         """A video whose later frames turn out to be damaged must not end a run of days: the next one stands in."""
@@ -279,16 +270,6 @@ class UnlabelledClips(Dataset):
         height, width = frames.shape[-2:]
         left, top, right, bottom = boxes_to_pixels(torch.tensor(view.crop_box), width, height).round().int().tolist()
         return resize_frames(frames[..., top : max(bottom, top + 1), left : max(right, left + 1)], view.size)
-
-    def _read_all(self) -> torch.Tensor:
-        with ThreadPoolExecutor(READING_THREADS) as readers:
-            clips = readers.map(lambda index: self._read_or_replace(index, torch.Generator()), range(len(self)))
-            return torch.stack(list(tqdm(clips, total=len(self), desc="Reading videos", unit="video")))
-
-
-def frames_in_memory(videos: int, view: ViewConfig) -> int:
-    """Bytes that the decoded frames of so many videos take."""
-    return videos * view.num_frames * 3 * view.size[0] * view.size[1]
 
 
 def count_short_videos(entries: Sequence[VideoEntry], view: ViewConfig) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,14 +25,6 @@ class Reconstruction:
     masked: torch.Tensor  # hidden tokens are grey
     reconstructed: torch.Tensor  # hidden tokens are predicted, visible ones are the original's
     difference: torch.Tensor  # absolute, twice as bright
-
-
-def fill_masked_tokens(targets: torch.Tensor, predictions: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-    """True values (B, N, values) of visible tokens, predictions (B, K, values) of the masked ones, in raster order."""
-    filled = targets.clone()
-    # Both sides run over clips, and over a clip's masked tokens in raster order.
-    filled[bool_masked_pos] = predictions.to(filled.dtype).flatten(0, 1)
-    return filled
 
 
 def reconstruct_frames(
@@ -60,7 +51,9 @@ def reconstruct_frames(
         normalise: whether they are normalised.
     """
     original = restore_colours(pixel_values.float())
-    filled = fill_masked_tokens(targets, predictions, bool_masked_pos)
+    # True values of visible tokens, predictions of the masked ones: both run over clips, and a clip in raster order.
+    filled = targets.clone()
+    filled[bool_masked_pos] = predictions.to(filled.dtype).flatten(0, 1)
     described = (tubelet_size, patch_size, reconstruction_target, normalise)
     reconstructed = frames_from_targets(filled, pixel_values, *described).clamp(0, 1)
     tubelets = cut_tubelets(original, tubelet_size, patch_size)
@@ -73,11 +66,6 @@ def reconstruct_frames(
 
 def draw_reconstructions(reconstruction: Reconstruction, names: Sequence[str], title: str, png_path: Path) -> None:
     """Draws four rows for each clip, its frames side by side, as PNG."""
-    with replacing(png_path) as temporary:
-        _make_figure(reconstruction, names, title).savefig(temporary, format="png", dpi=100)
-
-
-def _make_figure(reconstruction: Reconstruction, names: Sequence[str], title: str) -> Any:
     # Figures of their own, not pyplot's: no display, no state shared with the caller.
     from matplotlib.figure import Figure
 
@@ -99,4 +87,5 @@ def _make_figure(reconstruction: Reconstruction, names: Sequence[str], title: st
             axis.imshow(torch.cat(list(frames[clip, shown].cpu()), dim=-1).permute(1, 2, 0).numpy())
             axis.set_ylabel(row)
             axis.set(xticks=[], yticks=[])
-    return figure
+    with replacing(png_path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
