@@ -75,12 +75,7 @@ def probe_video(source: VideoSource) -> VideoInfo:
         TypeError: the source is none of the above.
     """
     video = _ReopenableVideo.from_source(source)
-    packets = _count_packets(video)
-    if packets.frame_count > 0:
-        with _open_stream(video, single_thread=True) as (container, stream):
-            for frame in _DecodedFrames(video, container, stream):
-                return _describe(video, packets, frame)
-    raise VideoReadingError(_no_frame_message(video, packets))
+    return _describe_first_frame(video, _count_packets(video))
 
 
 def uniform_frame_indices(frame_count: int, num_frames: int) -> list[int]:
@@ -189,14 +184,8 @@ class FrameStream:
     def __init__(self, source: VideoSource) -> None:
         self._video = _ReopenableVideo.from_source(source)
         self._packets = _count_packets(self._video)
-        if self._packets.frame_count == 0:
-            raise VideoReadingError(_no_frame_message(self._video, self._packets))
+        self.info = _describe_first_frame(self._video, self._packets)
         self.times = self._packets.announced_times()
-        with _open_stream(self._video, single_thread=True) as (container, stream):
-            first = next(iter(_DecodedFrames(self._video, container, stream)), None)
-            if first is None:
-                raise VideoReadingError(_no_frame_message(self._video, self._packets))
-            self.info = _describe(self._video, self._packets, first)
 
     def __iter__(self) -> Iterator["StreamedFrame"]:
         with _open_stream(self._video) as (container, stream):
@@ -513,6 +502,14 @@ def _decode_frames(
                 seconds[index] = time
     damaged = frames.refused_packet or frames.packets.broke_off or not as_announced
     return _Reading(pictures, seconds, frame_count, damaged, frames.has_gap, info)
+
+
+def _describe_first_frame(video: _ReopenableVideo, packets: PacketCount) -> VideoInfo:
+    if packets.frame_count > 0:
+        with _open_stream(video, single_thread=True) as (container, stream):
+            for frame in _DecodedFrames(video, container, stream):
+                return _describe(video, packets, frame)
+    raise VideoReadingError(_no_frame_message(video, packets))
 
 
 def _describe(video: _ReopenableVideo, packets: PacketCount, frame: av.VideoFrame) -> VideoInfo:
