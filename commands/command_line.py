@@ -27,7 +27,11 @@ class Command:
 
 GO_ON = " Go on with the same command."
 COMMANDS = {
-    "predict": Command("predict", "expressions and faces of videos, or of a camera"),
+    "predict": Command(
+        "predict",
+        "expressions and faces of videos, or of a camera",
+        when_stopped=" With --output-dir, go on with the same command.",
+    ),
     "explain": Command("explain", "where the model looked in a video"),
     "demo": Command("demo", "a web page on this machine to try a model on clips"),
     "dataset": Command("dataset", "build, check and publish labelled data sets"),

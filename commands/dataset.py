@@ -15,7 +15,8 @@ from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
 from mtcae_dfer.hub_dataset.corpora.reading import LINES_PER_FINDING
 from mtcae_dfer.hub_dataset.corpora.registry import CORPORA, crema_d, mead, ravdess
 from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL_CORPORA, fold_table, split_kinds
-from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LONGEST_GAP
+from mtcae_dfer.hub_dataset.labelling.one_machine import LONGEST_GAP
+from mtcae_dfer.hub_dataset.workers import ENGINES
 
 if TYPE_CHECKING:
     from mtcae_dfer.hub_dataset.building.build import BuildOptions

@@ -19,6 +19,10 @@ OUTPUT_SUFFIXES = {
 }
 CLIP_OPTIONS = ("picture", "verify_face")
 TIMELINE_OUTPUTS = ("overlay", "timeline", "csv")
+# With --output-dir: what --each names, and the options that stand for one file.
+EACH, ENGINES = ("csv", "overlay", "timeline", "picture"), ("processes", "ray")
+ONE_FILE = ("json", *TIMELINE_OUTPUTS, "picture")
+STUDY_OPTIONS = ("each", "workers", "ray_address", "recompute")
 PIPELINE_OPTIONS = ("people", "window_seconds", "hop_seconds", "smoothing", "min_seconds", "min_face", "batch_size")
 
 
@@ -43,22 +47,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-seconds", type=float, help="leave out windows with less of a face (default: 0)")
     group.add_argument("--min-face", type=float, help="side of the smallest face in pixels")
     group.add_argument("--batch-size", type=int, help="clips at once (default: 4)")
+    add_study_arguments(parser)
     parser.add_argument(
         "--webcam", nargs="?", const="0", metavar="CAMERA", help="watch a camera instead: its number (0) or its path"
     )
     parser.set_defaults(run=run)
 
 
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a study in a folder."""
+    group = parser.add_argument_group("many videos", "a folder of answers, which a stopped command goes on with")
+    told = "write a JSON file of every video here, under the videos' own names, and one table of all (all.csv)"
+    group.add_argument("--output-dir", metavar="OUT", help=told)
+    told = "beside every JSON file; all but picture ask for timelines"
+    group.add_argument("--each", nargs="+", choices=EACH, default=[], help=told)
+    told = "processes that share one model, each on one thread (default: one per processor; with --device one)"
+    group.add_argument("--workers", type=int, help=told)
+    told = "what works side by side: processes of this machine, or a Ray cluster (default: processes)"
+    group.add_argument("--engine", choices=ENGINES, default="processes", help=told)
+    group.add_argument("--ray-address", help="of a running Ray cluster (default: one is started here)")
+    told = "make answers anew that were made with other options or by another model"
+    group.add_argument("--recompute", action="store_true", help=told)
+
+
 def run(options: argparse.Namespace) -> int:
-    """Refuses what cannot be done, then predicts clips, timelines or a camera's windows."""
+    """Refuses what cannot be done, then predicts clips, timelines, a folder of answers or a camera's windows."""
     if options.top_k is not None and options.top_k < 1:
         raise ValueError(f"--top-k {options.top_k}: must be at least 1")
-    if options.per_frame and not options.csv:
+    unfit = [name for name in STUDY_OPTIONS if getattr(options, name)] + ["engine"] * (options.engine != "processes")
+    if options.output_dir is None and unfit:
+        raise ValueError(f"{_spelled(unfit)}: is for --output-dir OUT, which is not asked for")
+    if options.per_frame and not (options.csv or options.output_dir):
         raise ValueError("--per-frame: is for the rows of --csv CSV, which is not asked for")
     if options.webcam is not None:
         return run_camera(options)
     if not options.videos:
         raise ValueError("name a video file, or watch a camera with --webcam")
+    if options.output_dir is not None:
+        return run_study(options)
     from mtcae_dfer.inference.studies import find_videos
 
     videos = find_videos(options.videos)
@@ -129,9 +155,49 @@ def run_timelines(videos: list[str], options: argparse.Namespace) -> int:
     return 1 if study.failures else 0
 
 
+def run_study(options: argparse.Namespace) -> int:
+    """Predicts all videos into a folder of answers, or goes on where that was stopped."""
+    unfit = [name for name in ONE_FILE if getattr(options, name)]
+    if unfit:
+        raise ValueError(f"{_spelled(unfit)}: writes one file; with --output-dir, --each says what each video gets")
+    given = pipeline_options(options)
+    timelines = bool(given or options.per_frame or set(options.each) - {"picture"})
+    clip_only = [name for name, asked in {"picture": "picture" in options.each, **vars(options)}.items() if asked]
+    clip_only = [name for name in CLIP_OPTIONS if name in clip_only]
+    if timelines and clip_only:
+        raise ValueError(f"{_spelled(clip_only)}: not for a timeline, which the other options ask for")
+    from mtcae_dfer.hub_dataset.files import writing_in
+    from mtcae_dfer.inference.answering import Crew, answer_study
+    from mtcae_dfer.inference.answers import StudyOptions, open_answers, plan_study
+    from mtcae_dfer.inference.models import load_model
+
+    crew, folder = Crew(options.engine, options.workers, options.ray_address), Path(options.output_dir)
+    study = StudyOptions(
+        timelines=timelines,
+        pipeline=given,
+        top_k=options.top_k,
+        verify_face=options.verify_face,
+        per_frame=options.per_frame,
+        device=options.device,
+        also=tuple(options.each),
+    )
+    videos = plan_study(options.videos, folder, study.also)
+    model, processor = load_model(chosen_model(options), options.device)
+    answers = open_answers(folder, study, model, processor, options.recompute)
+    with writing_in(folder):
+        failures = answer_study(videos, answers, model, processor, crew)
+    print(f"{len(videos) - len(failures)} of {len(videos)} videos have an answer in {folder}; all of them: all.csv")
+    if failures:
+        print(f"{len(failures)} of {len(videos)} videos could not be read (failures.csv):", file=sys.stderr)
+    for _, message in sorted(failures.items()):
+        print(f"  {message}", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def run_camera(options: argparse.Namespace) -> int:
     """Watches a camera until it ends or is interrupted, and prints each window as it ends."""
     unfit = [name for name in (*TIMELINE_OUTPUTS, *CLIP_OPTIONS) if getattr(options, name)]
+    unfit += ["output_dir"] if options.output_dir else []
     if options.videos or unfit:
         named = " ".join([*options.videos, *([_spelled(unfit)] if unfit else [])])
         raise ValueError(f"--webcam: a camera is watched as it comes, without {named}")
@@ -153,13 +219,20 @@ def make_pipeline(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The timeline pipeline of the chosen model, and the options for its calls, which it has checked."""
     from mtcae_dfer.inference.models import load_model
     from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
+
+    given = pipeline_options(options)
+    model, processor = load_model(chosen_model(options), options.device)
+    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device=options.device)
+    return pipe, given | {"top_k": options.top_k}
+
+
+def pipeline_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The timeline's options that were given; refuses those that do not fit."""
     from mtcae_dfer.timeline_windows import TimelineOptions
 
     given = {name: getattr(options, name) for name in PIPELINE_OPTIONS if getattr(options, name) is not None}
     TimelineOptions(**given)
-    model, processor = load_model(chosen_model(options), options.device)
-    pipe = FacialExpressionTimelinePipeline(model=model, video_processor=processor, device=options.device)
-    return pipe, given | {"top_k": options.top_k}
+    return given
 
 
 def _spelled(names: list[str]) -> str:

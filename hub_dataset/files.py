@@ -54,6 +54,20 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
         os.close(held)
 
 
+@contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Keeps other commands out of a folder that is there as long as the block runs.
+
+    Raises:
+        ValueError: another process is writing this folder.
+    """
+    held = _hold(folder, folder)
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
 def _hold(temporary: Path, folder: Path) -> int:
     """Locks a folder until the returned descriptor is closed, or the process ends."""
     descriptor = os.open(temporary, os.O_RDONLY)

@@ -12,6 +12,8 @@ from typing import Any
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
 
+ENGINES = ("processes", "ray")  # what works side by side: processes of this machine, or a Ray cluster
+
 
 @contextmanager
 def worker_pool(
@@ -54,3 +56,24 @@ def _start(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # Ctrl-C is the calling process's to handle: it lets the workers finish what they have and stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start(*arguments)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs torch on one thread, as the workers do: sums come out the same to the last bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check_engine(engine: str, ray_address: str | None) -> None:
+    """Raises a DatasetError for an unknown engine, or the address of a cluster that is not asked for."""
+    if engine not in ENGINES:
+        raise DatasetError(f"Engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}.")
+    if ray_address is not None and engine != "ray":
+        raise DatasetError("A Ray address was given, but not the engine 'ray': add it, or leave out the address.")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,20 @@ from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
 from mtcae_dfer.video_reading import VideoReadingError
 
 
+@dataclass(frozen=True)
+class NamedVideo:
+    """A video of a study."""
+
+    path: str  # as the folder or pattern gives it
+    name: str  # below the folder, or below what of the pattern stands before its first sign; of a file, its own
+
+
 def find_videos(names: Iterable[str]) -> list[str]:
+    """The paths of `name_videos`."""
+    return [video.path for video in name_videos(names)]
+
+
+def name_videos(names: Iterable[str]) -> list[NamedVideo]:
     """The videos that files, folders (with all folders in them) and patterns (`*`, `?`, `[…]`, `**`) mean, each once.
 
     A name that stands for no video stays as it is: reading it tells what is wrong with it, and the others are read.
@@ -27,17 +41,20 @@ def find_videos(names: Iterable[str]) -> list[str]:
         ValueError: a single folder without videos, or a single pattern that nothing matches.
     """
     names = list(names)
-    found: dict[str, str] = {}  # real path -> name
+    found: dict[str, NamedVideo] = {}  # by real path
     for name in names:
-        videos = [name]
+        start, videos = os.path.dirname(name), [name]
         if os.path.isdir(name):
-            videos = [os.path.join(name, each) for each in sorted(file_names(Path(name)))]
+            start, videos = name, [os.path.join(name, each) for each in sorted(file_names(Path(name)))]
         elif not os.path.exists(name) and glob.has_magic(name):
+            parts = Path(name).parts
+            start = os.path.join("", *takewhile(lambda part: not glob.has_magic(part), parts))
             videos = [each for each in sorted(glob.glob(name, recursive=True)) if os.path.isfile(each)]
         if not videos and len(names) == 1:
             raise ValueError(f"{name}: stands for no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
         for video in videos or [name]:
-            found.setdefault(os.path.realpath(video), video)
+            below = Path(os.path.relpath(video, start or os.curdir)).as_posix()
+            found.setdefault(os.path.realpath(video), NamedVideo(video, below))
     return list(found.values())
 
 

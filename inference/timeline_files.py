@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +69,15 @@ def strongest(window: Mapping[str, Any]) -> str:
     return f"{name} {probability:.0%}{doubt}"
 
 
-def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) -> tuple[list[str], list[dict[str, Any]]]:
+def timeline_rows(
+    timelines: Mapping[str, Timeline], per_frame: bool = False, expressions: Sequence[str] | None = None
+) -> tuple[list[str], list[dict[str, Any]]]:
     """The tables of several videos as one.
 
     Args:
         timelines: name of the file -> its timeline.
         per_frame: a row for every sampled frame with a face, instead of one for every window.
+        expressions: columns of scores, for tables that are to have the same ones; None: what the timelines hold.
 
     Returns:
         The columns, those of the expressions in the order of their names at the end; and the rows, column -> value. A
@@ -87,7 +90,7 @@ def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) ->
         for person in timeline["people"]
         for window in person["windows"]
     ]
-    names = sorted({name for _, _, window in windows for name in window["scores"] or ()})
+    names = sorted(expressions or {name for _, _, window in windows for name in window["scores"] or ()})
     rows = []
     for file, track, window in windows:
         scores = window["scores"] or {}
@@ -105,19 +108,29 @@ def timeline_rows(timelines: Mapping[str, Timeline], per_frame: bool = False) ->
     return [*(FRAME_COLUMNS if per_frame else WINDOW_COLUMNS), *names], rows
 
 
-def write_csv(timelines: Mapping[str, Timeline], file: Path, per_frame: bool = False) -> Path:
-    """Writes the table of `timeline_rows`; probabilities have four digits, and what is not known is an empty cell.
+def write_csv(
+    timelines: Mapping[str, Timeline], file: Path, per_frame: bool = False, expressions: Sequence[str] | None = None
+) -> Path:
+    """Writes the table of `timeline_rows`.
 
     Raises:
         OSError: the file cannot be written; what stood there stays.
     """
-    columns, rows = timeline_rows(timelines, per_frame)
-    scores = columns[columns.index("probability") :]
+    return write_table(file, *timeline_rows(timelines, per_frame, expressions))
+
+
+def write_table(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes a table; probabilities (the columns from `probability` on) have four digits, None is an empty cell.
+
+    Raises:
+        OSError: the file cannot be written; what stood there stays.
+    """
+    scores = columns[columns.index("probability") :] if "probability" in columns else ()
     with replacing(Path(file)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         for row in rows:
-            writer.writerow(row | {name: f"{row[name]:.4f}" for name in scores if row[name] is not None})
+            writer.writerow({**row, **{name: f"{row[name]:.4f}" for name in scores if row[name] is not None}})
     return file
 
 

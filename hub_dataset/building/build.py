@@ -50,11 +50,12 @@ from mtcae_dfer.hub_dataset.clips import (
 )
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, make_protocol
-from mtcae_dfer.hub_dataset.labelling.one_machine import ENGINES, LabellingOptions, label_clips
+from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.labelling.shards import read_labels, write_labels
 from mtcae_dfer.hub_dataset.schema import dataset_features
 from mtcae_dfer.hub_dataset.stills.camera_path import move_labels
 from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions
+from mtcae_dfer.hub_dataset.workers import check_engine
 
 logger = logging.getLogger(__name__)
 
@@ -280,10 +281,7 @@ def _label_all(
     progress: bool,
 ) -> list[LabelledClip]:
     """Labels of all clips, in their order, made on this machine or on a cluster; finished shards are only read."""
-    if engine not in ENGINES:
-        raise DatasetError(f"Engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}.")
-    if engine != "ray" and ray_address is not None:
-        raise DatasetError("A Ray address was given, but not the engine 'ray'.")
+    check_engine(engine, ray_address)
     starts = range(0, len(clips), CLIPS_PER_LABEL_SHARD)
     runs = [clips[start : start + CLIPS_PER_LABEL_SHARD] for start in starts]
     shards = [

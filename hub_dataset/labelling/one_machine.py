@@ -16,13 +16,12 @@ import numpy as np
 
 from mtcae_dfer.hub_dataset.clips import Clip, ClipLabels, DatasetError, LabelledClip
 from mtcae_dfer.hub_dataset.files import hash_file
-from mtcae_dfer.hub_dataset.workers import worker_pool
+from mtcae_dfer.hub_dataset.workers import one_thread, worker_pool
 
 if TYPE_CHECKING:
     from mtcae_dfer.face_detection import FaceDetector
     from mtcae_dfer.video_reading import SampledClip, VideoSource
 
-ENGINES = ("processes", "ray")  # what labels clips side by side
 LONGEST_GAP = 3  # sampled frames; over a longer gap a face does not move on a straight line
 CLIPS_AHEAD = 8  # clips handed out per worker before the first of them must be finished
 
@@ -132,17 +131,10 @@ def label_clips(
     options = options or LabellingOptions()
     workers = min(workers, len(clips))
     if workers <= 1:
-        import torch
-
         detector = options.make_detector()
         for clip in clips:
-            # On one thread, as in the workers, sums come out the same to the last bit.
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
+            with one_thread():
                 labelled = _label_file(clip, detector, options)
-            finally:
-                torch.set_num_threads(threads)
             yield labelled
         return
     options.make_detector()  # says here, in one line, what every worker would stumble over
