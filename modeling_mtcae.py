@@ -5,7 +5,7 @@ III, Algorithm 1 and Table I. Shapes: B clips, T frames, N tokens in raster orde
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,7 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
         encoded_clips: torch.Tensor | None = None,
         person_found: torch.Tensor | None = None,
         output_heat_maps: bool = False,
+        tasks: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> MTCAEMultiTaskOutput:
         """Predicts every task of the config and, given labels, the weighted sum of their losses.
@@ -189,36 +190,43 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
             output_heat_maps: returns the heat maps of the tasks that have some.
             person_found: (B,) boolean, of a processor that crops to the face: where it is False there is nobody to
                 answer for, and all expressions have the same score.
+            tasks: names of the tasks that are asked for; None: all. Decoders and heads that none of them needs are not
+                run, and what is not asked for is None.
             **kwargs: labels of further tasks by their `label_key`, masks by their `mask_key`, and transformers' own
                 (`output_hidden_states`, `output_attentions`, `return_dict`).
 
         Raises:
-            ValueError: there are neither clips nor encoded clips, or both; the clip has another number of frames than
-                the model, a label is outside the class list, heat maps are asked of a model without any, or attention
-                weights of an implementation that does not keep them.
+            ValueError: there are neither clips nor encoded clips, or both; a task is unknown, or has labels without
+                being asked for; the clip has another number of frames than the model, a label is outside the class
+                list, heat maps are asked of a model without any, or attention weights of an implementation that does
+                not keep them.
             TypeError: an argument is no label or mask of any task.
         """
         targets = self._take_task_arguments(kwargs)
         targets |= {"labels": labels, "face_boxes": face_boxes}
         targets |= {"face_landmarks": face_landmarks, "face_found": face_found}
+        wanted = None if tasks is None else self._check_wanted(tasks, targets)
         # The encoder records by its own config; what is asked of this model's config holds for it too.
         for name in ("output_hidden_states", "output_attentions"):
             kwargs.setdefault(name, getattr(self.config, name))
         encoded = self._encode(pixel_values, encoded_clips, kwargs)
-        tokens, predictions = self.structure.predict(encoded.last_hidden_state, self.heads)
+        tokens, predictions = self.structure.predict(encoded.last_hidden_state, self.heads, wanted)
         if self.config.temperature != 1 and "expression" in predictions:
             predictions["expression"] = predictions["expression"] / self.config.temperature
         losses = self._compute_losses(predictions, targets)
         log_maps = {}
         if losses or output_heat_maps:
             heads = {name: head for name, head in self.heads.items() if isinstance(head, MTCAEHeatMapHead)}
-            log_maps = {name: head.log_maps(tokens[name]) for name, head in heads.items()}
+            asked = heads if wanted is None else wanted
+            log_maps = {name: head.log_maps(tokens[name]) for name, head in heads.items() if name in asked}
         if output_heat_maps and not log_maps:
             raise ValueError("output_heat_maps=True: no task of this model has the pooling 'heat_map'.")
         map_losses = self._compute_map_losses(log_maps, predictions, targets)
         for task in self.tasks:
             if task.name in map_losses:
                 losses[task.name] = losses[task.name] + task.heat_map_weight * map_losses[task.name]
+        if wanted is not None:  # a structure predicts what a wanted task needs, too
+            predictions = {name: predictions[name] for name in wanted}
         logits = predictions.get("expression")
         return MTCAEMultiTaskOutput(
             loss=self._total_loss(losses, tokens) if losses else None,
@@ -236,6 +244,17 @@ class MTCAEForMultiTaskVideo(SavesWithProcessor, MTCAEPreTrainedModel):
             else None,
             heat_map_losses=map_losses or None,
         )
+
+    def _check_wanted(self, tasks: Sequence[str], targets: Targets) -> list[str]:
+        """The tasks that are asked for, in the order of the config."""
+        names = [task.name for task in self.tasks]
+        unknown = [name for name in tasks if name not in names]
+        if unknown or not tasks or isinstance(tasks, str):
+            raise ValueError(f"tasks={tasks!r}: give a list of some of this model's tasks, {', '.join(names)}.")
+        labelled = [task.name for task in self.tasks if targets.get(task.label_key) is not None]
+        if not set(labelled) <= set(tasks) or (labelled and self.training and self.contrast is not None):
+            raise ValueError(f"tasks={list(tasks)}: there are labels of {', '.join(labelled)}; leave tasks out.")
+        return [name for name in names if name in tasks]
 
     def _take_task_arguments(self, kwargs: dict[str, Any]) -> Targets:
         """Moves the tasks' labels and masks out of `kwargs`; what remains must be transformers' own."""

@@ -6,6 +6,8 @@ T frames, N tokens in raster order (t, h, w), C channels. Boxes (x1, y1, x2, y2)
 width and height.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -111,9 +113,13 @@ class MNC(MTCAEStructure):
         self.recognition = nn.ModuleDict({name: MNCRecognition(size) for name in later_tasks})
 
     def predict(
-        self, encoded: torch.Tensor, heads: nn.ModuleDict
+        self, encoded: torch.Tensor, heads: nn.ModuleDict, wanted: Collection[str] | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, C), and its prediction."""
+        """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, C), and its prediction.
+
+        Where only some tasks are `wanted` it ends with the stage of the last of them; a stage reads those before it.
+        """
+        asked = heads if wanted is None else wanted
         # (B, t * h * w, C) -> (B, t, h, w, C) -> (B * t, C, h, w)
         maps = self.dense(encoded).unflatten(1, (-1, *self.places)).flatten(0, 1).movedim(-1, 1)
         batch_size = encoded.shape[0]
@@ -121,12 +127,16 @@ class MNC(MTCAEStructure):
         boxes = heads[self.box_task](tokens[self.box_task])
         if self.box_task not in self.heat_map_tasks:
             boxes = boxes + torch.tensor(WHOLE_FRAME, dtype=boxes.dtype, device=boxes.device)
+        if set(asked) <= {self.box_task}:
+            return tokens, {self.box_task: boxes}
         regions = warp_regions(maps, self._mean_of_tubelets(boxes))
         tokens[self.landmark_task] = self._as_tokens(functional.relu(self.landmark_convolution(regions)), batch_size)
         points = heads[self.landmark_task](tokens[self.landmark_task])
         predictions = {self.box_task: boxes, self.landmark_task: points_from_box(points, boxes)}
         mask = draw_landmark_mask(self._mean_of_tubelets(points), *self.places).to(regions.dtype)
         for name, recognition in self.recognition.items():
+            if name not in asked:
+                continue
             whole, at_landmarks = self._as_tokens(regions, batch_size), self._as_tokens(regions * mask, batch_size)
             tokens[name] = recognition(whole, at_landmarks)
             predictions[name] = heads[name](tokens[name])

@@ -4,6 +4,7 @@ Source: "MTFormer: Multi-Task Learning via Transformer and Cross-Task Reasoning"
 the tokens of a clip in place of windows in an image. Shapes: B clips, N tokens, D channels, n tasks.
 """
 
+from collections.abc import Collection
 from itertools import permutations
 
 import torch
@@ -119,12 +120,14 @@ class MTFormer(MTCAEStructure):
             {name: MTFormerStage(MTFormerCrossLayer(config, num_others) for _ in depth) for name in task_names}
         )
 
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
+    def forward(self, encoded: torch.Tensor, wanted: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name; of the wanted tasks, where some are named."""
         shared = self.shared_layers(self.dense(encoded))
         own = {name: layers(shared) for name, layers in self.self_layers.items()}
         outputs = {}
         for name, layers in self.cross_layers.items():
+            if wanted is not None and name not in wanted:
+                continue  # its own blocks are there: every other task looks through them
             others = [tokens for other, tokens in own.items() if other != name]
             outputs[name] = layers(own[name], *others)
         return outputs

@@ -6,6 +6,7 @@ in raster order (t, h, w), D channels.
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -78,14 +79,21 @@ class MTLER(MTCAEStructure):
         self.branches = nn.ModuleDict({name: MTLERTaskBranch(parts, num_sources=0) for name in sources})
         self.branches[self.target] = MTLERTaskBranch(parts, len(sources))
 
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, feedback size) by name, the same at all places."""
+    def forward(self, encoded: torch.Tensor, wanted: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, feedback size) by name, the same at all places.
+
+        Where only some tasks are wanted it leaves out the others, unless the last task is wanted, which reads them all.
+        """
         # (B, t * h * w, D) -> (B, t, h * w, D) -> (B, t, D): what MTL-ER calls the features of a frame
         features = encoded.unflatten(1, (-1, self.num_places)).mean(dim=2)
         shared, _ = self.shared(self.norm(features), None, None)
-        hidden = {name: branch(shared) for name, branch in self.branches.items() if name != self.target}
-        fed_back = [states.detach() for states in hidden.values()]
-        hidden[self.target] = self.branches[self.target](torch.cat([shared, *fed_back], dim=-1))
+        asked = self.branches if wanted is None or self.target in wanted else wanted
+        hidden = {
+            name: branch(shared) for name, branch in self.branches.items() if name != self.target and name in asked
+        }
+        if self.target in asked:
+            fed_back = [states.detach() for states in hidden.values()]
+            hidden[self.target] = self.branches[self.target](torch.cat([shared, *fed_back], dim=-1))
         # (B, t, D) -> (B, t * h * w, D)
         return {name: states.repeat_interleave(self.num_places, dim=1) for name, states in hidden.items()}
 

@@ -3,6 +3,7 @@
 Shapes: B clips, N tokens in raster order (t, h, w), D channels.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -99,11 +100,14 @@ class MTCAEStructure(nn.Module):
     output_size: int
 
     def predict(
-        self, encoded: torch.Tensor, heads: nn.ModuleDict
+        self, encoded: torch.Tensor, heads: nn.ModuleDict, wanted: Collection[str] | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, D), and its prediction."""
-        tokens = self(encoded)
-        return tokens, {name: head(tokens[name]) for name, head in heads.items()}
+        """F (B, N, D_encoder) and the heads by task name -> every task's tokens (B, N, D), and its prediction.
+
+        Where only some tasks are `wanted`, these and what they need are computed, and nothing else.
+        """
+        tokens = self(encoded, wanted)
+        return tokens, {name: head(tokens[name]) for name, head in heads.items() if wanted is None or name in wanted}
 
     def map_windows(self, predictions: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Boxes (B, T, 4) by task name: what part of a frame the task's tokens cover, where it is not the whole."""
@@ -121,7 +125,7 @@ class MTCAESingleTask(MTCAEStructure):
         self.task_names = task_names
         self.output_size = config.hidden_size
 
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, encoded: torch.Tensor, wanted: Collection[str] | None = None) -> dict[str, torch.Tensor]:
         """F (B, N, D_encoder) -> the same tokens for the task."""
         return dict.fromkeys(self.task_names, encoded)
 
@@ -139,9 +143,10 @@ class MTCAENonFullyShared(MTCAEStructure):
         self.output_size = config.decoder_hidden_size
         self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=True) for name in task_names})
 
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
-        return {name: decoder(None, encoded) for name, decoder in self.decoders.items()}
+    def forward(self, encoded: torch.Tensor, wanted: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name; of the wanted tasks, where some are named."""
+        asked = self.decoders if wanted is None else wanted
+        return {name: decoder(None, encoded) for name, decoder in self.decoders.items() if name in asked}
 
 
 class MTCAEFullyShared(MTCAEStructure):
@@ -158,10 +163,11 @@ class MTCAEFullyShared(MTCAEStructure):
         self.shared_decoder = MTCAEDecoder(config, starts_from_encoder=True)
         self.decoders = nn.ModuleDict({name: MTCAEDecoder(config, starts_from_encoder=False) for name in task_names})
 
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name."""
+    def forward(self, encoded: torch.Tensor, wanted: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name; of the wanted tasks, where some are named."""
         shared = self.shared_decoder(None, encoded)
-        return {name: decoder(shared, encoded) for name, decoder in self.decoders.items()}
+        asked = self.decoders if wanted is None else wanted
+        return {name: decoder(shared, encoded) for name, decoder in self.decoders.items() if name in asked}
 
 
 class MTCAECascade(MTCAEStructure):
@@ -181,11 +187,18 @@ class MTCAECascade(MTCAEStructure):
             {name: MTCAEDecoder(config, starts_from_encoder=position == 0) for position, name in enumerate(task_names)}
         )
 
-    def forward(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name, in the order of the cascade."""
+    def forward(self, encoded: torch.Tensor, wanted: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+        """F (B, N, D_encoder) -> every task's tokens (B, N, D) by name, in the order of the cascade.
+
+        Where only some tasks are wanted, it ends with the last of them: each decoder's query is the one before.
+        """
         tokens: torch.Tensor | None = None
+        missing = set(self.decoders if wanted is None else wanted)
         outputs = {}
         for name, decoder in self.decoders.items():
+            if not missing:
+                break
             tokens = decoder(tokens, encoded)
             outputs[name] = tokens
+            missing.discard(name)
         return outputs

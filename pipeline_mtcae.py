@@ -273,7 +273,9 @@ class FacialExpressionTimelinePipeline(Pipeline):
             FloatingPointError: the scores are no numbers.
         """
         model = self._variant(options.int8, options.compile)
-        output = model(pixel_values.to(device=self.model.device, dtype=self.model.dtype))
+        # Of a crop, boxes and points are the detector's: nobody reads the model's.
+        asked = None if options.people == "single" else ["expression"]
+        output = model(pixel_values.to(device=self.model.device, dtype=self.model.dtype), tasks=asked)
         names = ("logits", "face_boxes", "face_landmarks")
         answer = {name: None if output.get(name) is None else output[name].float().cpu() for name in names}
         if not output["logits"].isfinite().all():

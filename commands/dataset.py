@@ -42,6 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frame-rate", type=Fraction, default=Fraction(25), help="to write down (default: 25)")
     parser.set_defaults(run=_pack_frames)
 
+    parser = actions.add_parser("cache-frames", help="decode a data set once, for training with --frame-cache OUT")
+    parser.add_argument("dataset", help="folder of the data set")
+    parser.add_argument("output", metavar="OUT", help="folder of all caches; each has a folder of its own in it")
+    parser.add_argument("--size", type=int, required=True, help="side of the model's frames in pixels (tiny: 64)")
+    parser.add_argument("--videos", help="folder of the corpus's videos, for a data set of labels without videos")
+    parser.add_argument("--face-crop", action="store_true", help="as training with --face-crop takes the frames")
+    parser.add_argument("--face-crop-margin", type=float, help="see training; only with --face-crop")
+    parser.add_argument("--face-crop-rise", type=float, help="see training; only with --face-crop")
+    parser.set_defaults(run=_cache_frames)
+
     parser = actions.add_parser("check", help="look for the videos of labels that were built with --labels-only")
     parser.add_argument("labels", help="folder of the labels")
     parser.add_argument("videos", help="folder with a copy of the corpus")
@@ -220,6 +230,23 @@ def _pack_frames(arguments: argparse.Namespace) -> int:
     for failure in report.failures:
         print(f"  left out: {failure}", file=sys.stderr)
     return 1 if report.failures else 0
+
+
+def _cache_frames(arguments: argparse.Namespace) -> int:
+    from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
+    from mtcae_dfer.training.data.splits import cache_data_set
+
+    if arguments.size < 1:
+        raise DatasetError(f"--size {arguments.size}: must be at least 1 pixel")
+    told = {"margin": arguments.face_crop_margin, "rise": arguments.face_crop_rise}
+    told = {name: value for name, value in told.items() if value is not None}
+    if told and not arguments.face_crop:
+        raise DatasetError(f"--face-crop-{next(iter(told))}: is for --face-crop, which is not asked for")
+    crop = FaceCropConfig(**told) if arguments.face_crop else None
+    size, folder = (arguments.size, arguments.size), Path(arguments.output)
+    count, total = cache_data_set(arguments.dataset, folder, size, crop, arguments.videos)
+    print(f"{count} clips, {total / 1e9:.2f} GB of frames, checked; train with --frame-cache {arguments.output}")
+    return 0
 
 
 def _build_from_corpus(arguments: argparse.Namespace) -> int:

@@ -75,6 +75,11 @@ class DataArguments(FaceCropArguments, SyntheticArguments):
     cache_frames_gb: float = option(
         4.0, "Decoded frames up to this many GB stay in memory; beyond, clips are decoded anew."
     )
+    frame_cache: str | None = option(
+        None,
+        "Folder of decoded frames, which all runs share (`mtcae dataset cache-frames`); what is missing is decoded "
+        "into it. Empty = in memory, or anew.",
+    )
     frame_stride: int | None = option(
         None,
         "The model sees every so-manieth labelled frame: a window at a random place of a training clip, "

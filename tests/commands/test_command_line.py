@@ -13,6 +13,11 @@ from mtcae_dfer.commands.command_line import COMMANDS, Command, main, parse_comm
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "torchao", "matplotlib", "numpy", "mtcae_dfer")
+# Nothing of these helps to predict a clip: training, tables, charts, pages and clusters wait until they are asked for.
+NOT_TO_PREDICT = (
+    *("datasets", "pyarrow", "pandas", "evaluate", "scipy", "sklearn"),
+    *("matplotlib", "gradio", "ray", "onnx", "onnxruntime", "tensorboard", "IPython"),
+)
 LISTEN = """
 import sys
 from mtcae_commands.command_line import main
@@ -23,11 +28,13 @@ finally:
 """
 
 
-def in_a_process_that_lists_heavy_modules(folder: Path, *words: str) -> subprocess.CompletedProcess:
+def in_a_process_that_lists_heavy_modules(
+    folder: Path, *words: str, heavy: tuple[str, ...] = HEAVY
+) -> subprocess.CompletedProcess:
     """Runs the door as it is installed: as a package of its own beside `mtcae_dfer`."""
     (folder / "mtcae_commands").symlink_to(ROOT / "commands")
-    program = LISTEN.format(heavy=HEAVY)
-    environment = os.environ | {"PYTHONPATH": str(folder)}
+    program = LISTEN.format(heavy=heavy)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run([sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True)
 
 
@@ -39,6 +46,14 @@ def test_help_and_wrong_options_load_nothing_heavy(tmp_path: Path, words: list[s
     assert process.returncode == (0 if "--help" in words else 2)
     assert process.stderr.splitlines()[-1] == ""
     assert ("usage: mtcae" in process.stdout) == ("--help" in words)
+
+
+def test_a_prediction_loads_nothing_that_it_does_not_use(small_corpus: Path, tmp_path: Path) -> None:
+    clip = str(sorted((small_corpus / "videos").rglob("*.mp4"))[0])
+    words = ["predict", clip, "--output-dir", str(tmp_path / "out"), "--workers", "1", "--people", "all"]
+    process = in_a_process_that_lists_heavy_modules(tmp_path, *words, heavy=NOT_TO_PREDICT)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.splitlines()[-1] == ""
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import datasets
 import numpy as np
@@ -26,6 +27,7 @@ from mtcae_dfer.training.data.augmentation import (
     change_clips,
     draw_change,
 )
+from mtcae_dfer.training.data.frame_cache import CachedClip, CachedFrames, FrameCache, FrameCacheConfig
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.video_reading import probe_video, read_clip
 
@@ -53,13 +55,14 @@ class ClipDataset(Dataset):
         size: (height, width) of the model's frames.
         augmentation: how clips are changed at random; None leaves them as they are.
         seed: with the epoch and the clip it decides a clip's augmentation, whatever process loads it.
-        keep_frames: decode every clip once and keep its frames in memory.
+        keep_frames: decode every clip once and keep its frames in memory; not where there is a cache.
         tasks: the model's; those of affect have their labels read.
         window: which of the labelled frames the model sees, at a random place where clips are changed at random; None
             where it sees all of them.
         segments: so many windows of a clip, one after the other as one clip of more frames.
         crop: how all frames are cropped to the face by its labels, which move along; None: they stay whole.
         optional_labels: labels of affect that the rows do not have are unknown, instead of an error.
+        cache: decode every clip once for all runs, and keep its frames in files.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ClipDataset(Dataset):
         segments: int = 1,
         crop: FaceCropConfig | None = None,
         optional_labels: bool = False,
+        cache: FrameCacheConfig | None = None,
     ) -> None:
         self.rows = rows
         self.size = size
@@ -88,9 +92,14 @@ class ClipDataset(Dataset):
         self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}
         self.frame_labels |= {label_key(task) for task in affect_tasks(tasks) if task.per == "frame"}
         self.crop = crop
-        self.crops: list[FaceCrop | None] = [None] * len(rows) if crop is None else self._crop_to_faces(crop)
-        self.frames: torch.Tensor | None = None
-        if keep_frames:
+        store = None if cache is None else FrameCache(cache, size, None if crop is None else asdict(crop))
+        known = {} if store is None or crop is None else store.clips()
+        self.crops: list[FaceCrop | None] = [None] * len(rows) if crop is None else self._crop_to_faces(crop, known)
+        # Kept frames are the same whether in memory or in files: frames[index] is uint8 (T, 3, H, W).
+        self.frames: torch.Tensor | CachedFrames | None = None
+        if store is not None:
+            self.frames = store.frames_of(self._describe_clips(), self._read)
+        elif keep_frames:
             with ThreadPoolExecutor(READING_THREADS) as readers:
                 clips = readers.map(self._read, range(len(self)))
                 self.frames = torch.stack(list(tqdm(clips, total=len(self), desc="Reading clips", unit="clip")))
@@ -160,14 +169,34 @@ class ClipDataset(Dataset):
         crop = self.crops[index]
         return frames if crop is None else crop.cut(frames, self.size)
 
-    def _crop_to_faces(self, config: FaceCropConfig) -> list[FaceCrop | None]:
-        """The crop of every clip, None where it has no face; boxes and points become those of the crops."""
+    def _describe_clips(self) -> list[CachedClip]:
+        """The clips by all that decides their frames."""
+        columns = (self.names, self.rows["sha256"], self.rows["frame_indices"], self.crops)
+        described = []
+        for name, digest, indices, crop in zip(*columns, strict=True):
+            window = "" if crop is None else hashlib.sha256(crop.boxes.tobytes()).hexdigest()[:16]
+            size = None if crop is None else list(crop.frame_size)
+            described.append(CachedClip(name, digest, [int(index) for index in indices], window, size))
+        return described
+
+    def _crop_to_faces(self, config: FaceCropConfig, known: Mapping[str, CachedClip]) -> list[FaceCrop | None]:
+        """The crop of every clip, None where it has no face; boxes and points become those of the crops.
+
+        Args:
+            config: of the crop.
+            known: clips of a cache, which tells the size of a video without opening it.
+        """
+        digests = self.rows["sha256"]
         boxes, landmarks = self.labels["face_boxes"], self.labels["face_landmarks"]
 
         def find(index: int) -> FaceCrop | None:
             # A crop is a square of the source video's pixels.
-            info = probe_video(clip_bytes(self.rows[index]))
-            size = (info.height, info.width)
+            cached = known.get(self.names[index])
+            if cached is not None and cached.sha256 == digests[index] and cached.source_size is not None:
+                size = (cached.source_size[0], cached.source_size[1])
+            else:
+                info = probe_video(clip_bytes(self.rows[index]))
+                size = (info.height, info.width)
             return face_crop(boxes[index], landmarks[index], size, config.margin, rise=config.rise)
 
         with ThreadPoolExecutor(READING_THREADS) as readers:

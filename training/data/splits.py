@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -21,6 +22,7 @@ from mtcae_dfer.training.data.clip_dataset import (
     class_names,
     frames_in_memory,
 )
+from mtcae_dfer.training.data.frame_cache import CachedFrames, FrameCacheConfig
 from mtcae_dfer.training.data.mixture import MixedClips, match_classes
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.training.running import SYNTHETIC_DATA, SYNTHETIC_NAME
@@ -133,15 +135,21 @@ def open_splits(
         "crop": FaceCropConfig.chosen(options),
         "optional_labels": bool(others),
     }
+
+    def kept(dataset: dict[str, str]) -> dict[str, Any]:
+        """The same with the place of the data set's decoded frames."""
+        folder = options.frame_cache
+        return common | {"cache": FrameCacheConfig(Path(folder), dataset["name"]) if folder else None}
+
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
     seed = arguments.optimisation.seed
     dataset = describe_dataset(dataset_dir)
     title = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
     splits = Splits(
-        train=ClipDataset(rows["train"], size, augmentation, seed, **common),
-        validation=ClipDataset(rows[names[1]], size, **common),
-        test=ClipDataset(rows[names[2]], size, segments=arguments.optimisation.test_segments, **common),
+        train=ClipDataset(rows["train"], size, augmentation, seed, **kept(dataset)),
+        validation=ClipDataset(rows[names[1]], size, **kept(dataset)),
+        test=ClipDataset(rows[names[2]], size, segments=arguments.optimisation.test_segments, **kept(dataset)),
         # What of the frames the model sees, too: figures of crops and whole frames differ.
         protocol=f"{title}, frames cropped to the face" if options.face_crop else title,
         data=SYNTHETIC_DATA if dataset["name"] == SYNTHETIC_NAME else dataset["name"],
@@ -150,11 +158,12 @@ def open_splits(
             FurtherClips(
                 source,
                 # A seed of its own: clips of one number in two data sets are not changed alike.
-                train=ClipDataset(clips["train"], size, augmentation, seed + SEEDS_APART * number, **common),
-                validation=ClipDataset(clips["validation"], size, **common) if "validation" in clips else None,
-                dataset=describe_dataset(source.folder),
+                train=ClipDataset(clips["train"], size, augmentation, seed + SEEDS_APART * number, **kept(described)),
+                validation=ClipDataset(clips["validation"], size, **kept(described)) if "validation" in clips else None,
+                dataset=described,
             )
             for number, (source, clips) in enumerate(others.items(), start=1)
+            for described in [describe_dataset(source.folder)]
         ],
     )
     refuse_unlabelled_tasks(model, splits.training_clips(), dataset_dir)
@@ -164,6 +173,37 @@ def open_splits(
         for entry in splits.further:
             tell_clips_without_face({"train": entry.train}, entry.source.folder)
     return splits
+
+
+def cache_data_set(
+    dataset_dir: str, folder: Path, size: tuple[int, int], crop: FaceCropConfig | None = None, videos: str | None = None
+) -> tuple[int, int]:
+    """Decodes all clips of a data set into a cache of frames, and checks those that are there.
+
+    Args:
+        dataset_dir: of the data set.
+        folder: of all caches, as `--frame_cache` names it.
+        size: (height, width) of the frames.
+        crop: how frames are cropped to the face; None: they stay whole.
+        videos: folder of the corpus, for labels without videos.
+
+    Returns:
+        Clips, and bytes of their frames.
+
+    Raises:
+        FrameCacheError: what is there was made otherwise or is damaged, or the disk is full.
+        DatasetError: the data set cannot be read.
+    """
+    config = FrameCacheConfig(folder, describe_dataset(dataset_dir)["name"])
+    rows = load_fold(dataset_dir, videos=videos)
+    refuse_missing_videos(rows, dataset_dir, "give --videos FOLDER with your copy of the corpus")
+    count = total = 0
+    for clips in rows.values():
+        frames = ClipDataset(clips, size, crop=crop, cache=config).frames
+        assert isinstance(frames, CachedFrames)
+        total += sum(frames[index].nbytes for index in range(len(frames)))  # reading checks
+        count += len(clips)
+    return count, total
 
 
 def tell_clips_without_face(splits: dict[str, ClipDataset], dataset_dir: str) -> None:
