@@ -34,7 +34,8 @@ def in_a_process_that_lists_heavy_modules(
     """Runs the door as it is installed: as a package of its own beside `mtcae_dfer`."""
     (folder / "mtcae_commands").symlink_to(ROOT / "commands")
     program = LISTEN.format(heavy=heavy)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True)
 
 
