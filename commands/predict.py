@@ -183,8 +183,9 @@ def run_study(options: argparse.Namespace) -> int:
     )
     videos = plan_study(options.videos, folder, study.also)
     model, processor = load_model(chosen_model(options), options.device)
-    answers = open_answers(folder, study, model, processor, options.recompute)
+    folder.mkdir(exist_ok=True)
     with writing_in(folder):
+        answers = open_answers(folder, study, model, processor, options.recompute)
         failures = answer_study(videos, answers, model, processor, crew)
     print(f"{len(videos) - len(failures)} of {len(videos)} videos have an answer in {folder}; all of them: all.csv")
     if failures:

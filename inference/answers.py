@@ -164,10 +164,10 @@ def open_answers(
     processor: MTCAEVideoProcessor,
     recompute: bool = False,
 ) -> AnswerFolder:
-    """Opens a folder for answers, a new one or one in which a study was stopped.
+    """Opens a folder for answers, an empty one or one in which a study was stopped.
 
     Args:
-        folder: its parent is there.
+        folder: is there.
         options: of the study.
         model: that answers.
         processor: that makes its input.
@@ -192,9 +192,8 @@ def open_answers(
                 f"--output-dir {folder}: holds answers that were made otherwise ({'; '.join(changed)}); repeat those "
                 "options, choose another folder, or add --recompute"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif any(folder.iterdir()):
         raise ValueError(f"--output-dir {folder}: holds other files than a study's answers; give a new folder")
-    folder.mkdir(exist_ok=True)
     write_json(file, record)
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
     names = {int(number): name for number, name in (model.config.id2label or {}).items()}
