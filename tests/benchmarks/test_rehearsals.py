@@ -1,0 +1,35 @@
+"""Benchmarks that are run on a quiet machine work: tried here with tiny sizes, without a look at their times."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import loading
+import pytest
+
+from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
+from mtcae_dfer.training.data.frame_cache import FrameCacheConfig
+
+
+def test_the_loader_is_timed_with_and_without_a_cache(small_dataset: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loading, "LOADER_SIZE", (32, 32))
+    rows = load_multitask_dataset(small_dataset)["train"]
+    lines = loading.loader_table(rows, FrameCacheConfig(tmp_path, "measured"), batches=1)
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| decoded anew", "| of a cache"] * 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "measured-32x32"]
+
+
+def test_operations_of_encoder_and_decoders_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By its file: a room of the package has the same name.
+    file = Path(__file__).parents[2] / "benchmarks" / "inference.py"
+    spec = importlib.util.spec_from_file_location("inference_benchmark", file)
+    inference = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, inference)
+    spec.loader.exec_module(inference)
+    tiny = {"image_size": 32, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    monkeypatch.setitem(inference.ENCODERS, "tiny", tiny)
+    monkeypatch.setitem(inference.DECODERS, "tiny", {"decoder_hidden_size": 32, "decoder_head_dim": 16})
+    lines = inference.measure_operations(None, argparse.Namespace(sizes=["tiny"], repeats=1))
+    assert lines[2] == "| operation | encoder: calls, ms, share | decoders and heads: calls, ms, share |"
+    assert any(line.startswith("| `aten::addmm` |") for line in lines)
