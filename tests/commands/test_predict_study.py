@@ -86,10 +86,12 @@ def kill_when_it_has_begun(words: list[str], output: Path) -> dict[str, int]:
     """Runs the command until its first answer stands there; returns the times of the answers it left."""
     program = [sys.executable, "-m", "mtcae_dfer.commands.command_line", "predict", *words]
     with subprocess.Popen(program, start_new_session=True, stderr=subprocess.DEVNULL) as process:
-        while not list(output.rglob("clip*.json")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            while not list(output.rglob("clip*.json")):
+                assert process.poll() is None
+                time.sleep(0.02)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
     return {str(file): file.stat().st_mtime_ns for file in output.rglob("clip*.json")}
 
 

@@ -70,7 +70,8 @@ def test_losses_of_the_tasks_that_are_asked_for_are_those_of_all_tasks() -> None
     model, labels = model_of("cascaded"), random_labels()
     whole = model(random_clips(), **labels).task_losses
     box = model(random_clips(), face_boxes=labels["face_boxes"], face_found=labels["face_found"], tasks=["face_box"])
-    torch.testing.assert_close(box.loss, whole["face_box"])
+    assert set(box.task_losses) == {"face_box"}
+    torch.testing.assert_close(box.task_losses["face_box"], whole["face_box"])
 
 
 @pytest.mark.parametrize("asked", [[], ["age"], "expression"])

@@ -159,6 +159,12 @@ def test_a_folder_that_cannot_be_written_serves_what_it_holds(rows, tmp_path: Pa
         pytest.skip("this user may write everywhere")
 
 
+def test_a_place_that_is_no_folder_is_one_line(rows, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(FrameCacheError, match="lacks 2 of 2 clips and cannot be written"):
+        cached(rows, tmp_path / "a file")
+
+
 def test_the_command_makes_what_a_run_trains_from(small_dataset: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     folder = tmp_path / "frames"
     assert main(["dataset", "cache-frames", str(small_dataset), str(folder), "--size", "64"]) == 0
