@@ -28,6 +28,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.modeling_encoders import PAPER_ENCODER, encode_clips
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.running import checkpoint_activations
 
 # Peak of dense products in bfloat16, FLOP/s; float32 by TF32 is half of it.
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
@@ -111,7 +112,7 @@ def build_model(candidate: Candidate, size: str) -> nn.Module:
         )
     model.set_attn_implementation(candidate.attention)
     if candidate.checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     if candidate.frozen:
         model.freeze_encoder()
     return model

@@ -52,6 +52,7 @@ from mtcae_dfer.training.running import (
     OPTIONS_FILE,
     SYNTHETIC_DATA,
     Stopwatch,
+    checkpoint_activations,
     claim_output_dir,
     draw_synthetic_videos,
     make_accelerator,
@@ -235,7 +236,7 @@ def prepare_pretraining(
     if objective.whiten_patch_embedding and objective.model in available_presets(PRETRAINING_PRESETS):
         whiten_patch_embedding(model, normalise(processor, whitening_frames(clips)))
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     loader = DataLoader(
         clips,
         options.per_device_train_batch_size,

@@ -53,6 +53,7 @@ from mtcae_dfer.training.running import (
     CHECKPOINTS_FOLDER,
     OPTIONS_FILE,
     Stopwatch,
+    checkpoint_activations,
     claim_output_dir,
     make_accelerator,
     make_processor,
@@ -87,7 +88,7 @@ def run(arguments: RunArguments) -> Report:
     model = build_model(arguments.model, class_names(rows["train"]))
     splits = open_splits(rows, arguments, model, dataset_dir)
     if arguments.optimisation.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     processor = make_processor(model.config, splits.train.crop, pretrained_source(arguments.model))
     with stopwatch.stage("training"):
         state = train(accelerator, model, processor, splits, arguments, output_dir)

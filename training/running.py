@@ -22,7 +22,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from mtcae_dfer.configuration_common import as_height_and_width
@@ -280,6 +280,14 @@ def make_processor(
     if crop is not None:
         options |= {"do_face_crop": True, "face_crop_margin": crop.margin, "face_crop_rise": crop.rise}
     return MTCAEVideoProcessor(**options)
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Makes the model keep its layers' inputs alone and compute the rest again on the way back."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:  # the only name that it has before transformers 5.24, and one that version 6 does without
+        model.gradient_checkpointing_enable()
 
 
 def package_versions(*others: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from transformers.models.siglip2.image_processing_siglip2 import convert_image_t
 
 from mtcae_dfer import FrameBackboneConfig, FrameBackboneModel, MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.release.export import export_model, open_onnx
+from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.image_models import FEATURE_MAPS, IMAGE_MODELS, SIDE, describe_image_model
 from tests.support.tiny_models import randomise
 
@@ -259,7 +260,7 @@ def test_gradients_are_the_same_with_checkpointing(model_type: str) -> None:
         model.zero_grad()
         model(clips(), **labels()).loss.backward()
         gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 

@@ -16,6 +16,7 @@ from mtcae_dfer.modeling_heads import MTCAEHeatMapHead, build_head
 from mtcae_dfer.modeling_layers import ZeroStartLinear
 from mtcae_dfer.modeling_structure_mnc import SMALLEST_SIDE
 from mtcae_dfer.task_losses import heat_map_loss
+from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.tiny_models import (
     ENCODER,
     EXPRESSION_TASK,
@@ -246,7 +247,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_heat_maps() -> None:
     for checkpointing in (False, True):
         model = heat_map_model(weight=0.3).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         model(random_clips(), **random_labels()).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))

@@ -23,6 +23,7 @@ from mtcae_dfer.masked_tubelets import merge_regions, partition_regions, reconst
 from mtcae_dfer.modeling_layers import Residual
 from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.running import checkpoint_activations
 
 # Three regions along height and two along width and time: no axis may hide a mistake of another.
 TINY = {
@@ -592,7 +593,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     model(draw_clips(), draw_mask()).loss.backward()
     plain = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     assert all(layer.gradient_checkpointing for layer in [*model.lgi_former.layers, *model.decoder_layers])
     model(draw_clips(), draw_mask()).loss.backward()
     for name, parameter in model.named_parameters():

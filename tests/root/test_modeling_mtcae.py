@@ -13,6 +13,7 @@ from transformers.models.videomae.modeling_videomae import VideoMAELayer
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo
 from mtcae_dfer.modeling_structures import MTCAEDecoderLayer
+from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.tiny_models import CLASSES, FRAMES, random_clips, random_labels, tiny_config, tiny_model
 
 STRUCTURES = [
@@ -512,7 +513,7 @@ def test_a_tuple_holds_the_same_values() -> None:
 def test_gradient_checkpointing_changes_no_gradient(options: dict) -> None:
     model = tiny_model(**options).train()
     loss, plain = gradients(model, random_labels())
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     runs: Counter[torch.nn.Module] = Counter()
     layers = [module for module in model.modules() if isinstance(module, MTCAEDecoderLayer | VideoMAELayer)]
     norms = [next(part for part in layer.modules() if isinstance(part, torch.nn.LayerNorm)) for layer in layers]

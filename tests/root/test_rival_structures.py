@@ -16,6 +16,7 @@ from mtcae_dfer.modeling_structure_mnc import (
     warp_regions,
 )
 from mtcae_dfer.modeling_structure_mtformer import CrossTaskContrast, UncertaintyWeights
+from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.tiny_models import CLASSES, FRAMES, random_clips, random_labels, tiny_config, tiny_model
 
 TASKS = ["face_box", "face_landmarks", "expression"]
@@ -307,7 +308,7 @@ def test_checkpointed_layers_give_the_same_gradients(structure: str) -> None:
     for checkpointing in (False, True):
         model = rival_model(structure).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         model(random_clips(), **random_labels()).loss.backward()
         gradients.append([weight.grad for weight in model.parameters()])
     for one, other in zip(*gradients, strict=True):

@@ -14,6 +14,7 @@ from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.configuration_tpsbt import TPSBTConfig
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.modeling_tpsbt import TPSBTForVideoClassification, TPSBTModel
+from mtcae_dfer.training.running import checkpoint_activations
 
 TINY = {
     "image_size": [24, 16],
@@ -75,7 +76,7 @@ def test_eager_and_sdpa_agree_and_checkpointing_changes_no_gradient() -> None:
     for implementation, checkpointing in (("eager", False), ("sdpa", False), ("sdpa", True)):
         model.set_attn_implementation(implementation)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         model.zero_grad()
         model(draw_clips(), labels=torch.tensor([0, 4])).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})

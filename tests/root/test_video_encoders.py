@@ -21,6 +21,7 @@ from transformers import (
 from mtcae_dfer import FrameBackboneConfig, MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.modeling_encoders import ENCODERS, encode_clips
 from mtcae_dfer.release.export import export_model, open_onnx
+from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.image_models import IMAGE_MODELS
 from tests.support.tiny_models import randomise
 from tests.support.video_encoders import (
@@ -127,7 +128,7 @@ def test_training_reaches_every_weight_with_and_without_checkpointing(model_type
         model(clips(), **labels()).loss.backward()
         assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
         gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 

@@ -1,14 +1,24 @@
 """What the scripts share: one command a folder, resuming with the same options and processes, errors as one line."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mtcae_dfer.training.arguments import RunArguments, parse_run_arguments
 from mtcae_dfer.training.checkpoints import CheckpointError, Progress, save_checkpoint
-from mtcae_dfer.training.running import LOCK_FILE, claim_output_dir, held_folder, run_script, start_or_resume
+from mtcae_dfer.training.running import (
+    LOCK_FILE,
+    checkpoint_activations,
+    claim_output_dir,
+    held_folder,
+    run_script,
+    start_or_resume,
+)
+from tests.support.tiny_models import tiny_model
 
 
 @pytest.fixture()
@@ -93,3 +103,12 @@ def test_a_fault_of_the_program_is_no_message_for_the_user(tmp_path: Path) -> No
 
     with pytest.raises(RuntimeError, match="a bug"):
         run_script("job.py", lambda words: arguments_for(tmp_path / "run"), work, [])
+
+
+def test_activations_are_checkpointed_without_a_warning() -> None:
+    model = tiny_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint_activations(model)
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    assert layers and all(layer.gradient_checkpointing for layer in layers)
