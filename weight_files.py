@@ -53,6 +53,13 @@ def damaged_weights(source: str | os.PathLike) -> str | None:
     return None
 
 
+def lacks_weights(folder: str | os.PathLike) -> bool:
+    """Whether a folder is there and holds no weights in any form that transformers reads, such as a config alone."""
+    place = Path(folder)
+    forms = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".gguf")
+    return place.is_dir() and not any(file.name.endswith(forms) for file in place.iterdir())
+
+
 class CheckedPreTrainedModel(PreTrainedModel):
     """A model that names a damaged file of weights, where safetensors has words for its header alone.
 
@@ -76,14 +83,20 @@ class CheckedPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: there is no such model.
-            safetensors.SafetensorError: a file of its weights is a Git LFS pointer, cut off, empty or damaged. It is
-                the type that safetensors raises; transformers' pipelines wrap others into their tracebacks.
+            safetensors.SafetensorError: its folder holds no weights, or a file of them is a Git LFS pointer, cut off,
+                empty or damaged. It is the type that safetensors raises; transformers' pipelines wrap others into
+                their tracebacks.
         """
         source = pretrained_model_name_or_path
-        damage = None if source is None else damaged_weights(source)
-        if damage is not None:
-            raise SafetensorError(damage)
+        if source is not None:
+            folder = Path(source, options.get("subfolder") or "")
+            if options.get("state_dict") is None and lacks_weights(folder):
+                remedy = f"give a trained model's folder, or build a fresh model by {cls.__name__}(config)"
+                raise SafetensorError(f"{folder} holds no weights ({WEIGHT_FILES[0]}); {remedy}")
+            damage = damaged_weights(folder)
+            if damage is not None:
+                raise SafetensorError(damage)
         return super().from_pretrained(source, *model_args, **options)
 
 
-__all__ = ["WEIGHT_FILES", "CheckedPreTrainedModel", "damage_of", "damaged_weights"]
+__all__ = ["WEIGHT_FILES", "CheckedPreTrainedModel", "damage_of", "damaged_weights", "lacks_weights"]

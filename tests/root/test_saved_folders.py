@@ -79,6 +79,12 @@ def test_every_saved_folder_makes_timelines(tmp_path: Path, write) -> None:
     assert pipe(grey_video(), fps=25)["people"] == []
 
 
+@pytest.mark.parametrize("name", [".", "demonstration_model"])
+def test_the_models_of_the_repository_make_timelines_without_a_name_of_the_task(name: str) -> None:
+    pipe = make_pipeline(model=str(Path(__file__).parents[2] / name), device="cpu")
+    assert type(pipe) is FacialExpressionTimelinePipeline and pipe.task == TASK
+
+
 def test_a_model_without_an_expression_announces_no_timeline(tmp_path: Path) -> None:
     boxes = {"name": "face_box", "per": "frame", "output_shape": [4], "label_key": "face_boxes"}
     tiny_model(tasks=[boxes]).save_pretrained(tmp_path)

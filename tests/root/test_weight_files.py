@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, pipeline
 
-from mtcae_dfer import MTCAEVideoProcessor
+from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.modeling_encoders import load_encoder
 from mtcae_dfer.weight_files import damage_of, damaged_weights
 from tests.support.tiny_models import tiny_model
@@ -49,6 +50,35 @@ def test_every_loader_names_the_file_and_what_is_wrong_with_it(folder: Path, tmp
             load()
         assert str(refused.value).startswith(str(weights)) and told in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("lacking", [["model.safetensors"], ["model.safetensors", "video_preprocessor_config.json"]])
+def test_a_folder_with_a_config_alone_is_named_by_every_loader(
+    folder: Path, tmp_path: Path, lacking: list[str]
+) -> None:
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in lacking:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    for load in (
+        lambda: MTCAEForMultiTaskVideo.from_pretrained(tmp_path),
+        lambda: AutoModel.from_pretrained(tmp_path),
+        lambda: pipeline(model=str(tmp_path)),
+        lambda: pipeline("video-classification", model=str(tmp_path)),
+        lambda: pipeline("facial-expression-timeline", model=str(tmp_path)),
+    ):
+        with pytest.raises(SafetensorError) as refused:
+            load()
+        assert str(refused.value).startswith(f"{tmp_path} holds no weights (model.safetensors); give a trained model")
+    # A fresh model with the weights of another is no folder without weights.
+    given = tiny_model(seed=3).state_dict()
+    loaded = MTCAEForMultiTaskVideo.from_pretrained(
+        None, config=MTCAEConfig.from_pretrained(tmp_path), state_dict=given
+    )
+    assert all(torch.equal(value, given[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_model_in_a_folder_of_a_folder_loads(folder: Path) -> None:
+    assert MTCAEForMultiTaskVideo.from_pretrained(folder.parent, subfolder=folder.name).config.num_frames == 4
 
 
 def test_a_damaged_encoder_is_named_too(tmp_path: Path) -> None:
