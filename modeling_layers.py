@@ -130,8 +130,8 @@ class MLP(nn.Module):
 
 
 def keep_mask(update: torch.Tensor, keep: float) -> torch.Tensor:
-    """(B, 1, 1): 0 for the dropped entries, 1 / keep for the others, so that the expected update stays the same."""
-    kept = torch.rand(update.shape[0], 1, 1, device=update.device) < keep
+    """(B, 1, ...): 0 for the dropped entries, 1 / keep for the others, so that the expected update stays the same."""
+    kept = torch.rand(update.shape[0], *[1] * (update.ndim - 1), device=update.device) < keep
     return kept.to(update.dtype) / keep
 
 

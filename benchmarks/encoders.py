@@ -1,11 +1,12 @@
 """LGI-Former against VideoMAE-Base on 16 x 160 x 160 clips: time, memory, parameters and multiply-adds in one run.
 
     python benchmarks/encoders.py --batch 2 --repeats 7
-    python benchmarks/encoders.py --every            # every encoder of docs/encoders.md at a common small size
+    python benchmarks/encoders.py --every --keep     # every kind of docs/encoders.md at a common small size
     python benchmarks/encoders.py --released         # their sizes as released; nothing is timed
 
-The models take turns within every repeat, so that a busy machine slows all of them; each time is the median. The aim
-is a time ratio of at most 0.75 forward and 0.80 forward and backward; multiply-adds stand at 0.615 for all tokens.
+The models take turns within every repeat, so that a busy machine slows all of them; each time is the median. With
+`--keep` the tables are written into `benchmarks/results`, too. The aim of the first line is a time ratio of at most
+0.75 forward and 0.80 forward and backward; multiply-adds stand at 0.615 for all tokens.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from results_file import keep_table, machine, versions
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
@@ -59,20 +61,51 @@ RELEASED: dict[str, dict[str, Any]] = {
     "ResNet-50": {"backbone_config": {"model_type": "resnet"}},
     "MobileNet V2": {"backbone_config": {"model_type": "mobilenet_v2"}},
 }
-# One width and depth for all, on 16 x 112 x 112.
+# One width and depth for all transformers, on 16 x 112 x 112; convolutional and pyramid models as released.
 SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 SMALL_CLIPS = {"image_size": 112, "num_frames": 16}
 SMALL_PATCHES = SMALL | {"image_size": 112, "patch_size": 16}
+SMALL_DINOV2 = {name: value for name, value in SMALL.items() if name != "intermediate_size"}
+SMALL_PYRAMID = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "stage_depths": [6, 4, 2]}
+SMALL_PRISM = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "tubelet_size": [1, 16, 16]}
 EVERY: dict[str, dict[str, Any]] = {
     "VideoMAE": {"model_type": "videomae", **SMALL, **SMALL_CLIPS, "use_mean_pooling": False},
     "V-JEPA 2": {"model_type": "vjepa2", **SMALL, **SMALL_CLIPS},
     "ViViT": {"model_type": "vivit", **SMALL, **SMALL_CLIPS},
     "TimeSformer": {"model_type": "timesformer", **SMALL, **SMALL_CLIPS},
-    "VideoPrism": {"model_type": "videoprism_vision_model", **SMALL, **SMALL_CLIPS, "tubelet_size": [1, 16, 16]},
-    "LGI-Former": {"model_type": "lgi_former", **SMALL, **SMALL_CLIPS, "region_size": [2, 7, 7]},
-    "ViT, frame by frame": {"backbone_config": {"model_type": "vit", **SMALL_PATCHES}, **SMALL_CLIPS},
-    "ResNet-50, frame by frame": {"backbone_config": {"model_type": "resnet"}, **SMALL_CLIPS},
-    "MobileNet V2, frame by frame": {"backbone_config": {"model_type": "mobilenet_v2"}, **SMALL_CLIPS},
+    "VideoPrism": {
+        "model_type": "videoprism_vision_model",
+        **SMALL_PRISM,
+        **SMALL_CLIPS,
+        "num_spatial_layers": 8,
+        "num_temporal_layers": 4,
+    },
+    "LGI-Former (MAE-DFER)": {"model_type": "lgi_former", **SMALL, **SMALL_CLIPS, "region_size": [2, 7, 7]},
+    "TPSBT (SVFAP)": {"model_type": "tpsbt", **SMALL_PYRAMID, **SMALL_CLIPS},
+    "DINOv2": {
+        "backbone_config": {"model_type": "dinov2", **SMALL_DINOV2, "image_size": 112, "patch_size": 14},
+        **SMALL_CLIPS,
+    },
+    "DINOv3 ViT": {
+        "backbone_config": {"model_type": "dinov3_vit", **SMALL_PATCHES, "num_register_tokens": 4},
+        **SMALL_CLIPS,
+    },
+    "ViT": {"backbone_config": {"model_type": "vit", **SMALL_PATCHES}, **SMALL_CLIPS},
+    "SigLIP": {"backbone_config": {"model_type": "siglip_vision_model", **SMALL_PATCHES}, **SMALL_CLIPS},
+    "ConvNeXt V2-T": {"backbone_config": {"model_type": "convnextv2"}, **SMALL_CLIPS},
+    "DINOv3 ConvNeXt-T": {"backbone_config": {"model_type": "dinov3_convnext"}, **SMALL_CLIPS},
+    "Swin V2-T": {
+        "backbone_config": {"model_type": "swinv2", **SWIN_TINY, "window_size": 7, "image_size": 112},
+        **SMALL_CLIPS,
+    },
+    "ResNet-50": {"backbone_config": {"model_type": "resnet"}, **SMALL_CLIPS},
+    "MobileNet V2": {"backbone_config": {"model_type": "mobilenet_v2"}, **SMALL_CLIPS},
+}
+# Where `--keep` writes, by what is measured.
+RESULT_NAMES = {"every": "encoders", "lgi_former": "encoders_lgi_former"}
+TITLES = {
+    "every": "Encoders at one small size against VideoMAE",
+    "lgi_former": "LGI-Former against VideoMAE-Base",
 }
 
 
@@ -150,6 +183,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="default: %(default)s")
+    parser.add_argument("--keep", action="store_true", help="write the tables into benchmarks/results, too")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--every", action="store_true", help="every encoder at a common small size, 16 x 112 x 112")
     group.add_argument("--released", action="store_true", help="sizes of the released encoders; nothing is timed")
@@ -232,43 +266,54 @@ def measure(candidates: list[Candidate], arguments: argparse.Namespace) -> None:
                 candidate.training_times.append(training)
 
 
-def print_table(candidates: list[Candidate], arguments: argparse.Namespace) -> None:
-    """Absolute figures of every model, then each model's ratios to its baseline."""
+def make_tables(candidates: list[Candidate], arguments: argparse.Namespace) -> list[str]:
+    """Absolute figures of every model, then each model's ratios to its baseline, in Markdown."""
     frames, _, height, width = candidates[0].clip_shape
-    shape = f"{frames} x {height} x {width}"
-    name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    print(
-        f"{arguments.device} ({name}), {arguments.precision}, {arguments.batch} clips of {shape}, median of "
-        f"{arguments.repeats}, PyTorch {torch.__version__}\n"
-    )
-    memory_title = "peak MiB" if arguments.device.startswith("cuda") else "kept MiB"
-    print("| model | parameters | G multiply-adds a clip | forward ms | forward + backward ms | " + memory_title + " |")
-    print("|---|---:|---:|---:|---:|---:|")
+    memory = "peak MiB" if arguments.device.startswith("cuda") else "kept MiB"
+    lines = [
+        f"{arguments.precision}, {arguments.batch} clips of {frames} x {height} x {width} a step, the models in turns, "
+        f"median of {arguments.repeats}; a training step is forward and backward.",
+        "",
+        "| model | tokens | parameters | G multiply-adds a clip | forward clips/s | training step clips/s | "
+        f"{memory} |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     by_name = {candidate.name: candidate for candidate in candidates}
     for candidate in candidates:
-        forward, training = statistics.median(candidate.forward_times), statistics.median(candidate.training_times)
-        print(
-            f"| {candidate.name} | {candidate.parameters:,} | {candidate.giga_multiply_adds:.2f} | {forward * 1e3:.1f} "
-            f"| {training * 1e3:.1f} | {candidate.memory / 2**20:.0f} |"
+        forward, training = (
+            arguments.batch / statistics.median(times) for times in (candidate.forward_times, candidate.training_times)
         )
-    print("\n| ratio to the baseline | parameters | multiply-adds | forward | forward + backward | memory |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for candidate in candidates:
-        if candidate.baseline is not None:
-            print_ratios(candidate, by_name[candidate.baseline])
+        lines.append(
+            f"| {candidate.name} | {candidate.tokens} | {candidate.parameters:,} | {candidate.giga_multiply_adds:.2f} "
+            f"| {forward:.2f} | {training:.2f} | {candidate.memory / 2**20:.0f} |"
+        )
+    lines += [
+        "",
+        "| ratio to the baseline | parameters | multiply-adds | forward time | training step time | forward clips/s "
+        "| training step clips/s | memory |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        ratios_to(candidate, by_name[candidate.baseline]) for candidate in candidates if candidate.baseline is not None
+    ]
+    return lines
 
 
-def print_ratios(candidate: Candidate, baseline: Candidate) -> None:
+def ratios_to(candidate: Candidate, baseline: Candidate) -> str:
     """One row: the candidate's figures divided by its baseline's."""
     median = statistics.median
+    forward = median(candidate.forward_times) / median(baseline.forward_times)
+    training = median(candidate.training_times) / median(baseline.training_times)
     ratios = [
         candidate.parameters / baseline.parameters,
         candidate.giga_multiply_adds / baseline.giga_multiply_adds,
-        median(candidate.forward_times) / median(baseline.forward_times),
-        median(candidate.training_times) / median(baseline.training_times),
+        forward,
+        training,
+        1 / forward,
+        1 / training,
         candidate.memory / baseline.memory,
     ]
-    print(f"| {candidate.name} / {baseline.name} | " + " | ".join(f"{ratio:.3f}" for ratio in ratios) + " |")
+    return f"| {candidate.name} / {baseline.name} | " + " | ".join(f"{ratio:.3f}" for ratio in ratios) + " |"
 
 
 def main() -> None:
@@ -285,7 +330,11 @@ def main() -> None:
     if arguments.released:
         return print_sizes(candidates)
     measure(candidates, arguments)
-    print_table(candidates, arguments)
+    lines = make_tables(candidates, arguments)
+    print(f"{machine(arguments.device)}; {versions()}\n", *lines, sep="\n")
+    if arguments.keep:
+        kind = "every" if arguments.every else "lgi_former"
+        print(f"kept in {keep_table(RESULT_NAMES[kind], TITLES[kind], lines, arguments.device)}")
 
 
 if __name__ == "__main__":

@@ -583,6 +583,8 @@ def convert_checkpoint(
         model, plan = build_model(state, options or ConversionOptions())
     except ValueError as error:
         raise CheckpointConversionError(f"{path}: {error}") from error
+    # Stays in the config of whatever is trained on top: its card names the weights and their licence.
+    model.config.weights_origin = plan.architecture
     model.save_pretrained(output_dir)
     if not plan.normalises_pixels:
         # `training/run.py --encoder` follows it.

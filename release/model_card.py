@@ -66,16 +66,23 @@ RECIPE_EXTRAS = (
     "test_flip",
 )
 # Licences of which a model made from several parts takes the strictest, the strictest first.
-STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "odbl", CODE_LICENSE, "mit")
+STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "odbl", "cc-by-4.0", CODE_LICENSE, "mit")
 NON_COMMERCIAL = "The published {} weights are for non-commercial use."
-# Published encoders by a word of their ids: title, licence of the weights, note.
+# Published encoders by a word of their ids: title, licence of the weights, note. Sources: docs/encoders.md.
 ENCODER_LICENSES = {
     "videomae": ("VideoMAE", "cc-by-nc-4.0", NON_COMMERCIAL),
     "marlin": ("MARLIN", "cc-by-nc-4.0", NON_COMMERCIAL),
+    "mae-dfer": ("MAE-DFER", "mit", ""),
     "timesformer": ("TimeSformer", "cc-by-nc-4.0", NON_COMMERCIAL),
-    "vjepa2": ("V-JEPA 2", "mit", "The code in transformers is Apache 2.0."),
-    "videoprism": ("VideoPrism", "apache-2.0", ""),
+    "vjepa2": ("V-JEPA 2", "mit", "Some of its cards on the Hub say Apache 2.0."),
+    "vivit": ("ViViT", "mit", ""),
+    "videoprism": ("VideoPrism", "cc-by-4.0", "Its software is Apache 2.0."),
     "dinov2": ("DINOv2", "apache-2.0", ""),
+    "dinov3": ("DINOv3", "other", "DINOv3 License; it must be passed on."),
+    "convnextv2": ("ConvNeXt V2", "cc-by-nc-4.0", NON_COMMERCIAL + " Its cards on the Hub say Apache 2.0."),
+    "swinv2": ("Swin V2", "apache-2.0", ""),
+    "resnet-50": ("ResNet-50", "apache-2.0", ""),
+    "siglip-": ("SigLIP", "apache-2.0", ""),
 }
 
 
@@ -88,12 +95,20 @@ class LicenseLink:
     note: str = ""
 
 
-def license_chain(results: CrossValidation) -> list[LicenseLink]:
-    """Code, weights that the training started from, and data, each with its licence."""
+def license_chain(results: CrossValidation, encoder_config: Mapping[str, Any] | None = None) -> list[LicenseLink]:
+    """Code, weights that the training started from, and data, each with its licence.
+
+    Args:
+        results: with the options of the training, which name what it started from.
+        encoder_config: of the trained model; a converted encoder's says whose weights it was, whatever its folder is
+            called.
+    """
     links = [LicenseLink("Code of the model and its training", CODE_LICENSE)]
+    origin = (encoder_config or {}).get("weights_origin", "")
     for start in starting_points(results):
         name = hub_name(start)
-        known = next((entry for word, entry in ENCODER_LICENSES.items() if word in start.lower()), None)
+        words = f"{origin} {start}".lower()
+        known = next((entry for word, entry in ENCODER_LICENSES.items() if word in words), None)
         if known is not None:
             title, license_name, note = known
             links.append(LicenseLink(f"Encoder weights: {title} ({name})", license_name, note.format(title)))
@@ -138,7 +153,7 @@ def render_card(
         config: the model's config.json.
         license_name: the licence of the weights; None: what follows from their parts.
     """
-    licences = license_chain(results)
+    licences = license_chain(results, config["encoder_config"])
     license_name = license_name or resulting_license(licences)
     label_source = results["dataset"].get("label_source", "unknown")
     # The options that say how it was trained, in the order of the card; folders by their last name only.

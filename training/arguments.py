@@ -149,6 +149,9 @@ class ModelArguments:
     encoder: str | None = option(
         None, "Folder or Hub id of a pre-trained encoder that takes the place of the preset's fresh one."
     )
+    encoder_overrides: str | None = option(
+        None, "Fields of --encoder's config that shall differ: num_frames=8,image_size=160."
+    )
     attn_implementation: str | None = option(
         None, "eager, sdpa, flash_attention_2, ...; empty = sdpa, which is always there."
     )

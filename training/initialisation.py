@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -37,14 +38,17 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
 
     Raises:
         ValueError: the name is neither a preset nor a checkpoint of one of these, or it is a checkpoint and
-            `--encoder` names another one.
+            `--encoder` names another one, or `--encoder_overrides` cannot be used.
     """
     named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS} | {"tasks": choose_tasks(arguments)}
     chosen = {name: value for name, value in named.items() if value is not None}
     overrides = {**arguments.model_config, **chosen, "id2label": dict(enumerate(classes))}
+    if arguments.encoder_overrides and arguments.encoder is None:
+        raise ValueError(f"--encoder_overrides {arguments.encoder_overrides}: needs --encoder, whose fields they are")
     if arguments.model in available_presets() and arguments.encoder is not None:
         overrides.pop("encoder_config", None)
-        model = MTCAEForMultiTaskVideo.from_encoder_pretrained(arguments.encoder, **overrides)
+        fields = read_encoder_overrides(arguments.encoder_overrides or "")
+        model = MTCAEForMultiTaskVideo.from_encoder_pretrained(arguments.encoder, fields, **overrides)
     elif arguments.model in available_presets():
         model = MTCAEForMultiTaskVideo(MTCAEConfig(**overrides))
     elif arguments.encoder is not None:
@@ -109,6 +113,23 @@ def choose_tasks(arguments: ModelArguments) -> list[dict[str, Any]] | None:
     _refuse_unknown_tasks("tasks", wanted, by_name)
     _refuse_unknown_tasks("task_weights", list(weights), wanted)
     return [by_name[name] | ({"weight": weights[name]} if name in weights else {}) for name in wanted]
+
+
+def read_encoder_overrides(text: str) -> dict[str, Any]:
+    """Fields of an encoder's config from the text of `--encoder_overrides`: FIELD=VALUE with commas between.
+
+    Raises:
+        ValueError: the text is of another form.
+    """
+    try:
+        # A mapping of YAML in braces, whose values are numbers, words or lists.
+        fields = yaml.safe_load("{" + text.replace("=", ": ") + "}")
+    except yaml.YAMLError:
+        fields = {"": None}
+    if not all(isinstance(name, str) and name.isidentifier() and value is not None for name, value in fields.items()):
+        rule = "must be FIELD=VALUE, several of them with commas between, such as num_frames=8,image_size=[96,128]"
+        raise ValueError(f"--encoder_overrides {text}: {rule}")
+    return fields
 
 
 def _split_words(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mtcae_dfer.training.arguments import OptimisationArguments, StepArguments
 
+LAYER = GradientCheckpointingLayer  # what transformers makes every transformer layer of
 REFERENCE_BATCH = 256  # clips a step that a learning rate is meant for, where it is scaled
 TOKENS = ("mask_token", "representative_tokens")  # learned vectors of a model, not matrices of a layer
+EMBEDDING = re.compile("embed|stem")  # in the names of what comes before an encoder's blocks
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
 
 
@@ -52,19 +55,20 @@ def make_optimiser(
 def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     """Learning rates of the encoder's weights by name, relative to those of the decoders and heads, which are 1.
 
-    With D blocks, block i (from 0) learns at layer_decay ^ (D - i), the embedding at layer_decay ^ (D + 1), as in the
-    fine-tuning recipe of VideoMAE and MAE-DFER; a weight that belongs to neither (final norm, region tokens) at 1.
+    With D blocks, block i (from 0) learns at layer_decay ^ (D - i), the embedding of patches, positions and classes at
+    layer_decay ^ (D + 1), as in the fine-tuning recipe of VideoMAE and MAE-DFER; a weight that belongs to neither
+    (final norm, region tokens) at 1.
 
     Raises:
-        ValueError: the encoder has no transformer blocks.
+        ValueError: the encoder has no blocks.
     """
     encoder = getattr(model, "encoder", None)
     if layer_decay == 1.0 or encoder is None:
         return {}
     blocks = encoder_blocks(encoder)
     if not blocks:
-        raise ValueError(f"--layer_decay {layer_decay}: a {type(encoder).__name__} has no transformer blocks; leave it")
-    owners = {id(parameter): 0 for parameter in encoder.get_input_embeddings().parameters()}
+        raise ValueError(f"--layer_decay {layer_decay}: a {type(encoder).__name__} has no row of blocks; leave it at 1")
+    owners = {id(weight): 0 for name, weight in encoder.named_parameters() if EMBEDDING.search(name)}
     for number, block in enumerate(blocks):
         owners |= {id(parameter): number + 1 for parameter in block.parameters()}
     top = len(blocks) + 1
@@ -76,8 +80,16 @@ def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
 
 def encoder_blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of an encoder, the first one first."""
-    return [module for module in encoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+    """The blocks of an encoder, the first one first: transformer layers, or the stages of a convolutional network."""
+    blocks: list[nn.Module] = []
+    for part in encoder.children():
+        if isinstance(part, LAYER):
+            blocks.append(part)
+        elif isinstance(part, nn.ModuleList) and not any(isinstance(each, LAYER) for each in part.modules()):
+            blocks += [stage for stage in part if any(True for _ in stage.parameters())]
+        else:
+            blocks += encoder_blocks(part)
+    return blocks
 
 
 def peak_learning_rate(options: OptimisationArguments, processes: int) -> float:

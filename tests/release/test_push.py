@@ -18,32 +18,9 @@ from mtcae_dfer.release.model_card import LicenseLink, license_chain, render_car
 from mtcae_dfer.training import model_folder
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.model_folder import add_modules, relative_imports
+from tests.support.fresh_load import LOAD
 from tests.support.made_up_runs import SUBJECTS, finished_run
 from tests.support.video_files import noisy_frames, write_video
-
-LOAD = """
-import importlib.abc, json, sys
-
-class PackageIsNotInstalled(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == "mtcae_dfer":
-            raise ModuleNotFoundError(f"{fullname} is not installed")
-
-sys.meta_path.insert(0, PackageIsNotInstalled())
-import torch
-from transformers import AutoModel, AutoModelForVideoClassification, AutoVideoProcessor, pipeline
-
-torch.set_num_threads(1)
-folder, clip = sys.argv[1:]
-inputs = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)(clip)["pixel_values"]
-logits = []
-for auto_class in (AutoModel, AutoModelForVideoClassification):
-    model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
-    with torch.no_grad():
-        logits.append(model(inputs).logits[0].tolist())
-best = pipeline("video-classification", model=folder, trust_remote_code=True)(clip, top_k=1)
-print(json.dumps({"logits": logits, "best": best[0]["label"]}))
-"""
 
 
 @pytest.fixture(scope="module")

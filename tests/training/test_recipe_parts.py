@@ -1,6 +1,7 @@
 """The parts of a recipe against numbers computed by hand: optimiser, average, losses, order of clips, drop path."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import BatchSampler
 
 from mtcae_dfer.configuration_mtcae import TaskDescription, paper_tasks
+from mtcae_dfer.modeling_encoders import build_encoder, build_encoder_config, encode_clips
 from mtcae_dfer.training.arguments import OptimisationArguments
 from mtcae_dfer.training.data.sampling import EpochSampler
 from mtcae_dfer.training.drop_path import set_drop_path
@@ -20,7 +22,9 @@ from mtcae_dfer.training.optimisation import (
     make_schedule,
     peak_learning_rate,
 )
-from tests.support.tiny_models import random_clips, random_labels, tiny_model
+from tests.support.image_models import IMAGE_MODELS, describe_image_model
+from tests.support.tiny_models import random_clips, random_labels, randomise, tiny_model
+from tests.support.video_encoders import VIDEO_ENCODERS
 
 
 def test_layer_decay_is_computed_by_hand_for_two_blocks() -> None:
@@ -194,3 +198,65 @@ def test_drop_path_leaves_out_updates_of_whole_clips_and_keeps_their_mean() -> N
     kept = (updates != 0).any(dim=(1, 2))
     assert torch.allclose(updates[kept], 2 * full[kept], atol=1e-5) and 0.4 < kept.float().mean() < 0.6
     assert torch.equal(last(tokens), plain)
+
+
+def build_encoders() -> Iterator[tuple[str, torch.nn.Module, torch.Tensor]]:
+    """Every kind of encoder in its toy size, with clips for it."""
+    for model_type, fields in VIDEO_ENCODERS.items():
+        yield (
+            model_type,
+            build_encoder(build_encoder_config({"model_type": model_type, **fields})),
+            torch.randn(2, 4, 3, 64, 64),
+        )
+    for model_type in IMAGE_MODELS:
+        # A layer that changes the size has no update to leave out: two layers a stage, where one alone does that.
+        deeper = {"depths": [2, 2, 2, 2]} if model_type in ("regnet", "resnet") else {}
+        described = {"backbone_config": describe_image_model(model_type, **deeper), "image_size": 64, "num_frames": 2}
+        config = build_encoder_config({"model_type": "frame_backbone", "num_temporal_layers": 1, **described})
+        yield model_type, build_encoder(config), torch.randn(2, 2, 3, 64, 64)
+
+
+@torch.no_grad()
+def test_the_fine_tuning_recipe_goes_with_every_encoder() -> None:
+    torch.manual_seed(0)
+    for name, encoder, clips in build_encoders():
+        plain = encode_clips(encoder.eval(), clips).last_hidden_state
+        whole = torch.nn.Module()
+        whole.encoder, whole.head = encoder, torch.nn.Linear(2, 2)
+        scales = layer_scales(whole, 0.5)
+        blocks = len(encoder_blocks(encoder))
+        embedding = [weight for weight, _ in encoder.named_parameters() if "embed" in weight or "stem" in weight]
+        # Each of them learns twice as fast as the one before; what comes before them slower than the first.
+        assert set(scales.values()) == {0.5**depth for depth in range(1, blocks + 1 + bool(embedding))}, name
+        assert {scales[f"encoder.{weight}"] for weight in embedding} <= {0.5 ** (blocks + 1)}, name
+        assert embedding or name == "dinov3_convnext"  # whose first stage embeds
+        set_drop_path(encoder, 0.5)
+        assert torch.equal(encode_clips(encoder.eval(), clips).last_hidden_state, plain), name
+        for module in encoder.modules():  # so that what is drawn is what is left out
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        freeze_statistics(encoder.train())
+        assert any(not torch.equal(encode_clips(encoder, clips).last_hidden_state, plain) for _ in range(8)), name
+
+
+def freeze_statistics(encoder: torch.nn.Module) -> None:
+    """Batch norms as in evaluation."""
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+
+
+@torch.no_grad()
+def test_a_block_without_a_place_for_drop_path_loses_its_whole_update() -> None:
+    config = build_encoder_config({"model_type": "vivit", **VIDEO_ENCODERS["vivit"]})
+    encoder = randomise(build_encoder(config))
+    set_drop_path(encoder, 0.5)
+    first, last = encoder_blocks(encoder)
+    tokens = torch.randn(400, 3, 48, generator=torch.Generator().manual_seed(0))
+    update = last.eval()(tokens) - tokens
+    assert torch.equal(first.train()(tokens), first.eval()(tokens))  # the first block drops nothing
+    torch.manual_seed(0)
+    dropped = last.train()(tokens) - tokens
+    kept = (dropped != 0).any(dim=(1, 2))
+    assert 0.4 < kept.float().mean() < 0.6
+    torch.testing.assert_close(dropped[kept], 2 * update[kept], atol=1e-4, rtol=1e-4)
