@@ -214,8 +214,7 @@ def share_weights(model: torch.nn.Module) -> None:
     would cost each process a file descriptor. Every tensor begins at a multiple of 64 bytes: matrix products round
     otherwise where memory is aligned otherwise, and a file's weights lie as its header lets them.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    distinct = {id(tensor): tensor for tensor in tensors}.values()
+    distinct = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values()
     aligned = [-(-tensor.numel() * tensor.element_size() // 64) * 64 for tensor in distinct]
     block, start = torch.empty(sum(aligned), dtype=torch.uint8).share_memory_(), 0
     with torch.no_grad():
@@ -251,9 +250,18 @@ def _answer_on_ray(
     """The same by actors that hold the model; paths travel, and every actor writes the answers of its videos."""
     device = answers.options.device
     plan = RayPlan("Predicting", VIDEOS_PER_TASK, crew.workers, crew.ray_address, device, in_order=False)
-    share_weights(model.cpu())  # to be aligned as everywhere
+    separate_weights(model.cpu())
     for row in map_on_ray([asdict(video) for video in videos], RayAnswerer, (answers, model, processor), plan):
         yield row["name"], cast("str | None", row["failure"])
+
+
+def separate_weights(model: torch.nn.Module) -> None:
+    """Gives every weight and buffer of a model on the CPU memory of its own, in place.
+
+    A tensor travels to other machines with all of the memory that it is a part of; there it is aligned as everywhere.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.detach().clone()
 
 
 class RayAnswerer:

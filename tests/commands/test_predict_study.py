@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import torch
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.hub_dataset.workers import worker_pool
-from mtcae_dfer.inference.answering import share_weights
+from mtcae_dfer.inference.answering import separate_weights, share_weights
 from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model
 from tests.support.video_files import write_text_as_video
 
@@ -207,6 +208,14 @@ def test_processes_read_one_memory_of_weights() -> None:
     with worker_pool(1, "filling", _fill_first_weight, (model,)) as executor:
         executor.submit(len, ()).result()  # the process has started
     assert bool((next(model.parameters()) == 7.0).all())
+
+
+def test_a_model_travels_once() -> None:
+    model, _ = load_model(str(DEMONSTRATION_MODEL))
+    share_weights(model)
+    separate_weights(model)
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    assert weights < len(pickle.dumps(model)) < 1.5 * weights
 
 
 def test_a_cluster_of_two_workers_goes_on_after_a_kill_with_the_same_answers(videos: Path, tmp_path: Path) -> None:
