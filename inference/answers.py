@@ -205,7 +205,7 @@ def digest_model(model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor) 
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     for part in (model.config.to_dict(), processor.to_dict()):
         # Where it came from, and which release wrote it, changes no answer.
         told = {name: value for name, value in part.items() if name not in ("_name_or_path", "transformers_version")}

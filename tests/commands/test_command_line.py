@@ -89,6 +89,8 @@ def test_options_of_the_runs_reach_them_in_their_own_spelling() -> None:
 
 def test_choices_of_the_door_are_those_of_the_rooms() -> None:
     from mtcae_dfer.experiments import compare
+    from mtcae_dfer.hub_dataset.workers import ENGINES
+    from mtcae_dfer.inference.answers import ENDINGS
     from mtcae_dfer.release import export
     from mtcae_dfer.timeline_windows import PEOPLE
 
@@ -99,6 +101,8 @@ def test_choices_of_the_door_are_those_of_the_rooms() -> None:
         choices |= {(name, action.dest): action.choices for action in parser._actions if action.choices}
     assert choices == {
         ("predict", "people"): PEOPLE,
+        ("predict", "each"): tuple(ENDINGS),
+        ("predict", "engine"): ENGINES,
         ("compare", "size"): compare.SIZES,
         ("export", "format"): export.FORMATS,
         ("export", "dtype"): export.DTYPES,

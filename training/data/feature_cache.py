@@ -104,7 +104,7 @@ def _digest(
     digest = hashlib.sha256()
     for name, value in sorted(model.encoder.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     for value in clips.labels.values():
         digest.update(value.contiguous().numpy().tobytes())
     augmentation = asdict(clips.augmentation) if clips.augmentation and views > 1 else None
