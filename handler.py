@@ -102,7 +102,7 @@ class EndpointHandler:
     def _parameters(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
             raise RequestError("bad_request", 'a request is an object {"inputs": video, "parameters": {}}')
-        parameters = data.get("parameters") or {}
+        parameters = {} if data.get("parameters") is None else data["parameters"]
         if not isinstance(parameters, dict):
             raise RequestError("bad_parameters", '"parameters" must be an object')
         unknown = sorted(str(name) for name in set(parameters) - set(PARAMETERS))
@@ -135,8 +135,11 @@ class EndpointHandler:
         """The file that the text names inside the allowed folder, links followed; None where there is none."""
         if self.video_folder is None or len(inputs) > 4096 or "\0" in inputs:
             return None
-        path = (self.video_folder / inputs).resolve()
-        if not path.is_relative_to(self.video_folder) or not path.is_file():
+        try:
+            path = (self.video_folder / inputs).resolve()
+            if not path.is_relative_to(self.video_folder) or not path.is_file():
+                return None
+        except (OSError, ValueError):  # too long for a name, or with characters that no name has: base64
             return None
         if path.stat().st_size > self.max_bytes:
             raise RequestError("too_large", f"the video has more than {self.max_bytes} bytes")

@@ -190,13 +190,18 @@ def sinusoid_positions(num_positions: int, width: int) -> torch.Tensor:
 
 
 class PositionTable(nn.Module):
-    """The fixed position table (1, N, D). It is computed, so it is no part of a checkpoint."""
+    """The fixed position table (1, N, D). It is computed, so it is no part of a checkpoint.
+
+    It is there as soon as the module is, for those who build a model without its initialisation; models compute it
+    once more in `_init_weights`, for those who build it on the meta device.
+    """
 
     table: torch.Tensor
 
     def __init__(self, num_positions: int, width: int) -> None:
         super().__init__()
-        self.register_buffer("table", torch.empty(1, num_positions, width), persistent=False)
+        table = sinusoid_positions(num_positions, width).to(torch.get_default_dtype())
+        self.register_buffer("table", table.unsqueeze(0), persistent=False)
 
     def forward(self) -> torch.Tensor:
         """(1, N, D)."""

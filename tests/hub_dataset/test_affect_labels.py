@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel
+from transformers import CONFIG_MAPPING, ResNetConfig, ResNetModel, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel
 
 from mtcae_dfer.commands.command_line import main as mtcae
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS
@@ -14,7 +14,7 @@ from mtcae_dfer.hub_dataset.affect_labels import labels_from_truth
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import list_frames, read_s_aff_wild2
 from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth
-from mtcae_dfer.training.affect.extract_features import FrameEncoder, clip_positions
+from mtcae_dfer.training.affect.extract_features import FrameEncoder, clip_positions, list_videos
 from mtcae_dfer.training.affect.frame_features import (
     FeatureError,
     FrameFeatures,
@@ -26,6 +26,7 @@ from mtcae_dfer.training.affect.frame_features import (
 from mtcae_dfer.training.affect.sequences import attach_labels, pad_videos
 from tests.support.affect_labels import some_labels
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
+from tests.support.video_encoders import CHECKPOINTS, IN_RASTER_ORDER, TOKEN_GRIDS, VIDEO_ENCODERS
 
 HEADER = "image,valence,arousal,expression," + ",".join(f"AU{unit}" for unit in AFFECT_ACTION_UNITS)
 ROW = "0.5,-0.25,4,0,1,0,0,1,0,1,0,0,-1,0,1"
@@ -194,6 +195,32 @@ def test_a_video_encoder_pools_tokens_per_tubelet_and_repeats_them(tmp_path: Pat
         expected = tokens[tubelet * rows * columns : (tubelet + 1) * rows * columns].mean(dim=0)
         torch.testing.assert_close(vectors[frame], expected, rtol=1e-4, atol=1e-4)
     assert encoder.size == (SIDE, SIDE) and encoder.encode(some_frames(FRAMES + 1)).shape[0] == FRAMES + 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", VIDEO_ENCODERS)
+def test_frames_of_every_video_encoder_get_the_mean_of_their_tokens(model_type: str, tmp_path: Path) -> None:
+    model = CHECKPOINTS[model_type][0](CONFIG_MAPPING[model_type](**VIDEO_ENCODERS[model_type])).eval()
+    model.save_pretrained(tmp_path)
+    encoder = FrameEncoder(str(tmp_path))
+    assert encoder.size == (64, 64)
+    frames = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    vectors = torch.from_numpy(encoder.encode(frames))
+    in_order = IN_RASTER_ORDER.get(model_type, lambda tokens: tokens)
+    tokens = in_order(model(**{model.main_input_name: encoder._pixels(frames)[None]}).last_hidden_state)[0]
+    tubelets = TOKEN_GRIDS[model_type][0]
+    expected = tokens.reshape(tubelets, 16, -1).mean(dim=1).repeat_interleave(4 // tubelets, dim=0)
+    torch.testing.assert_close(vectors, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_numbered_images_behind_a_link_are_found(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "video 1"
+    elsewhere.mkdir(parents=True)
+    Image.new("RGB", (20, 10)).save(elsewhere / "00001.jpg")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "source", target_is_directory=True)
+    assert list(list_videos(tmp_path / "source")) == ["linked/video 1"]
 
 
 def save_image_models(folder: Path) -> dict[str, Path]:

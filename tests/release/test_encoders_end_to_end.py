@@ -27,6 +27,7 @@ OPTIONS = {
     "num_train_epochs": 1,
     "warmup_epochs": 0.0,
     "per_device_train_batch_size": 2,
+    "bf16": False,  # a process keeps its first precision, and other tests train in it too
 }
 
 
@@ -61,7 +62,7 @@ def test_training_prediction_timeline_export_card_and_remote_code(
     assert run.main(words_of(small_dataset, trained, options)) == 0
     model, processor = MTCAEForMultiTaskVideo.from_pretrained(trained), MTCAEVideoProcessor.from_pretrained(trained)
     assert model.config.num_frames == processor.num_frames == 16
-    assert processor.image_mean == ([0.5] * 3 if kind == "vit" else [0.485, 0.456, 0.406])
+    assert list(processor.image_mean) == ([0.5] * 3 if kind == "vit" else [0.485, 0.456, 0.406])
 
     clip = next((small_corpus / "videos").rglob("*.mp4"))
     predicted, rows = tmp_path / "clip.json", tmp_path / "rows.csv"
@@ -71,7 +72,7 @@ def test_training_prediction_timeline_export_card_and_remote_code(
     best = model.config.id2label[int(logits.argmax())]
     assert best in predicted.read_text()
     assert main(["predict", str(clip), "--model", str(trained), "--csv", str(rows)]) == 0
-    assert {row["file"] for row in csv.DictReader(rows.open())} == {clip.name}
+    assert {Path(row["file"]).name for row in csv.DictReader(rows.open())} == {clip.name}
 
     assert main(["export", str(trained), str(tmp_path / "graph"), "--format", "torch-export"]) == 0
     differences = json.loads((tmp_path / "graph" / "export.json").read_text())["largest_difference"]

@@ -133,6 +133,8 @@ def test_the_licences_of_weights_and_data_are_named_and_the_strictest_rules(tmp_
         (["apache-2.0", "odbl"], "odbl"),
         (["apache-2.0", "odbl", "cc-by-nc-4.0"], "other"),
         (["apache-2.0", "unknown"], "other"),
+        (["apache-2.0", "cc-by-4.0"], "cc-by-4.0"),
+        (["cc-by-nc-4.0", "cc-by-4.0"], "cc-by-nc-4.0"),
     ],
 )
 def test_several_licences_together(licences: list[str], together: str) -> None:
@@ -144,6 +146,13 @@ def test_a_checkpoint_of_unknown_origin_leaves_the_licence_open(tmp_path: Path) 
     links = {link.part: link.license for link in license_chain(results)}
     assert links["Starting weights: my-encoder"] == "unknown"
     assert "/home" not in render_card("org/name", results, CONFIG)
+
+
+def test_a_converted_encoder_says_whose_weights_it_was(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path, encoder="/home/somebody/ENCODER")
+    encoder = {"model_type": "videomae", "weights_origin": "MARLIN"}
+    card = render_card("org/name", results, CONFIG | {"encoder_config": encoder})
+    assert "| Encoder weights: MARLIN (ENCODER) | cc-by-nc-4.0 |" in card and "/home" not in card
 
 
 def test_a_fold_carries_the_figures_of_its_cross_validation(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def test_path_bytes_and_base64_give_the_pipelines_result(handler: EndpointHandle
         ({"inputs": b"0" * 2_000_001}, "too_large"),
         ({"inputs": "A" * 3_000_000}, "too_large"),
         ({"inputs": "long.mp4", "parameters": [1]}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": ""}, "bad_parameters"),
+        ({"inputs": "long.mp4", "parameters": False}, "bad_parameters"),
+        ({"inputs": "A" * 1000}, "unreadable_video"),  # base64, and too long for the name of a file
         ({"inputs": "long.mp4", "parameters": {"device": "cuda"}}, "bad_parameters"),
         ({"inputs": "long.mp4", "parameters": {"top_k": 0}}, "bad_parameters"),
         ({"inputs": "long.mp4", "parameters": {"hop_seconds": 1e-9}}, "bad_parameters"),

@@ -11,6 +11,7 @@ Without them the tests are skipped. `UNFIT` says which of them do not apply, and
 
 import copy
 import importlib.util
+import json
 import os
 import sys
 import unittest
@@ -46,7 +47,7 @@ from mtcae_dfer import (
 )
 from mtcae_dfer.masked_tubelets import stratified_tube_mask
 from tests.support.image_models import describe_image_model
-from tests.support.tiny_models import ENCODER
+from tests.support.tiny_models import ENCODER, random_labels
 
 FOLDER = os.environ.get("TRANSFORMERS_TESTS")
 PACKAGE = "transformers_own_tests"
@@ -103,6 +104,7 @@ class Family:
     inputs: dict[str, torch.Tensor]
     inputs_of: dict[type, dict[str, torch.Tensor]] = field(default_factory=dict)  # further ones of a class
     labels: dict[type, dict[str, torch.Tensor]] = field(default_factory=dict)  # what gives a class a loss
+    tester: dict[str, int] = field(default_factory=dict)  # layers, tokens, width and heads, as the tests call them
     attributes: dict[str, Any] = field(default_factory=dict)  # of the test class
     common_properties: tuple[str, ...] = ("hidden_size", "num_attention_heads")
 
@@ -127,7 +129,8 @@ FAMILIES = {
         (MTCAEForMultiTaskVideo,),
         lambda: MTCAEConfig(encoder_config=dict(VIDEO_ENCODER), **DECODERS),
         pixels(4, 32, 32),
-        labels={MTCAEForMultiTaskVideo: CLASS_LABELS},
+        labels={MTCAEForMultiTaskVideo: random_labels()},
+        tester={"num_hidden_layers": 2, "seq_length": 8, "hidden_size": 24, "num_attention_heads": 2},
         common_properties=("hidden_size", "num_frames", "image_size"),
     ),
     "lgi_former": Family(
@@ -149,6 +152,7 @@ FAMILIES = {
             }
         },
         labels={LGIFormerForVideoClassification: CLASS_LABELS},
+        tester={"num_hidden_layers": 2, "seq_length": 96, "hidden_size": 24, "num_attention_heads": 3},
         common_properties=("hidden_size", "num_attention_heads", "num_hidden_layers"),
     ),
     "tpsbt": Family(
@@ -185,6 +189,7 @@ FAMILIES = {
             num_temporal_attention_heads=2,
         ),
         pixels(4, 32, 32),
+        tester={"num_hidden_layers": 2, "seq_length": 16, "hidden_size": 32, "num_attention_heads": 2},
         common_properties=("hidden_size", "num_frames"),
     ),
     "mtl_er": Family(
@@ -207,7 +212,35 @@ FAMILIES = {
 }
 
 # Tests that do not apply, by family ("": all) and name, with the reason.
-UNFIT: dict[tuple[str, str], str] = {}
+NO_TABLE = "pictures and features come in without a table of embeddings"
+OWN_NAMES = "files hold the names of the modules on purpose: Trainer, accelerate and load_state_dict know no others"
+OWN_SHAPES = "the shapes differ from layer to layer, as the class tells"
+NO_STATES = "reads features of frames, and records neither hidden states nor attentions"
+UNFIT = {
+    ("", "test_model_get_set_embeddings"): NO_TABLE,
+    ("mtcae", "test_reverse_loading_mapping"): OWN_NAMES,
+    ("frame_backbone", "test_reverse_loading_mapping"): OWN_NAMES,
+    (
+        "frame_backbone",
+        "test_attention_outputs",
+    ): "attends over the frames at every place: (heads, T, T)",
+    ("frame_backbone", "test_init_weights_can_init_buffers"): "weights that nobody reads are buffers, and random",
+    ("lgi_former", "test_attention_outputs"): "attends within regions and between their representatives; " + OWN_SHAPES,
+    ("tpsbt", "test_attention_outputs"): OWN_SHAPES,
+    ("tpsbt", "test_hidden_states_output"): OWN_SHAPES,
+    ("resnext3d", "test_hidden_states_output"): OWN_SHAPES,
+    ("vo_lstm", "test_hidden_states_output"): "has two states, the frames' vectors and the recurrent layer's",
+    ("mtl_er", "test_hidden_states_output"): NO_STATES,
+    ("mtl_er", "test_model_outputs_equivalence"): NO_STATES,
+    ("mtl_er", "test_retain_grad_hidden_states_attentions"): NO_STATES,
+    ("video_processor", "test_call_sample_frames"): "frames are spread over the whole clip; a rate (fps) is refused",
+    ("video_processor", "test_video_processor_from_dict_with_kwargs"): "a size is a height and a width, not an edge",
+}
+# Tests that ask for a loss, or for masks that are not drawn region by region: some classes of a family only.
+TRAINING = ("test_training",)
+RANDOM_MASKS = ("test_eager_matches_sdpa_inference", "test_hidden_states_output")
+# Tests that ask for attention weights, which the SDPA kernels do not keep.
+WITH_WEIGHTS = ("test_model_outputs_equivalence", "test_capture_outputs_decorator")
 
 
 class ModelTester:
@@ -215,14 +248,18 @@ class ModelTester:
 
     batch_size, is_training = 2, True
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
+    def __init__(self, family: Family, test: str) -> None:
+        self.family, self.test = family, test
+        vars(self).update(family.tester)
 
     def get_config(self) -> Any:
-        return self.family.make_config()
+        config = self.family.make_config()
+        if self.test.startswith(WITH_WEIGHTS) and self.family.attributes.get("has_attentions", True):
+            config._attn_implementation = "eager"
+        return config
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
-        return self.family.make_config(), copy.deepcopy(self.family.inputs)
+        return self.get_config(), copy.deepcopy(self.family.inputs)
 
 
 def make_model_tests(name: str, family: Family) -> type:
@@ -234,7 +271,11 @@ def make_model_tests(name: str, family: Family) -> type:
         reason = UNFIT.get((name, self._testMethodName)) or UNFIT.get(("", self._testMethodName))
         if reason is not None:
             self.skipTest(reason)
-        self.model_tester = ModelTester(family)
+        self.model_tester = ModelTester(family, self._testMethodName)
+        if self._testMethodName.startswith(TRAINING):
+            self.all_model_classes = tuple(each for each in family.classes if each in family.labels)
+        elif self._testMethodName.startswith(RANDOM_MASKS):
+            self.all_model_classes = tuple(each for each in family.classes if each not in family.inputs_of)
 
     def prepare(self: Any, inputs: dict[str, Any], model_class: type, return_labels: bool = False) -> dict[str, Any]:
         prepared = copy.deepcopy(inputs) | family.inputs_of.get(model_class, {})
@@ -242,8 +283,9 @@ def make_model_tests(name: str, family: Family) -> type:
 
     def test_config(self: Any) -> None:
         given = family.make_config()
-        fields = {key: value for key, value in given.to_diff_dict().items() if key in type(given).__dataclass_fields__}
-        fields.pop("transformers_version", None)
+        whole = json.loads(given.to_json_string(use_diff=False))
+        own = given.to_diff_dict().keys() & type(given).__dataclass_fields__.keys() - {"transformers_version"}
+        fields = {key: whole[key] for key in own}
         tester = config_tester(
             self, type(given), has_text_modality=False, common_properties=list(family.common_properties), **fields
         )

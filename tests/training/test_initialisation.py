@@ -7,7 +7,12 @@ import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from mtcae_dfer.training.arguments import ModelArguments
-from mtcae_dfer.training.initialisation import build_model, pretrained_source, whiten_patch_embedding
+from mtcae_dfer.training.initialisation import (
+    build_model,
+    pretrained_source,
+    read_encoder_overrides,
+    whiten_patch_embedding,
+)
 from mtcae_dfer.training.running import make_processor
 from tests.support.image_models import IMAGE_MODELS
 from tests.support.tiny_models import random_clips, tiny_config, tiny_model
@@ -100,3 +105,20 @@ def test_every_trained_weight_of_an_image_model_over_frames_gets_a_gradient(kind
     assert without == []
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     assert all(name.startswith("encoder.frame_encoder") for name in frozen) and (kind != "vit" or frozen)
+
+
+def test_fields_of_the_encoder_are_read_from_words() -> None:
+    assert read_encoder_overrides("num_frames=8, image_size=[96,128]") == {"num_frames": 8, "image_size": [96, 128]}
+    assert read_encoder_overrides("drop_path_rate=0.1,hidden_act=relu") == {"drop_path_rate": 0.1, "hidden_act": "relu"}
+    assert read_encoder_overrides("") == {}
+
+
+@pytest.mark.parametrize("text", ["num_frames", "=8", "num_frames=", "a=[1", "8=num_frames", "num frames=8"])
+def test_words_that_are_no_fields_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be FIELD=VALUE"):
+        read_encoder_overrides(text)
+
+
+def test_fields_of_an_encoder_need_an_encoder() -> None:
+    with pytest.raises(ValueError, match="--encoder_overrides num_frames=8: needs --encoder"):
+        build_model(ModelArguments(encoder_overrides="num_frames=8"), ["a", "b"])

@@ -22,9 +22,11 @@ from tqdm import tqdm
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoModel
 from transformers.image_utils import load_image
 
-from mtcae_dfer.configuration_common import as_height_and_width, compute_token_grid
+from mtcae_dfer.configuration_common import as_height_and_width
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import images_by_frame
+from mtcae_dfer.hub_dataset.files import walk_folder
+from mtcae_dfer.modeling_encoders import ENCODERS, describe_clips, encode_clips
 from mtcae_dfer.training.affect.frame_features import FeatureError, FrameFeatures, write_features
 from mtcae_dfer.training.arguments import option
 from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
@@ -75,8 +77,9 @@ class FrameEncoder:
         self.source, self.batch_size, self.device = source, batch_size, torch.device(device)
         self.model: Any = _load_encoder(source, as_backbone).eval().to(self.device)
         config = self.model.config
-        self.is_video_model = hasattr(config, "tubelet_size")
-        self.size = as_height_and_width(image_size or getattr(config, "image_size", None) or DEFAULT_SIZE)
+        self.is_video_model = config.model_type in ENCODERS or hasattr(config, "tubelet_size")
+        own_size = describe_clips(config).image_size if self.is_video_model else getattr(config, "image_size", None)
+        self.size = as_height_and_width(image_size or own_size or DEFAULT_SIZE)
         mean, std = read_pixel_statistics(source)
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
@@ -93,15 +96,15 @@ class FrameEncoder:
         return ((resize_frames(frames, self.size).float() / 255.0 - self.mean) / self.std).to(self.device)
 
     def _encode_clips(self, frames: torch.Tensor) -> torch.Tensor:
-        config = self.model.config
-        tubelets, rows, columns = getattr(config, "token_grid", None) or compute_token_grid(config)
-        places = torch.stack(clip_positions(len(frames), config.num_frames))  # (clips, T)
+        clips = describe_clips(self.model.config)
+        tubelets, rows, columns = clips.token_grid
+        places = torch.stack(clip_positions(len(frames), clips.num_frames))  # (clips, T)
         vectors = []
         for part in places.split(self.batch_size):
-            tokens = self.model(self._pixels(frames[part])).last_hidden_state
+            tokens = encode_clips(self.model, self._pixels(frames[part])).last_hidden_state
             # (B, t * h * w, D) -> (B, t, D), every tubelet once for each of its frames -> (B, T, D)
             pooled = tokens.unflatten(1, (tubelets, rows * columns)).mean(dim=2)
-            vectors.append(pooled.repeat_interleave(config.num_frames // tubelets, dim=1))
+            vectors.append(pooled.repeat_interleave(clips.num_frames // tubelets, dim=1))
         by_clip = torch.cat(vectors)
         result = by_clip.new_empty(len(frames), by_clip.shape[-1])
         for place, clip in zip(places, by_clip, strict=True):
@@ -165,8 +168,8 @@ def list_videos(source: Path) -> dict[str, Path]:
     if not source.is_dir():
         raise FeatureError(f"{source} does not exist: give a video or a folder of videos.")
     videos = {name: source / name for name in file_names(source)}
-    folders = sorted({path.parent for path in source.rglob("*") if path.stem.isdigit() and path.is_file()})
-    videos |= {str(path.relative_to(source)): path for path in folders if images_by_frame(path)}
+    numbered = [folder for folder, names in walk_folder(source) if any(Path(name).stem.isdigit() for name in names)]
+    videos |= {str(folder.relative_to(source)): folder for folder in numbered if images_by_frame(folder)}
     if not videos:
         known = ", ".join(sorted(VIDEO_SUFFIXES))
         raise FeatureError(f"{source} holds no videos ({known}) and no folders of numbered images (00001.jpg).")
