@@ -101,7 +101,7 @@ class FrameEncoder:
         places = torch.stack(clip_positions(len(frames), clips.num_frames))  # (clips, T)
         vectors = []
         for part in places.split(self.batch_size):
-            tokens = encode_clips(self.model, self._pixels(frames[part])).last_hidden_state
+            tokens = encode_clips(self.model, self._pixels(frames[part]))["last_hidden_state"]
             # (B, t * h * w, D) -> (B, t, D), every tubelet once for each of its frames -> (B, T, D)
             pooled = tokens.unflatten(1, (tubelets, rows * columns)).mean(dim=2)
             vectors.append(pooled.repeat_interleave(clips.num_frames // tubelets, dim=1))
