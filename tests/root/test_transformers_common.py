@@ -11,6 +11,7 @@ Without them the tests are skipped. `UNFIT` says which of them do not apply, and
 
 import copy
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -236,9 +237,9 @@ UNFIT = {
     ("video_processor", "test_call_sample_frames"): "frames are spread over the whole clip; a rate (fps) is refused",
     ("video_processor", "test_video_processor_from_dict_with_kwargs"): "a size is a height and a width, not an edge",
 }
-# Tests that ask for a loss, or for masks that are not drawn region by region: some classes of a family only.
-TRAINING = ("test_training",)
-RANDOM_MASKS = ("test_eager_matches_sdpa_inference", "test_hidden_states_output")
+# Tests that ask for a loss, that draw a mask with another number of tokens in every region, or that look for the states
+# of all tokens: some classes of a family only.
+TRAINING, RANDOM_MASKS, ALL_TOKENS = "test_training", "test_eager_matches_sdpa_inference", "test_hidden_states_output"
 # Tests that ask for attention weights, which the SDPA kernels do not keep.
 WITH_WEIGHTS = ("test_model_outputs_equivalence", "test_capture_outputs_decorator")
 
@@ -262,6 +263,11 @@ class ModelTester:
         return self.get_config(), copy.deepcopy(self.family.inputs)
 
 
+def takes_a_mask(model_class: Any) -> bool:
+    """Whether `forward` takes the mask of pre-training."""
+    return "bool_masked_pos" in inspect.signature(model_class.forward).parameters
+
+
 def make_model_tests(name: str, family: Family) -> type:
     """The common tests of a family's models and config, as a class that pytest runs."""
     mixin = read_tests("test_modeling_common").ModelTesterMixin
@@ -275,6 +281,8 @@ def make_model_tests(name: str, family: Family) -> type:
         if self._testMethodName.startswith(TRAINING):
             self.all_model_classes = tuple(each for each in family.classes if each in family.labels)
         elif self._testMethodName.startswith(RANDOM_MASKS):
+            self.all_model_classes = tuple(each for each in family.classes if not takes_a_mask(each))
+        elif self._testMethodName == ALL_TOKENS:
             self.all_model_classes = tuple(each for each in family.classes if each not in family.inputs_of)
 
     def prepare(self: Any, inputs: dict[str, Any], model_class: type, return_labels: bool = False) -> dict[str, Any]:
