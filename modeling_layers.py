@@ -192,16 +192,18 @@ def sinusoid_positions(num_positions: int, width: int) -> torch.Tensor:
 class PositionTable(nn.Module):
     """The fixed position table (1, N, D). It is computed, so it is no part of a checkpoint.
 
-    It is there as soon as the module is, for those who build a model without its initialisation; models compute it
-    once more in `_init_weights`, for those who build it on the meta device.
+    It is there as soon as the module is, for those who build a model without its initialisation. On the meta device it
+    holds nothing until the model computes it in `_init_weights`.
     """
 
     table: torch.Tensor
 
     def __init__(self, num_positions: int, width: int) -> None:
         super().__init__()
-        table = sinusoid_positions(num_positions, width).to(torch.get_default_dtype())
-        self.register_buffer("table", table.unsqueeze(0), persistent=False)
+        table = torch.empty(1, num_positions, width)
+        if not table.is_meta:
+            table.copy_(sinusoid_positions(num_positions, width))
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self) -> torch.Tensor:
         """(1, N, D)."""

@@ -15,6 +15,7 @@ from transformers import (
     VideoMAEConfig,
     VideoMAEForPreTraining,
 )
+from transformers.initialization import no_init_weights
 
 import mtcae_dfer  # noqa: F401  registers the classes with the Auto* classes
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
@@ -630,6 +631,18 @@ def test_half_precision_models_take_the_table_from_full_precision(tmp_path) -> N
     half = LGIFormerModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert torch.equal(half.embedding.positions.table, model.embedding.positions.table.bfloat16())
     assert half(draw_clips().bfloat16()).last_hidden_state.dtype == torch.bfloat16
+
+
+def test_the_position_table_is_there_without_initialisation_and_empty_on_the_meta_device() -> None:
+    config = LGIFormerConfig(**TINY)
+    with no_init_weights():
+        bare = LGIFormerModel(config)
+    expected = literal_positions(96, 24).float()
+    torch.testing.assert_close(bare.embedding.positions.table[0], expected, atol=1e-6, rtol=0)
+    with torch.device("meta"):
+        model = LGIFormerModel(config)
+        assert model.embedding.positions.table.is_meta
+        assert model(torch.empty(1, 8, 3, 48, 32)).last_hidden_state.shape == (1, 96, 24)
 
 
 def test_fresh_weights_have_the_published_spread() -> None:
