@@ -638,7 +638,7 @@ def test_the_position_table_is_there_without_initialisation_and_empty_on_the_met
     with no_init_weights():
         bare = LGIFormerModel(config)
     expected = literal_positions(96, 24).float()
-    torch.testing.assert_close(bare.embedding.positions.table[0], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(bare.embedding.positions.table[0], expected, atol=1e-5, rtol=0)
     with torch.device("meta"):
         model = LGIFormerModel(config)
         assert model.embedding.positions.table.is_meta
