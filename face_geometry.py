@@ -122,13 +122,13 @@ def map_to_crop(boxes: Array, landmarks: Array, crop_box: Sequence[float] | Arra
         ValueError: the crop box has no area.
     """
     origin, extent = _origin_and_extent(boxes, crop_box)
-    return (boxes - _repeat(origin)) / _repeat(extent), (landmarks - origin[..., None, :]) / extent[..., None, :]
+    return (boxes - origin) / extent, (landmarks - origin[..., None, :2]) / extent[..., None, :2]
 
 
 def map_from_crop(boxes: Array, landmarks: Array, crop_box: Sequence[float] | Array) -> tuple[Array, Array]:
     """Undo `map_to_crop`: from coordinates of the crop to those of the whole frame. Same shapes and errors."""
     origin, extent = _origin_and_extent(boxes, crop_box)
-    return boxes * _repeat(extent) + _repeat(origin), landmarks * extent[..., None, :] + origin[..., None, :]
+    return boxes * extent + origin, landmarks * extent[..., None, :2] + origin[..., None, :2]
 
 
 def _check_last_axis(values: Array, expected: int, name: str) -> None:
@@ -150,16 +150,11 @@ def _area(upper_left: Array, lower_right: Array) -> Array:
     return sides[..., 0] * sides[..., 1]
 
 
-def _repeat(pair: Array) -> Array:
-    """(..., 2) -> (..., 4): the same for a box's upper left and lower right corner."""
-    return pair[..., [0, 1, 0, 1]]
-
-
 def _origin_and_extent(boxes: Array, crop_box: Sequence[float] | Array) -> tuple[Array, Array]:
-    """Upper left corner (..., 2) and size (..., 2) of a crop."""
+    """Upper left corner (x, y, x, y) and size (width, height, width, height) of a crop, (..., 4) each."""
     crop = _like(boxes, crop_box)
     _check_last_axis(crop, 4, "crop boxes")
     extent = crop[..., 2:] - crop[..., :2]
     if not bool((extent > 0).all()):
         raise ValueError(f"crop_box {crop.tolist()} has no area: it must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2")
-    return crop[..., :2], extent
+    return crop[..., [0, 1, 0, 1]], extent[..., [0, 1, 0, 1]]

@@ -413,9 +413,19 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
             output = self(features[:, start:end], attention_mask=mask, state=state, return_dict=True)
             state = output.state
             counts[start:end] += 1
-            for name, values in _as_prediction(output).items():
-                total = sums.setdefault(name, values.new_zeros(len(features), features.shape[1], *values.shape[2:]))
-                total[:, start:end] += values
+            # Chunks are averaged in values and probabilities.
+            scores, units = output.expression_logits, output.action_unit_logits
+            predicted = {
+                "valence": output.valence,
+                "arousal": output.arousal,
+                "expression_probabilities": None if scores is None else scores.softmax(-1),
+                "action_unit_probabilities": None if units is None else units.sigmoid(),
+            }
+            for name, values in predicted.items():
+                if values is not None:
+                    shape = (len(features), features.shape[1], *values.shape[2:])
+                    total = sums.setdefault(name, values.new_zeros(shape, dtype=torch.float32))
+                    total[:, start:end] += values.float()
         return MTLERPrediction(
             **{name: total / counts.view(1, -1, *[1] * (total.ndim - 2)) for name, total in sums.items()}
         )
@@ -430,17 +440,6 @@ class MTLERForAffectiveBehavior(MTLERPreTrainedModel):
             yield (max(0, end - config.chunk_length) if overlaps else start), end
             if end == length:
                 return
-
-
-def _as_prediction(output: MTLEROutput) -> dict[str, torch.Tensor]:
-    """A chunk's output as what chunks and models are averaged in: values and probabilities."""
-    values = {
-        "valence": output.valence,
-        "arousal": output.arousal,
-        "expression_probabilities": None if output.expression_logits is None else output.expression_logits.softmax(-1),
-        "action_unit_probabilities": None if output.action_unit_logits is None else output.action_unit_logits.sigmoid(),
-    }
-    return {name: value.float() for name, value in values.items() if value is not None}
 
 
 def average_predictions(predictions: list[MTLERPrediction]) -> MTLERPrediction:
