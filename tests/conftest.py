@@ -1,6 +1,12 @@
 """What several test files share: small drawn corpora, a data set and a run made from them, and real clips."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported: test processes that work side by side share the processors, and so do processes they start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 import pytest
 
