@@ -76,14 +76,14 @@ def reference_variant() -> VariantPlan:
 
 def order_variants(config: MTCAEConfig) -> list[VariantPlan]:
     """Every other order of the tasks in the cascade."""
-    names = _task_names(config)
+    names = [task.name for task in config.task_descriptions]
     orders = [order for order in permutations(names) if list(order) != names]
     return [_task_variant("order", order, " → ".join(map(_plain, order))) for order in orders]
 
 
 def task_variants(config: MTCAEConfig) -> list[VariantPlan]:
     """The expression alone, and with every smaller set of the other tasks before it."""
-    names = _task_names(config)
+    names = [task.name for task in config.task_descriptions]
     others = [name for name in names if name != "expression"]
     subsets = [["expression"], *([name, "expression"] for name in others if len(others) > 1)]
     return [_task_variant("tasks", subset, " + ".join(map(_plain, subset))) for subset in subsets if subset != names]
@@ -151,10 +151,6 @@ AXES: dict[str, Callable[[MTCAEConfig], list[VariantPlan]]] = {
     "loss_weights": loss_weight_variants,
     "recursion": recursion_variants,
 }
-
-
-def _task_names(config: MTCAEConfig) -> list[str]:
-    return [task.name for task in config.task_descriptions]
 
 
 def _task_variant(axis: str, names: Sequence[str], title: str) -> VariantPlan:

@@ -58,12 +58,14 @@ def cross_validation_tables(results: CrossValidation) -> list[tuple[str, Rows]]:
         f"{results['name']}: {results['protocol']}; {results['data']}; seed {seeds}; {clips} test clips; "
         f"{results['parameters']:,} weights."
     )
+    matrix = zip(results["classes"], results["confusion_matrix"], strict=True)
+    confusion_rows = [["true", *results["classes"]], *([name, *map(str, counts)] for name, counts in matrix)]
     tables: list[tuple[str, Rows]] = [
         (headline, []),
         ("Figures over all folds, in percent", summary_rows(results)),
         ("Folds, in percent", fold_rows(results)),
         ("Recall of each expression, all folds together, in percent", class_rows(results)),
-        ("All folds together: rows are true expressions, columns predicted ones", confusion_rows(results)),
+        ("All folds together: rows are true expressions, columns predicted ones", confusion_rows),
     ]
     if results["per_sex"]:
         tables.append(("By sex, in percent", group_rows(results["per_sex"], "sex")))
@@ -118,14 +120,6 @@ def class_rows(results: CrossValidation) -> Rows:
     for name, figures in results["per_class"].items():
         span = interval(figures["low"], figures["high"])
         rows.append([name, percent(figures["recall"]), span, percent(figures["std"]), str(figures["clips"])])
-    return rows
-
-
-def confusion_rows(results: CrossValidation) -> Rows:
-    """The pooled confusion matrix."""
-    rows = [["true", *results["classes"]]]
-    for name, counts in zip(results["classes"], results["confusion_matrix"], strict=True):
-        rows.append([name, *map(str, counts)])
     return rows
 
 

@@ -71,7 +71,15 @@ def _write_group(built: Sequence[BuiltClip], features: Features, folder: Path, g
         # Videos are compressed already; a second compression costs time and saves nothing.
         with parquet.ParquetWriter(temporary, features.arrow_schema, compression="none") as writer:
             for row_group in cut_by_size(part, BYTES_PER_GROUP, ROWS_PER_GROUP, with_videos):
-                rows = [row_from_clip(each, _read_unchanged(each) if with_videos else None) for each in row_group]
+                rows = []
+                for each in row_group:
+                    video = each.clip.path.read_bytes() if with_videos else None
+                    if video is not None and hashlib.sha256(video).hexdigest() != each.sha256:
+                        raise DatasetError(
+                            f"{each.clip.path} has changed since it was labelled: delete the unfinished build's folder "
+                            "and start again."
+                        )
+                    rows.append(row_from_clip(each, video))
                 writer.write_table(Dataset.from_list(rows, features=features).data.table)
                 bar.update(len(row_group))
         # `datasets` keeps its copy of a local folder under a hash of the file names alone, and would go on serving the
@@ -99,14 +107,3 @@ def cut_by_size(
         runs[-1].append(each)
         filled += size
     return runs
-
-
-def _read_unchanged(built: BuiltClip) -> bytes:
-    """The bytes of the video that was labelled."""
-    video = built.clip.path.read_bytes()
-    if hashlib.sha256(video).hexdigest() != built.sha256:
-        raise DatasetError(
-            f"{built.clip.path} has changed since it was labelled: delete the unfinished build's folder and start "
-            "again."
-        )
-    return video
