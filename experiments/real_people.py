@@ -41,7 +41,7 @@ from transformers import HfArgumentParser, ResNetConfig, ResNetModel
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS, MTCAEConfig
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
-from mtcae_dfer.hub_dataset.files import replacing, write_json
+from mtcae_dfer.hub_dataset.files import hash_file, replacing, write_json
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
@@ -277,7 +277,7 @@ def train_classifier(
                 group["lr"] = one_cycle(step / total, options.backbone_learning_rate)
             with precision(device):
                 scores, found_places = model(pictures.contiguous(memory_format=torch.channels_last))
-            loss = -(targets * scores.float().log_softmax(dim=-1) * class_weights).sum(dim=-1).mean()
+            loss = soft_cross_entropy(scores, targets, class_weights)
             known = places.isfinite()
             distances = (found_places.float() - places.nan_to_num()).abs() * known
             optimiser.zero_grad()
@@ -339,6 +339,11 @@ def recalls(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         weighted_average_recall(predicted, labels, classes),
         unweighted_average_recall(predicted, labels, classes),
     )
+
+
+def soft_cross_entropy(scores: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of scores (B, K) with probabilities (B, K), every class weighted by (K,)."""
+    return -(targets * scores.float().log_softmax(dim=-1) * class_weights).sum(dim=-1).mean()
 
 
 def one_cycle(progress: float, peak: float) -> float:
@@ -506,7 +511,7 @@ class CascadeTrainer:
             fade_loss = torch.zeros((), device=device)
             if faded is not None:
                 outputs = self.model(encoded_clips=self.encoder.encode_over_time(faded[0]))
-                fade_loss = self._expression_loss(outputs.logits, batch.targets[faded[1]])
+                fade_loss = soft_cross_entropy(outputs.logits, batch.targets[faded[1]], self.class_weights)
         # The features' graph serves both losses, so it is walked through once.
         (still_loss + FADE_WEIGHT * fade_loss).backward()
         named = losses | {"faded": fade_loss}
@@ -532,11 +537,9 @@ class CascadeTrainer:
             face_landmarks=batch.face_landmarks,
             face_found=batch.face_found,
         )
-        losses = dict(outputs.task_losses) | {"expression": self._expression_loss(outputs.logits, batch.targets)}
+        expression_loss = soft_cross_entropy(outputs.logits, batch.targets, self.class_weights)
+        losses = dict(outputs.task_losses) | {"expression": expression_loss}
         return torch.stack([task.weight * losses[task.name] for task in self.model.tasks]).sum(), losses
-
-    def _expression_loss(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return -(targets * scores.float().log_softmax(dim=-1) * self.class_weights).sum(dim=-1).mean()
 
 
 def train_cascade(
@@ -679,7 +682,10 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
     Raises:
         DatasetError: there is no such data set, or none of its clips has one of `EXPRESSIONS`.
     """
-    file = cache_dir / f"faces-{Path(dataset_dir).name}-{'-'.join(splits)}.safetensors"
+    # Named by what was built, too: a data set of the same name, or built anew, is decoded anew.
+    build = Path(dataset_dir) / "build_report.json"
+    digest = hash_file(build)[0][:12] if build.is_file() else "unknown"
+    file = cache_dir / f"faces-{Path(dataset_dir).name}-{digest}-{'-'.join(splits)}.safetensors"
     if not file.exists():
         rows = load_multitask_dataset(dataset_dir)
         names = rows[next(iter(rows))].features["expression"].names
@@ -751,10 +757,33 @@ def keep_face(
     return pictures, corners.reshape(-1, 4), (landmarks * scale - corner) / extents
 
 
+def refuse_other_options(options: RealPeopleOptions, file: Path) -> None:
+    """Keeps what decides the stages, or compares it with what an earlier call kept.
+
+    Raises:
+        ValueError: the folder holds stages that were made with other options.
+    """
+    # Folds of the clips share the first stages and have names of their own; where it runs decides no stage.
+    free = ("clip_fold", "output_dir", "device", "threads")
+    asked = {name: value for name, value in asdict(options).items() if name not in free}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [
+            f"--{name} {before.get(name)} -> {value}" for name, value in asked.items() if before.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"{file.parent}: holds stages made with other options ({', '.join(changed)}): repeat those, or give "
+                "another --output_dir"
+            )
+    write_json(file, asked)
+
+
 def run(options: RealPeopleOptions) -> dict[str, Any]:
     """All stages; returns the report, which also stands in `real_people.json`."""
     output_dir = Path(options.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    refuse_other_options(options, output_dir / "options.json")
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     started = time.perf_counter()

@@ -168,3 +168,11 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     figures = real_people.figures_of(real_people.answer(trained, clips))
     assert figures["count"] == 4 and 0 <= figures["face_box_iou"] <= 1 and figures["landmark_nme"] > 0
+
+
+def test_a_folder_holds_stages_of_one_set_of_options_and_folds_share_it(tmp_path: Path) -> None:
+    file = tmp_path / "options.json"
+    real_people.refuse_other_options(RealPeopleOptions(stills=["A"]), file)
+    real_people.refuse_other_options(RealPeopleOptions(stills=["A"], clip_fold="2", threads=1), file)
+    with pytest.raises(ValueError, match="made with other options .--backbone_epochs 60 -> 5."):
+        real_people.refuse_other_options(RealPeopleOptions(stills=["A"], backbone_epochs=5), file)
