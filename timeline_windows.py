@@ -175,7 +175,14 @@ def person_windows(
         groups = list(_overlaps(clips, span, options.hop))
     windows = [window_of_clips(group, start, end, names) for group, start, end in groups]
     windows = [window for window in windows if window["face_seconds"] >= options.min_seconds]
-    return [keep_top(window, options.top_k) for window in _smooth(windows, options.smoothing)]
+    # An exponential average over the person's windows; a window without a face begins it anew.
+    past: dict[str, float] | None = None
+    for window in windows:
+        scores, weight = window["scores"], options.smoothing
+        if scores is not None and past is not None and weight > 0:
+            scores = {name: weight * past[name] + (1 - weight) * score for name, score in scores.items()}
+        window["scores"] = past = scores
+    return [keep_top(window, options.top_k) for window in windows]
 
 
 def _overlaps(
@@ -232,17 +239,6 @@ def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names
         "scores": scores,
         "frames": frames,
     }
-
-
-def _smooth(windows: list[dict[str, Any]], weight: float) -> Iterator[dict[str, Any]]:
-    """Exponential average over a person's windows; a window without a face begins it anew."""
-    past: dict[str, float] | None = None
-    for window in windows:
-        scores = window["scores"]
-        if scores is not None and past is not None and weight > 0:
-            scores = {name: weight * past[name] + (1 - weight) * score for name, score in scores.items()}
-        past = scores
-        yield {**window, "scores": scores}
 
 
 def keep_top(window: dict[str, Any], top_k: int | None) -> dict[str, Any]:

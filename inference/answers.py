@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mtcae_dfer.hub_dataset.files import replacing, write_json
-from mtcae_dfer.inference.studies import NamedVideo, name_videos
+from mtcae_dfer.inference.studies import name_videos
 from mtcae_dfer.inference.timeline_files import FRAME_COLUMNS, WINDOW_COLUMNS, timeline_rows, write_table
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
@@ -150,11 +150,9 @@ def plan_study(names: Sequence[str], folder: Path, also: Sequence[str] = ()) -> 
                     f"{video.path}: its answer would be {folder / (video.name + ending)}, and so would {whose}; name "
                     "the folder above both, or give each its own --output-dir"
                 )
-    return [_place(video, folder) for video in videos]
-
-
-def _place(video: NamedVideo, folder: Path) -> PlannedVideo:
-    return PlannedVideo(os.path.abspath(video.path), video.name, os.path.abspath(folder / video.name))
+    return [
+        PlannedVideo(os.path.abspath(video.path), video.name, os.path.abspath(folder / video.name)) for video in videos
+    ]
 
 
 def open_answers(

@@ -6,7 +6,6 @@ import glob
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -87,14 +86,13 @@ def predict_timelines(
     with tqdm(total=float(len(videos)), desc="timeline", bar_format=text, disable=not progress) as bar:
         for number, video in enumerate(videos):
             try:
-                hear = partial(_show_progress, bar, number)
-                study.timelines[video] = cast(Timeline, pipe(video, progress=hear, **options))
+
+                def show(share: float, done: int = number) -> None:
+                    """Moves the bar to all videos that are done and a share of this one."""
+                    bar.update(done + share - bar.n)
+
+                study.timelines[video] = cast(Timeline, pipe(video, progress=show, **options))
             except VideoReadingError as error:
                 study.failures[video] = " ".join(str(error).split())
             bar.update(number + 1 - bar.n)
     return study
-
-
-def _show_progress(bar: tqdm, done: int, share: float) -> None:
-    """Moves a bar over videos, of which some are done and one is done by a share of 0 to 1."""
-    bar.update(done + share - bar.n)

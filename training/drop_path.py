@@ -5,7 +5,7 @@ An entry is a clip; in an image model over frames, a frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,19 +50,12 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
         if isinstance(block, VideoMAELayer):
             _hook_videomae_layer(block, share)
         elif not residuals and not places:
-            for unit in _residual_units(block):
+            # What adds an update to its input: the block itself, or the layers of a stage.
+            layers = getattr(block, "layers", None)
+            for unit in layers if isinstance(layers, nn.ModuleList | nn.Sequential) else [block]:
                 _hook_unit(unit, share)
         if residuals and hasattr(encoder.config, "drop_path_rate"):
             encoder.config.drop_path_rate = rate
-
-
-def _residual_units(block: nn.Module) -> Iterator[nn.Module]:
-    """What adds an update to its input: the block itself, or the layers of a stage."""
-    layers = getattr(block, "layers", None)
-    if isinstance(layers, nn.ModuleList | nn.Sequential):
-        yield from layers
-    else:
-        yield block
 
 
 def _hook_unit(unit: nn.Module, share: float) -> None:

@@ -52,7 +52,12 @@ def train_frame_encoder(
     for _ in tqdm(range(steps), desc="Training the frame encoder", unit="step"):
         chosen = torch.randint(len(pictures), (BATCH_SIZE,))
         pixels = pictures[chosen].float() / 127.5 - 1.0  # in [-1, 1]
-        vectors = encoder(_change_at_random(pixels)).pooler_output.flatten(1)
+        if torch.rand(()) < 0.5:  # the whole batch is mirrored and shifted alike
+            pixels = pixels.flip(-1)
+        shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
+        contrast, brightness = (torch.rand(2, len(pixels), 1, 1, 1) * 2.0 - 1.0) * LARGEST_CHANGE
+        pixels = torch.roll(pixels, shift, dims=(-2, -1)) * (1.0 + contrast) + brightness
+        vectors = encoder(pixels).pooler_output.flatten(1)
         loss = _frame_loss(head(vectors), {name: values[chosen] for name, values in targets.items()})
         optimiser.zero_grad()
         loss.backward()
@@ -62,15 +67,6 @@ def train_frame_encoder(
     side = {"height": FRAME_SIDE, "width": FRAME_SIDE}
     ViTImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
     return folder
-
-
-def _change_at_random(pixels: torch.Tensor) -> torch.Tensor:
-    """A batch (B, 3, H, W) mirrored and shifted as one, each picture with its own brightness and contrast."""
-    if torch.rand(()) < 0.5:
-        pixels = pixels.flip(-1)
-    shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
-    contrast, brightness = (torch.rand(2, len(pixels), 1, 1, 1) * 2.0 - 1.0) * LARGEST_CHANGE
-    return torch.roll(pixels, shift, dims=(-2, -1)) * (1.0 + contrast) + brightness
 
 
 def _frame_loss(outputs: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:

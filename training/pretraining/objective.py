@@ -31,7 +31,14 @@ def build_pretraining_model(options: ObjectiveArguments, seed: int = 0) -> PreTr
     """
     set_seed(seed)
     if options.model in available_presets(PRETRAINING_PRESETS):
-        described = _preset_config(options)
+        described = dict(options.model_config)
+        if options.encoder_preset is not None:
+            # Fields of the run's encoder, then the pre-training preset's own.
+            known_presets = available_presets()
+            rule = f"must be one of {', '.join(known_presets)}"
+            require(options.encoder_preset in known_presets, "--encoder_preset", options.encoder_preset, rule)
+            encoder = read_preset(options.encoder_preset).get("model_config", {}).get("encoder_config", {})
+            described = encoder | described
         model_type = described.pop("model_type", "videomae")
         rule = f"must be one of {', '.join(PRETRAINING_MODELS)}"
         require(model_type in PRETRAINING_MODELS, "--model_config: model_type", model_type, rule)
@@ -46,16 +53,6 @@ def build_pretraining_model(options: ObjectiveArguments, seed: int = 0) -> PreTr
         model = model_class.from_pretrained(options.model, config=_with_objective(config, options))
     mask_region(model.config, options)
     return model
-
-
-def _preset_config(options: ObjectiveArguments) -> dict[str, Any]:
-    """Fields of the encoder's config: those of the run's preset, then the pre-training preset's own."""
-    if options.encoder_preset is None:
-        return dict(options.model_config)
-    if options.encoder_preset not in available_presets():
-        raise ValueError(f"--encoder_preset {options.encoder_preset}: must be one of {', '.join(available_presets())}")
-    preset = read_preset(options.encoder_preset)
-    return {**preset.get("model_config", {}).get("encoder_config", {}), **options.model_config}
 
 
 def _with_objective(config: PreTrainedConfig, options: ObjectiveArguments) -> PreTrainedConfig:
