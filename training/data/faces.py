@@ -18,6 +18,8 @@ from torch.nn import functional
 from mtcae_dfer.face_crop import SIDES_PER_EYE_TO_MOUTH
 from mtcae_dfer.face_geometry import MIRRORED_LANDMARK_ORDER
 
+PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # by which the pixels of a batch are normalised
+
 
 @dataclass(frozen=True)
 class FaceCut:
@@ -91,7 +93,7 @@ class FaceBatch:
     """What a model is trained on; the labels are those of the cut frames.
 
     Attributes:
-        pixel_values: float32 (B, T, 3, S, S), (rgb / 255 - 0.5) / 0.25.
+        pixel_values: float32 (B, T, 3, S, S), (rgb / 255 - `PIXEL_MEAN`) / `PIXEL_STD`.
         labels: (B,) class ids.
         targets: (B, K) probabilities.
         face_boxes: (B, T, 4), divided by the cut's side.
@@ -176,7 +178,7 @@ def make_batch(
         pixels = _change_light(_erase(pixels, augmentation, random), augmentation, random)
     boxes, landmarks = _map_labels(faces, indices, centres, turns, mirror)
     return FaceBatch(
-        pixel_values=pixels.sub_(0.5).mul_(4),
+        pixel_values=pixels.sub_(PIXEL_MEAN).div_(PIXEL_STD),
         labels=torch.from_numpy(faces.labels[indices]).long().to(device),
         targets=torch.from_numpy(faces.targets[indices]).to(device),
         face_boxes=torch.from_numpy(boxes).to(device),
