@@ -26,6 +26,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ from mtcae_dfer.training.data.faces import (
     make_batch,
     smooth_targets,
 )
+from mtcae_dfer.training.data.frame_cache import READING_THREADS
 from mtcae_dfer.training.errors import line_for_the_user
 from mtcae_dfer.training.evaluation.metrics import (
     confusion_matrix,
@@ -757,14 +759,14 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
         if len(known) < len(parts):
             foreign = sorted({names[row["expression"]] for row in parts} - set(EXPRESSIONS))
             print(f"{dataset_dir}: {len(parts) - len(known)} clips left out ({', '.join(foreign)})", flush=True)
-        kept = [
-            keep_face(
-                read_clip(clip_bytes(row), frame_indices=row["frame_indices"]).frames,
-                np.asarray(row["face_boxes"], np.float32),
-                np.asarray(row["face_landmarks"], np.float32),
-            )
-            for row in tqdm(known, desc="Decoding", unit="clip")
-        ]
+
+        def read(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            frames = read_clip(clip_bytes(row), frame_indices=row["frame_indices"]).frames
+            boxes, landmarks = (np.asarray(row[name], np.float32) for name in ("face_boxes", "face_landmarks"))
+            return keep_face(frames, boxes, landmarks)
+
+        with ThreadPoolExecutor(READING_THREADS) as readers:
+            kept = list(tqdm(readers.map(read, known), total=len(known), desc="Decoding", unit="clip"))
         pictures, boxes, landmarks = (np.stack(column) for column in zip(*kept, strict=True))
         labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in known])
         subjects = np.frombuffer("\n".join(row["subject"] for row in known).encode(), np.uint8)

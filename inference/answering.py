@@ -157,6 +157,10 @@ class VideoAnswerer:
             write_overlay(video.path, answer, file, progress=False)
         else:
             shown = answer | {"clip": video.path}
+            if options.timelines:  # the picture shows one clip of the video, which a timeline says nothing of
+                shown = predict_file(video.path, self.model, self.processor, options.top_k)
+                if "error" in shown:
+                    raise VideoReadingError(shown["error"])
             draw_predicted_clip(shown, self.processor.num_frames, file, options.device)
 
 

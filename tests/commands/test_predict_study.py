@@ -17,6 +17,7 @@ import torch
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.hub_dataset.workers import worker_pool
 from mtcae_dfer.inference.answering import separate_weights, share_weights
+from mtcae_dfer.inference.answers import ENDINGS
 from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model
 from tests.support.video_files import write_text_as_video
 
@@ -43,6 +44,17 @@ def study(videos: Path, output: Path, *words: str) -> int:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_all_kinds_of_files_can_be_asked_for_at_once(videos: Path, tmp_path: Path) -> None:
+    """A picture shows one clip of a video, whatever the video's own answer is."""
+    clip, output = videos / "clip 1.mp4", tmp_path / "out"
+    assert study(clip, output, "--workers", "1", "--each", "csv", "overlay", "timeline", "picture") == 0
+    made = {name for name in files_of(output) if name.startswith("clip 1.mp4")}
+    assert made == {f"clip 1.mp4{ending}" for ending in (".json", *ENDINGS.values())}
+    assert study(clip, tmp_path / "alone", "--workers", "1", "--each", "picture") == 0
+    picture = f"clip 1.mp4{ENDINGS['picture']}"
+    assert files_of(output)[picture] == files_of(tmp_path / "alone")[picture]
 
 
 def test_every_video_has_a_file_and_all_stand_in_one_table(videos: Path, tmp_path: Path, capsys) -> None:

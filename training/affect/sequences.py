@@ -29,7 +29,7 @@ from mtcae_dfer.training.affect.frame_features import (
     take_frames,
     write_features,
 )
-from mtcae_dfer.training.data.clip_dataset import READING_THREADS
+from mtcae_dfer.training.data.frame_cache import READING_THREADS
 from mtcae_dfer.training.running import SYNTHETIC_DATA, synthetic_corpus
 
 FEATURES_FILE, FRAME_ENCODER_FOLDER = "features.parquet", "frame_encoder"

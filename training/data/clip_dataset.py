@@ -27,11 +27,15 @@ from mtcae_dfer.training.data.augmentation import (
     change_clips,
     draw_change,
 )
-from mtcae_dfer.training.data.frame_cache import CachedClip, CachedFrames, FrameCache, FrameCacheConfig
+from mtcae_dfer.training.data.frame_cache import (
+    READING_THREADS,
+    CachedClip,
+    CachedFrames,
+    FrameCache,
+    FrameCacheConfig,
+)
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.video_reading import probe_video, read_clip
-
-READING_THREADS = 4
 
 
 @dataclass(frozen=True)

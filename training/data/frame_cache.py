@@ -33,7 +33,7 @@ from mtcae_dfer.hub_dataset.files import replacing, write_json
 
 DESCRIPTION_FILE, LOCK_FILE = "cache.json", ".writing"
 SHARD_BYTES = 256 << 20
-READING_THREADS = 4
+READING_THREADS = 4  # of everything that decodes many clips
 FORMAT = 1
 
 

@@ -25,7 +25,8 @@ from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.schema import labels_from_row
 from mtcae_dfer.masked_tubelets import Grid, stratified_tube_mask
-from mtcae_dfer.training.data.clip_dataset import READING_THREADS, FaceCropConfig, clip_generator
+from mtcae_dfer.training.data.clip_dataset import FaceCropConfig, clip_generator
+from mtcae_dfer.training.data.frame_cache import READING_THREADS
 from mtcae_dfer.video_reading import (
     VideoReadingError,
     probe_video,
