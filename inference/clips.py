@@ -113,7 +113,8 @@ def draw_predicted_clip(result: dict[str, Any], num_frames: int, file: Path, dev
     """
     if "error" in result:
         raise ValueError(f"{result['clip']} cannot be drawn: {result['error']}")
-    clip = read_clip(result["clip"], num_frames, size=LABELLED_SIZE)
+    height = LABELLED_SIZE[0]
+    clip = read_clip(result["clip"], num_frames, size=(height, round(height * result["width"] / result["height"])))
     faces = FaceDetector(device=device).detect(clip.frames)
     scale = torch.tensor([result["width"], result["height"]])
     boxes, landmarks = result["face_boxes"], result["face_landmarks"]

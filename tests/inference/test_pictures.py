@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mtcae_dfer.inference import clips
 from mtcae_dfer.inference.pictures import LABELLED, PREDICTED, draw_clip_picture
+from tests.support.video_files import write_numbered_video
 
 GRAY_FRAMES = torch.full((16, 3, 64, 64), 128, dtype=torch.uint8)
 BOXES = torch.tensor([0.25, 0.25, 0.75, 0.75]).expand(16, 4)
@@ -38,3 +40,12 @@ def test_labels_of_frames_without_a_face_are_not_drawn(tmp_path: Path) -> None:
 def test_clips_of_any_length_are_drawn_and_leave_nothing_behind(tmp_path: Path, frames: int) -> None:
     draw_clip_picture(GRAY_FRAMES[:frames], BOXES[:frames], POINTS[:frames], tmp_path / "picture.png")
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_a_clip_is_drawn_in_the_proportions_of_its_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_numbered_video(tmp_path / "wide.mp4", 4, height=48, width=80)
+    drawn: list[torch.Tensor] = []
+    monkeypatch.setattr(clips, "draw_clip_picture", lambda frames, *arguments, **named: drawn.append(frames))
+    result = {"clip": str(clip), "width": 80, "height": 48, "face_boxes": None, "face_landmarks": None}
+    clips.draw_predicted_clip(result | {"expression": None}, 4, tmp_path / "wide.png")
+    assert drawn[0].shape[2] / drawn[0].shape[3] == pytest.approx(48 / 80, abs=0.01)
