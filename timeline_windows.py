@@ -221,9 +221,7 @@ def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names
     scored = [clip.scores for clip in clips if clip.scores is not None] if faces else []
     scores = dict(zip(names, np.mean(scored, axis=0).tolist(), strict=True)) if scored else None
     seen = {float(seconds) for clip in clips for seconds in clip.times[clip.found]}
-    everywhere = {float(seconds) for clip in clips for seconds in clip.times}
-    covered = max(clip.end for clip in clips) - min(clip.start for clip in clips)
-    face_seconds = covered * len(seen) / len(everywhere) if scores is not None else 0.0
+    face_seconds = seconds_of_face(clips) if scores is not None else 0.0
     frames = []
     for seconds in sorted(faces):
         means = [np.mean(values, axis=0).astype(np.float64) for values in zip(*faces[seconds], strict=True)]
@@ -239,6 +237,25 @@ def window_of_clips(clips: Sequence[ScoredClip], start: float, end: float, names
         "scores": scores,
         "frames": frames,
     }
+
+
+def seconds_of_face(clips: Sequence[ScoredClip]) -> float:
+    """How long a face was in sight: all moments that the frames in which it was found stand for, each counted once.
+
+    A frame stands for the time until the next one. A clip may end later than the person whose frames it holds was seen;
+    so its length says nothing.
+    """
+    stretches = []
+    for clip in clips:
+        times = np.unique(clip.times)
+        gap = float(np.diff(times).mean()) if len(times) > 1 else (clip.end - clip.start) / len(clip.times)
+        found = np.unique(clip.times[clip.found]).tolist()
+        stretches += [(seconds, min(seconds + gap, clip.end)) for seconds in found]
+    total, reached = 0.0, -math.inf
+    for begin, end in sorted(stretches):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
 
 
 def keep_top(window: dict[str, Any], top_k: int | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mtcae_dfer.face_detection import FaceDetections
 from mtcae_dfer.face_geometry import box_intersection_over_union
 from mtcae_dfer.people_tracking import CutFinder, FaceSearch, Tracker, thumbnail_of
 from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, TimelineOptions
+from mtcae_dfer.timeline_windows import ScoredClip, seconds_of_face
 from mtcae_dfer.training.model_folder import save_model_folder
 from mtcae_dfer.video_reading import FrameStream, VideoReadingError, read_clip
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
@@ -238,6 +239,24 @@ def test_somebody_seen_for_a_moment_is_marked_and_can_be_left_out(pipe, red_face
     assert all(window["short"] and 0 < window["face_seconds"] < 0.5 for window in brief["windows"])
     (only,) = pipe(video, fps=RATE, window_seconds=1.0, min_seconds=0.5)["people"]
     assert only == long
+
+
+def test_seconds_of_a_face_are_those_in_which_it_was_seen() -> None:
+    """Windows of two seconds that begin every second, eight frames a second; a person seen from 1.0 to 1.4 s."""
+
+    def clip(start: float, end: float, times: list[float], found: list[bool] | None = None) -> ScoredClip:
+        blank = np.zeros((len(times), 4), np.float32), np.zeros((len(times), 5, 2), np.float32)
+        return ScoredClip(0, start, end, np.array(times), *blank, np.array(found or [True] * len(times)))
+
+    times = [1.0, 1.125, 1.25, 1.375]
+    # Both windows hold the person's four frames, the first one several times; both end after the person has left.
+    briefly = [clip(1.0, 2.0, sorted(times * 2)), clip(1.0, 3.0, times)]
+    assert seconds_of_face(briefly) == pytest.approx(0.5)
+    whole = [clip(0.0, 2.0, [k / 8 for k in range(16)]), clip(1.0, 3.0, [1 + k / 8 for k in range(16)])]
+    assert seconds_of_face(whole) == pytest.approx(3.0)
+    half = clip(0.0, 2.0, [k / 8 for k in range(16)], [k % 2 == 0 for k in range(16)])
+    assert seconds_of_face([half]) == pytest.approx(1.0)
+    assert seconds_of_face([clip(1.0, 3.0, [1.0] * 16)]) <= 2 / 16
 
 
 def test_smoothing_is_an_exponential_average(pipe, red_faces) -> None:
