@@ -129,6 +129,12 @@ class RealPeopleOptions:
     )
     teacher_batch: int = field(default=256, metadata={"help": "Stills of a step of stage 1."})
     teacher_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 1."})
+    start: str = field(
+        default="",
+        metadata={
+            "help": "Folder of a model of an earlier call, with whose backbone stage 2 goes on; empty: at random."
+        },
+    )
     backbone_epochs: int = field(default=60, metadata={"help": "Passes over the stills in stage 2."})
     small_share: float = field(default=0.4, metadata={"help": "Share of the epochs with frames of 64 pixels; then 96."})
     backbone_batch: int = field(default=256, metadata={"help": "Stills of a step of stage 2."})
@@ -160,7 +166,8 @@ class Lesson:
     learning_rate: float = 3e-3  # peak
     seen: np.ndarray | None = None  # (N,) which stills it is trained on; None: all
     width: float = 1.0  # channels / those of the published backbone
-    pretrained: str = ""  # folder of the image model with which it begins; empty: the residual network at random
+    pretrained: str = ""  # folder of the image model with which it begins
+    cascade: str = ""  # folder of the cascade with whose backbone it begins; both empty: a residual network at random
 
 
 class StillClassifier(nn.Module):
@@ -200,8 +207,18 @@ def make_classifier(lesson: Lesson) -> StillClassifier:
     """The network with which a lesson begins.
 
     Raises:
-        ValueError: the lesson's folder holds no image model, or no preprocessor_config.json.
+        ValueError: the lesson's folder holds no image model, no preprocessor_config.json, or a cascade on another
+            backbone.
     """
+    if lesson.cascade:
+        encoder = MTCAEForMultiTaskVideo.from_pretrained(lesson.cascade).encoder
+        stored = encoder.config.backbone_config if isinstance(encoder, FrameBackboneModel) else None
+        different = [name for name, value in BACKBONE.items() if getattr(stored, name, None) != value]
+        if not isinstance(encoder, FrameBackboneModel) or different:
+            told = f"its backbone differs in {', '.join(different)}; give the folder of a model of this command"
+            raise ValueError(f"--start {lesson.cascade}: {told}")
+        video_processor = MTCAEVideoProcessor.from_pretrained(lesson.cascade)
+        return StillClassifier(encoder, video_processor.image_mean, video_processor.image_std)
     if not lesson.pretrained:
         channels = [round(lesson.width * size) for size in BACKBONE["hidden_sizes"]]
         backbone = {"model_type": "resnet", **BACKBONE, "hidden_sizes": channels}
@@ -317,7 +334,8 @@ def train_classifier(
         optimiser.load_state_dict(state["optimiser"])
         begun, step = state["epoch"], state["step"]
     for epoch in range(begun, epochs):
-        full_size = bool(lesson.pretrained) or epoch >= options.small_share * epochs
+        begins_at_random = not lesson.pretrained and not lesson.cascade
+        full_size = not begins_at_random or epoch >= options.small_share * epochs
         size, start = SIZES[full_size], time.perf_counter()
         random = np.random.default_rng([options.seed, 2, epoch])
         torch.manual_seed(1000 * options.seed + epoch)  # dropout is drawn anew in every epoch, also after a stop
@@ -864,7 +882,13 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
         test_clips, clips = clips.select(tested & first), clips.select(~tested)
     if options.teachers:
         stills.targets = teach(stills, official, validation, options)
-    lesson = Lesson("backbone", options.backbone_epochs, options.backbone_batch, options.backbone_learning_rate)
+    lesson = Lesson(
+        "backbone",
+        options.backbone_epochs,
+        options.backbone_batch,
+        options.backbone_learning_rate,
+        cascade=options.start,
+    )
     classifier = train_classifier(lesson, stills, official, validation, options)
     model = make_cascade(classifier, options.seed)
     model.to(device)  # type: ignore[arg-type]

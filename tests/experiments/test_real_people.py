@@ -20,7 +20,9 @@ from mtcae_dfer.experiments.real_people import (
     order_of_epoch,
 )
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
+from tests.support.tiny_models import tiny_model
 
 NEUTRAL, DISGUST = EXPRESSIONS.index("neutral"), EXPRESSIONS.index("disgust")
 
@@ -193,6 +195,19 @@ def test_a_teacher_begins_as_an_image_model_with_its_own_normalisation(tmp_path:
     VideoMAEModel(VideoMAEConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(videos)
     with pytest.raises(ValueError, match="holds a model of clips"):
         real_people.make_classifier(real_people.Lesson("teacher_1", epochs=1, pretrained=str(videos)))
+
+
+def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) -> None:
+    first = real_people.make_cascade(real_people.make_classifier(real_people.Lesson("backbone", 1)), seed=0)
+    first.save_pretrained(tmp_path / "first")
+    MTCAEVideoProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "first")
+    lesson = real_people.Lesson("backbone", 1, cascade=str(tmp_path / "first"))
+    second = real_people.make_cascade(real_people.make_classifier(lesson), seed=1)
+    expected, found = (model.encoder.backbone.state_dict() for model in (first, second))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    tiny_model().save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="--start .*other: its backbone differs in num_channels, embedding_size"):
+        real_people.make_classifier(real_people.Lesson("backbone", 1, cascade=str(tmp_path / "other")))
 
 
 def test_a_folder_holds_stages_of_one_set_of_options_and_folds_share_it(tmp_path: Path) -> None:
