@@ -42,7 +42,8 @@ Timeline = dict[str, Any]
 
 def format_timeline(video: str, result: Timeline) -> str:
     """A readable block of lines: the strongest expression of each person's windows."""
-    lines = [f"{video}: {result['duration']:.1f} s, {len(result['people'])} people"]
+    count = len(result["people"])
+    lines = [f"{video}: {result['duration']:.1f} s, {count} {'person' if count == 1 else 'people'}"]
     windows = [window for person in result["people"] for window in person["windows"]]
     if not any(window["scores"] for window in windows):
         lines.append("  no face was found: there is no expression to report")
@@ -185,7 +186,7 @@ def draw_timeline(
         axes[0].set_axis_off()
         axes[0].text(0.5, 0.5, "no face found in this video", ha="center", va="center", fontsize=14)
     left_out = len(result["people"]) - len(people)
-    remark = f"{' ' if width >= NARROW else chr(10)}({left_out} people seen more shortly are left out)"
+    remark = f"{' ' if width >= NARROW else chr(10)}({left_out} more, seen more shortly, left out)"
     figure.suptitle(f"Expressions over time{remark if left_out else ''}")
     with replacing(Path(output_png)) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
