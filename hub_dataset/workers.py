@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
@@ -15,11 +17,34 @@ from mtcae_dfer.hub_dataset.clips import DatasetError
 ENGINES = ("processes", "ray")  # what works side by side: processes of this machine, or a Ray cluster
 
 
+class ScriptlessProcess(SpawnProcess):
+    """A fresh process that does not import the calling script: one without a guard would begin its work anew in it."""
+
+    def start(self) -> None:
+        """Starts the process. What it is told of the script is read from these two names of the main module."""
+        main = vars(sys.modules["__main__"])
+        hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+        main["__spec__"] = None
+        try:
+            super().start()
+        finally:
+            main.update({"__spec__": None} | hidden)
+
+
+class ScriptlessContext(SpawnContext):
+    """Of `ScriptlessProcess`es."""
+
+    Process = ScriptlessProcess
+
+
 @contextmanager
 def worker_pool(
     workers: int, work: str, start: Callable[..., None], start_arguments: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes: a forked copy of one in which torch or OpenCV run threads can hang.
+
+    They import the calling script only where an argument is of a class that it defines. That script then needs the
+    usual `if __name__ == "__main__":` guard.
 
     Args:
         workers: number of processes.
@@ -30,23 +55,24 @@ def worker_pool(
     Raises:
         DatasetError: a process died.
     """
-    # A fresh process begins by importing the calling script. Where that runs into this call again, for want of a guard,
-    # the process ends without a word: the calling one tells what to do.
+    needs_script = any(type(argument).__module__ == "__main__" for argument in start_arguments)
+    # A fresh process that imports the script and so runs into this call again, for want of a guard, ends without a
+    # word: the calling one tells what to do.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)
     executor = ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=SpawnContext() if needs_script else ScriptlessContext(),
         initializer=_start,
         initargs=(start, start_arguments),
     )
     try:
         yield executor
     except BrokenProcessPool as error:
+        guard = 'The script needs `if __name__ == "__main__":` round this call, because each process imports it. '
         raise DatasetError(
-            f'A {work} process died. A script needs `if __name__ == "__main__":` round this call, because each '
-            "process imports the script; with it, memory may have run out: start again, with fewer workers (what is "
-            "finished is kept)."
+            f"A {work} process died. {guard if needs_script else ''}Memory may have run out: start again, with fewer "
+            "workers (what is finished is kept)."
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -109,8 +109,7 @@ def build_dataset(
         clips: the clips, with different names.
         output_dir: folder of the data set; must not exist, be empty, or hold the same data set.
         options: how to build; None takes the defaults.
-        workers: number of labelling processes; None takes one per processor, fewer for few clips. Above 1 the calling
-            script needs the usual `if __name__ == "__main__":` guard.
+        workers: number of labelling processes; None takes one per processor, fewer for few clips.
         progress: whether to show progress bars.
         engine: "processes": workers on this machine; "ray": a Ray cluster whose machines see the clips under the same
             paths. The data set is the same.

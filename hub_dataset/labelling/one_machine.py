@@ -121,8 +121,7 @@ def label_clips(
 ) -> Iterator[LabelledClip]:
     """Labels clips, in their order. A clip that cannot be read yields its failure and does not stop the others.
 
-    With `workers` above 1, fresh processes read and search clips side by side; a calling script then needs the usual
-    `if __name__ == "__main__":` guard.
+    With `workers` above 1, fresh processes read and search clips side by side.
 
     Raises:
         DatasetError: a worker process died.

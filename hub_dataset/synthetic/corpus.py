@@ -72,7 +72,7 @@ def make_synthetic_corpus(
     """Writes the corpus and returns its folder. Finished clips of an interrupted call are kept.
 
     A complete folder of the same configuration is returned at once. With `workers` above 1, clips are drawn in fresh
-    processes, so the calling script needs the usual `if __name__ == "__main__":` guard.
+    processes.
 
     Args:
         output_dir: folder of the corpus; made where it does not exist.

@@ -191,7 +191,7 @@ def test_whatever_a_decoder_raises_is_that_clips_failure(clips, monkeypatch):
     )
 
 
-def test_a_script_without_a_guard_ends_with_a_line_that_names_it(clips, tmp_path):
+def test_a_script_needs_no_guard(clips, tmp_path):
     script = tmp_path / "label.py"
     script.write_text(
         "import sys\n"
@@ -199,10 +199,22 @@ def test_a_script_without_a_guard_ends_with_a_line_that_names_it(clips, tmp_path
         "from mtcae_dfer.hub_dataset.clips import Clip\n"
         "from mtcae_dfer.hub_dataset.labelling.one_machine import label_clips\n"
         "clips = [Clip(Path(path), 'fear', 'S01', path) for path in sys.argv[1:]]\n"
-        "print(len(list(label_clips(clips, workers=2))))\n"
+        "print(len(list(label_clips(clips, workers=2))), __file__ == sys.argv[0], __spec__)\n"
     )
     command = [sys.executable, str(script), *(str(clip.path) for clip in clips[:2])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == "2 True None\n", done.stderr
+
+
+def test_a_script_whose_classes_the_processes_need_is_told_of_its_guard(tmp_path):
+    script = tmp_path / "work.py"
+    script.write_text(
+        "from mtcae_dfer.hub_dataset.workers import worker_pool\n"
+        "class Options: pass\n"
+        "with worker_pool(1, 'labelling', print, (Options(),)) as executor:\n"
+        "    executor.submit(abs, -1).result()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode != 0 and done.stdout == ""
     assert 'needs `if __name__ == "__main__":` round this call' in done.stderr.splitlines()[-1]
 
