@@ -24,6 +24,7 @@ FRAME_WIDTH = 2.0  # inches
 LONGEST_SIDE = 640  # pixels of the frames in the picture
 MOST_HEADS, HEAD_SIZE = 8, 0.6  # heads drawn beside a strip, and their width as a share of a frame's
 PALE = 0.25  # share of a picture in what the model does not see; the rest is white
+ROOM = 1.4  # side of what is drawn / side of what the model sees, where there is so much
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class Explanation:
         """The part of one frame that the model sees."""
         boxes = np.asarray(self.seen, dtype=np.float64).reshape(-1, 4)  # (1, 4) or (T, 4)
         return boxes[min(frame, len(boxes) - 1)].tolist()
+
+    def view(self) -> tuple[float, float, float]:
+        """(left, top, side) of what is drawn, in the frame's proportions and divided by its width and height."""
+        boxes = np.asarray(self.seen, dtype=np.float64).reshape(-1, 4)
+        least, most = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+        side = min(1.0, ROOM * float((most - least).max()))
+        left, top = np.clip((least + most) / 2 - side / 2, 0, 1 - side).tolist()
+        return left, top, side
 
 
 def explain_video(
@@ -77,7 +86,8 @@ def explain_video(
         answer["face_landmarks"],
         metadata.crop_box,
     )
-    scale = min(1.0, LONGEST_SIDE / max(metadata.height, metadata.width))
+    _, _, side = explanation.view()
+    scale = min(1.0, LONGEST_SIDE / (side * max(metadata.height, metadata.width)))
     size = (max(1, round(metadata.height * scale)), max(1, round(metadata.width * scale)))
     frames = read_clip(video, size=size, frame_indices=metadata.frame_indices).frames
     draw_explanation(frames, explanation, metadata.timestamps, output_png, shown_frames, scale)
@@ -145,8 +155,8 @@ def draw_explanation(
     """Draws a strip of frames with predicted boxes and points, and below it where each task looked.
 
     One strip a task shows the attention of its last layer on the frames, with the task's own boxes or points, and at
-    its right the single heads of one frame; one more strip shows the task's heat maps, where it has some. What the
-    model does not see is pale.
+    its right the single heads of one frame; one more strip shows the task's heat maps, where it has some. Of the frames
+    that part is drawn which the model sees, with some room around it that is pale.
 
     Args:
         frames: uint8 (T, 3, H, W), in the proportions of the video.
@@ -172,7 +182,7 @@ def draw_explanation(
     axes = figure.subplots(len(strips), len(widths), squeeze=False, width_ratios=widths)
     for row, (name, strip) in enumerate(strips.items()):
         for column, index in enumerate(shown):
-            _draw_frame(axes[row, column], frames[index], explanation.seen_in(index))
+            _draw_frame(axes[row, column], frames[index], explanation.seen_in(index), explanation.view())
             axes[row, column].set_title(f"{timestamps[index]:.2f} s" if row == 0 else "", fontsize=8)
             if strip is not None:
                 _draw_map(axes[row, column], strip[index], strip[shown], explanation.seen_in(index))
@@ -181,7 +191,7 @@ def draw_explanation(
             place.set_axis_off()
             if name in explanation.attention and head < len(explanation.attention[name]):
                 maps = explanation.attention[name][head]
-                _draw_frame(place, frames[middle], explanation.seen_in(middle))
+                _draw_frame(place, frames[middle], explanation.seen_in(middle), explanation.view())
                 _draw_map(place, maps[middle], maps[shown], explanation.seen_in(middle))
                 place.set_title(f"head {head + 1}, {timestamps[middle]:.2f} s", fontsize=6)
         axes[row, 0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row, 0].transAxes)
@@ -192,8 +202,8 @@ def draw_explanation(
     return output_png
 
 
-def _draw_frame(axes: Any, frame: torch.Tensor, seen: Sequence[float]) -> None:
-    """A frame uint8 (3, H, W), pale where the model does not see it."""
+def _draw_frame(axes: Any, frame: torch.Tensor, seen: Sequence[float], view: tuple[float, float, float]) -> None:
+    """The part `view` of a frame uint8 (3, H, W), pale where the model does not see it."""
     height, width = frame.shape[-2:]
     left, right = (round(edge * width) for edge in seen[::2])
     top, bottom = (round(edge * height) for edge in seen[1::2])
@@ -203,12 +213,15 @@ def _draw_frame(axes: Any, frame: torch.Tensor, seen: Sequence[float]) -> None:
     axes.imshow(picture.numpy())
     # A point outside of the frame must not shrink it.
     axes.set_autoscale_on(False)
+    x, y, side = view
+    axes.set_xlim(x * width - 0.5, (x + side) * width - 0.5)
+    axes.set_ylim((y + side) * height - 0.5, y * height - 0.5)
     axes.set_axis_off()
 
 
 def _draw_map(axes: Any, grid: torch.Tensor, scale_by: torch.Tensor, seen: Sequence[float]) -> None:
     """One frame's map (h, w) on the part that the model sees, coloured by the range of its strip (…, h, w)."""
-    width, height = axes.get_xlim()[1] + 0.5, axes.get_ylim()[0] + 0.5
+    height, width = axes.images[0].get_array().shape[:2]  # of the frame
     left, right = (edge * width - 0.5 for edge in seen[::2])
     top, bottom = (edge * height - 0.5 for edge in seen[1::2])
     # Smooth, and never darker or brighter than the tokens themselves.

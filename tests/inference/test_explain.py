@@ -71,3 +71,13 @@ def test_what_the_model_does_not_see_is_pale_and_answers_stand_beside_the_attent
     assert share_of(whole, pale) < 0.01 and share_of(half, pale) > 0.1
     assert share_of(whole, orange, 70) > 0.001 > share_of(half, orange, 70)
     assert Image.open(whole).size == Image.open(half).size
+
+
+def test_what_the_model_sees_is_drawn_large() -> None:
+    """In the frame's proportions, with room around it, and never beyond the frame."""
+    seen = [(0.4, 0.3, 0.6, 0.6), (0.5, 0.3, 0.7, 0.6)]
+    left, top, side = Explanation({}, {}, {"joy": 1.0}, seen=seen).view()
+    assert side == pytest.approx(1.4 * 0.3)
+    assert (left + side / 2, top + side / 2) == pytest.approx((0.55, 0.45))
+    assert Explanation({}, {}, {"joy": 1.0}, seen=(0.0, 0.0, 0.2, 0.2)).view() == pytest.approx((0.0, 0.0, 0.28))
+    assert Explanation({}, {}, {"joy": 1.0}).view() == pytest.approx((0.0, 0.0, 1.0))
