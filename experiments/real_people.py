@@ -2,9 +2,8 @@
 
     python -m mtcae_dfer.experiments.real_people --stills FER2013 LFW --clips AVATARS --output_dir runs/real-people
 
-    stills ──► 1. teachers, each trained on the stills of all folds but one, say what they see in the stills of that
-                  fold; half of every still's target is their answer (its label may be wrong). They begin at random, or
-                  as an image model that has seen many faces (--teacher), of which nothing but these answers remains
+    stills ──► 1. teachers: residual networks, each trained on the stills of all folds but one, say what they see in
+                  the stills of that fold; half of every still's target is their answer (its label may be wrong)
     stills ──► 2. a residual network learns these targets, boxes and points
                   │ its feature map, frame by frame
     stills ─┐     ▼
@@ -39,16 +38,14 @@ from safetensors.torch import save_file as save_torch_file
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import AutoImageProcessor, HfArgumentParser
+from transformers import HfArgumentParser, ResNetConfig, ResNetModel
 
-from mtcae_dfer.configuration_frame_backbone import FrameBackboneConfig
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS, MTCAEConfig
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
 from mtcae_dfer.hub_dataset.files import hash_file, replacing, write_json
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
-from mtcae_dfer.modeling_encoders import load_encoder
 from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
@@ -119,16 +116,8 @@ class RealPeopleOptions:
     device: str = field(default="", metadata={"help": "Where the arithmetic runs; empty: a GPU where there is one."})
     threads: int = field(default=0, metadata={"help": "Threads of the arithmetic; 0: all processors."})
     teachers: int = field(default=3, metadata={"help": "Folds and teachers of stage 1; 0: labels alone."})
-    teacher: str = field(
-        default="",
-        metadata={"help": "Folder of an image model with which the teachers begin, for example one that knows faces."},
-    )
     teacher_epochs: int = field(default=36, metadata={"help": "Passes over its stills of each teacher."})
-    teacher_width: float = field(
-        default=1.0, metadata={"help": "Channels of a teacher that begins at random / those of the backbone."}
-    )
-    teacher_batch: int = field(default=256, metadata={"help": "Stills of a step of stage 1."})
-    teacher_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 1."})
+    teacher_width: float = field(default=1.0, metadata={"help": "Channels of a teacher / those of the backbone."})
     start: str = field(
         default="",
         metadata={
@@ -137,8 +126,8 @@ class RealPeopleOptions:
     )
     backbone_epochs: int = field(default=60, metadata={"help": "Passes over the stills in stage 2."})
     small_share: float = field(default=0.4, metadata={"help": "Share of the epochs with frames of 64 pixels; then 96."})
-    backbone_batch: int = field(default=256, metadata={"help": "Stills of a step of stage 2."})
-    backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 2."})
+    backbone_batch: int = field(default=256, metadata={"help": "Stills of a step of stages 1 and 2."})
+    backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stages 1 and 2."})
     cascade_steps: int = field(default=2000, metadata={"help": "Steps of stage 3."})
     still_batch: int = field(default=128, metadata={"help": "Stills of a step of stage 3."})
     clip_batch: int = field(default=8, metadata={"help": "Clips of a step of stage 3."})
@@ -158,47 +147,33 @@ class RealPeopleOptions:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one classifier of stills is trained on, and how."""
+    """What one classifier of stills is trained on."""
 
     name: str  # of the checkpoint's file and of the lines that are printed
     epochs: int
-    batch_size: int = 256
-    learning_rate: float = 3e-3  # peak
-    seen: np.ndarray | None = None  # (N,) which stills it is trained on; None: all
     width: float = 1.0  # channels / those of the published backbone
-    pretrained: str = ""  # folder of the image model with which it begins
-    cascade: str = ""  # folder of the cascade with whose backbone it begins; both empty: a residual network at random
+    seen: np.ndarray | None = None  # (N,) which stills it is trained on; None: all
+    start: str = ""  # folder of the cascade with whose backbone it begins; empty: at random
 
 
 class StillClassifier(nn.Module):
-    """An image model with dense layers on its feature map: expressions, and where box and points are.
+    """A residual network with dense layers on its feature map: expressions, and where box and points are.
 
     Args:
-        encoder: makes the feature map of single frames.
-        mean: of red, green and blue in [0, 1], by which the image model's pictures are normalised.
-        std: likewise.
+        backbone: a residual network of 16 pixels a cell.
     """
 
-    def __init__(
-        self, encoder: FrameBackboneModel, mean: Sequence[float] = (PIXEL_MEAN,), std: Sequence[float] = (PIXEL_STD,)
-    ) -> None:
+    def __init__(self, backbone: ResNetModel) -> None:
         super().__init__()
-        self.encoder = encoder
-        channels = encoder.feature_map.channels
+        self.backbone = backbone
+        channels = backbone.config.hidden_sizes[-1]
         self.dropout = nn.Dropout(0.3)
         self.output = nn.Linear(channels, len(EXPRESSIONS))
         self.places = nn.Linear(channels * PLACES_GRID**2, 14)
-        # From the normalisation of a `FaceBatch` to the image model's: (3, 1, 1) each, or (1, 1, 1).
-        own_mean, own_std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
-        self.register_buffer("scale", PIXEL_STD / own_std)
-        self.register_buffer("shift", (PIXEL_MEAN - own_mean) / own_std)
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, S, S) -> (B, K) scores; (B, 14) box and five points, divided by the side."""
-        frames = (pictures * self.scale + self.shift).unsqueeze(1)
-        tokens = self.encoder.encode_frames(frames)[:, 0].float()
-        # (B, h * w, D) -> (B, D, h, w)
-        features = tokens.transpose(1, 2).unflatten(2, (math.isqrt(tokens.shape[1]), -1))
+        features = self.backbone(pictures).last_hidden_state.float()
         cells = functional.adaptive_avg_pool2d(features, PLACES_GRID)
         return self.output(self.dropout(features.mean(dim=(2, 3)))), self.places(cells.flatten(1))
 
@@ -207,31 +182,18 @@ def make_classifier(lesson: Lesson) -> StillClassifier:
     """The network with which a lesson begins.
 
     Raises:
-        ValueError: the lesson's folder holds no image model, no preprocessor_config.json, or a cascade on another
-            backbone.
+        ValueError: the folder that it begins with holds a cascade on another backbone.
     """
-    if lesson.cascade:
-        encoder = MTCAEForMultiTaskVideo.from_pretrained(lesson.cascade).encoder
-        stored = encoder.config.backbone_config if isinstance(encoder, FrameBackboneModel) else None
-        different = [name for name, value in BACKBONE.items() if getattr(stored, name, None) != value]
-        if not isinstance(encoder, FrameBackboneModel) or different:
-            told = f"its backbone differs in {', '.join(different)}; give the folder of a model of this command"
-            raise ValueError(f"--start {lesson.cascade}: {told}")
-        video_processor = MTCAEVideoProcessor.from_pretrained(lesson.cascade)
-        return StillClassifier(encoder, video_processor.image_mean, video_processor.image_std)
-    if not lesson.pretrained:
+    if not lesson.start:
         channels = [round(lesson.width * size) for size in BACKBONE["hidden_sizes"]]
-        backbone = {"model_type": "resnet", **BACKBONE, "hidden_sizes": channels}
-        return StillClassifier(FrameBackboneModel(FrameBackboneConfig(backbone_config=backbone, image_size=SIZES[-1])))
-    encoder, _ = load_encoder(lesson.pretrained, {"image_size": SIZES[-1]})
-    if not isinstance(encoder, FrameBackboneModel):
-        raise ValueError(f"--teacher {lesson.pretrained}: holds a model of clips; give an image model of transformers")
-    try:
-        processor = AutoImageProcessor.from_pretrained(lesson.pretrained)
-    except (OSError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"--teacher {lesson.pretrained}: does not say how pictures are normalised ({told})") from error
-    return StillClassifier(encoder, processor.image_mean, processor.image_std)
+        return StillClassifier(ResNetModel(ResNetConfig(**(BACKBONE | {"hidden_sizes": channels}))))
+    encoder = MTCAEForMultiTaskVideo.from_pretrained(lesson.start).encoder
+    stored = encoder.config.backbone_config if isinstance(encoder, FrameBackboneModel) else None
+    different = [name for name, value in BACKBONE.items() if getattr(stored, name, None) != value]
+    if not isinstance(encoder, FrameBackboneModel) or not isinstance(encoder.backbone, ResNetModel) or different:
+        told = f"its backbone differs in {', '.join(different) or 'kind'}; give the folder of a model of this command"
+        raise ValueError(f"--start {lesson.start}: {told}")
+    return StillClassifier(encoder.backbone)
 
 
 def order_of_epoch(stills: FaceSet, official: int, epoch: int, seed: int) -> np.ndarray:
@@ -269,15 +231,7 @@ def teach(stills: FaceSet, official: int, validation: FaceSet, options: RealPeop
         folds = fold_of_stills(stills.subjects, options.teachers, options.seed)
         answers = np.zeros_like(stills.targets)
         for fold in range(options.teachers):
-            lesson = Lesson(
-                f"teacher_{fold + 1}",
-                options.teacher_epochs,
-                options.teacher_batch,
-                options.teacher_learning_rate,
-                seen=folds != fold,
-                width=options.teacher_width,
-                pretrained=options.teacher,
-            )
+            lesson = Lesson(f"teacher_{fold + 1}", options.teacher_epochs, options.teacher_width, folds != fold)
             teacher = train_classifier(lesson, stills, official, validation, options)
             held_out = stills.select(folds == fold)
             scores = score_stills(teacher, held_out, SIZES[-1])
@@ -306,7 +260,7 @@ def train_classifier(
         options: of the command.
     """
     file, epochs = Path(options.output_dir) / f"{lesson.name}.pt", lesson.epochs
-    device, batch_size = stills.pictures.device, lesson.batch_size
+    device, batch_size = stills.pictures.device, options.backbone_batch
     torch.manual_seed(options.seed)
     model = make_classifier(lesson)
     if finished(file).exists():
@@ -334,8 +288,7 @@ def train_classifier(
         optimiser.load_state_dict(state["optimiser"])
         begun, step = state["epoch"], state["step"]
     for epoch in range(begun, epochs):
-        begins_at_random = not lesson.pretrained and not lesson.cascade
-        full_size = not begins_at_random or epoch >= options.small_share * epochs
+        full_size = bool(lesson.start) or epoch >= options.small_share * epochs
         size, start = SIZES[full_size], time.perf_counter()
         random = np.random.default_rng([options.seed, 2, epoch])
         torch.manual_seed(1000 * options.seed + epoch)  # dropout is drawn anew in every epoch, also after a stop
@@ -352,7 +305,7 @@ def train_classifier(
                 targets = torch.lerp(targets[partners], targets, share)
                 places = torch.full_like(places, math.nan)  # of which face?
             for group in optimiser.param_groups:
-                group["lr"] = one_cycle(step / total, lesson.learning_rate)
+                group["lr"] = one_cycle(step / total, options.backbone_learning_rate)
             with precision(device):
                 scores, found_places = model(pictures.contiguous(memory_format=torch.channels_last))
             loss = soft_cross_entropy(scores, targets, class_weights)
@@ -482,7 +435,7 @@ def make_cascade(classifier: StillClassifier, seed: int) -> MTCAEForMultiTaskVid
     """The cascade on the residual network of stage 2."""
     torch.manual_seed(seed)
     model = MTCAEForMultiTaskVideo(cascade_config())
-    encoder_of(model).backbone.load_state_dict(classifier.encoder.backbone.state_dict())
+    encoder_of(model).backbone.load_state_dict(classifier.backbone.state_dict())
     return model
 
 
@@ -882,13 +835,7 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
         test_clips, clips = clips.select(tested & first), clips.select(~tested)
     if options.teachers:
         stills.targets = teach(stills, official, validation, options)
-    lesson = Lesson(
-        "backbone",
-        options.backbone_epochs,
-        options.backbone_batch,
-        options.backbone_learning_rate,
-        cascade=options.start,
-    )
+    lesson = Lesson("backbone", options.backbone_epochs, start=options.start)
     classifier = train_classifier(lesson, stills, official, validation, options)
     model = make_cascade(classifier, options.seed)
     model.to(device)  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import MobileNetV1Config, MobileNetV1Model, VideoMAEConfig, VideoMAEModel, ViTImageProcessor
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments import real_people
@@ -20,7 +19,6 @@ from mtcae_dfer.experiments.real_people import (
     order_of_epoch,
 )
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
 from tests.support.tiny_models import tiny_model
 
@@ -130,7 +128,6 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
             device="cpu",
             teachers=2,
             teacher_epochs=1,
-            teacher_batch=8,
             backbone_epochs=2,
             backbone_batch=8,
             cascade_steps=3,
@@ -143,7 +140,7 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
         stills.targets = real_people.teach(stills, 21, stills, options)
         np.testing.assert_allclose(stills.targets.sum(axis=1), 1, atol=1e-5)
         assert not np.allclose(stills.targets, given)
-        lesson = real_people.Lesson("backbone", 2, options.backbone_batch)
+        lesson = real_people.Lesson("backbone", 2)
         classifier = real_people.train_classifier(lesson, stills, 21, stills, options)
         model = real_people.make_cascade(classifier, seed=0)
         if stop is not None:
@@ -175,39 +172,16 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
     assert figures["count"] == 4 and 0 <= figures["face_box_iou"] <= 1 and figures["landmark_nme"] > 0
 
 
-def test_a_teacher_begins_as_an_image_model_with_its_own_normalisation(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = MobileNetV1Model(MobileNetV1Config(depth_multiplier=0.25, image_size=64)).eval()
-    model.save_pretrained(tmp_path / "faces")
-    lesson = real_people.Lesson("teacher_1", epochs=1, pretrained=str(tmp_path / "faces"))
-    with pytest.raises(ValueError, match="--teacher .*faces: does not say how pictures are normalised"):
-        real_people.make_classifier(lesson)
-    ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "faces")
-    classifier = real_people.make_classifier(lesson).eval()
-    colours = torch.rand(2, 3, 96, 96)
-    mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    with torch.no_grad():
-        scores, places = classifier((colours - 0.5) / 0.25)
-        pooled = model((colours - mean) / std).last_hidden_state.mean(dim=(2, 3))
-        torch.testing.assert_close(scores, classifier.output(pooled), atol=1e-4, rtol=1e-4)
-    assert places.shape == (2, 14)
-    videos = tmp_path / "videos"
-    VideoMAEModel(VideoMAEConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(videos)
-    with pytest.raises(ValueError, match="holds a model of clips"):
-        real_people.make_classifier(real_people.Lesson("teacher_1", epochs=1, pretrained=str(videos)))
-
-
 def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) -> None:
     first = real_people.make_cascade(real_people.make_classifier(real_people.Lesson("backbone", 1)), seed=0)
     first.save_pretrained(tmp_path / "first")
-    MTCAEVideoProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "first")
-    lesson = real_people.Lesson("backbone", 1, cascade=str(tmp_path / "first"))
+    lesson = real_people.Lesson("backbone", 1, start=str(tmp_path / "first"))
     second = real_people.make_cascade(real_people.make_classifier(lesson), seed=1)
     expected, found = (model.encoder.backbone.state_dict() for model in (first, second))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     tiny_model().save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="--start .*other: its backbone differs in num_channels, embedding_size"):
-        real_people.make_classifier(real_people.Lesson("backbone", 1, cascade=str(tmp_path / "other")))
+        real_people.make_classifier(real_people.Lesson("backbone", 1, start=str(tmp_path / "other")))
 
 
 def test_a_folder_holds_stages_of_one_set_of_options_and_folds_share_it(tmp_path: Path) -> None:
