@@ -166,7 +166,8 @@ class StillClassifier(nn.Module):
     def __init__(self, backbone: ResNetModel) -> None:
         super().__init__()
         self.backbone = backbone
-        channels = backbone.config.hidden_sizes[-1]
+        sizes: Any = backbone.config.hidden_sizes
+        channels = sizes[-1]
         self.dropout = nn.Dropout(0.3)
         self.output = nn.Linear(channels, len(EXPRESSIONS))
         self.places = nn.Linear(channels * PLACES_GRID**2, 14)

@@ -27,6 +27,7 @@ from mtcae_dfer.training.threads import THREADS_VARIABLE
 
 RUN_MODULE = "mtcae_dfer.training.run"
 EXPERIMENT_FILE, LOG_FILE, LOCK_FILE = "experiment.json", "log.txt", ".lock"
+FRAMES_FOLDER = "frame_cache"  # of all runs
 POLLING_SECONDS = 0.2
 
 
@@ -156,7 +157,12 @@ def _start(
                 announced.add(experiment.name)
             return experiment
         # What an earlier start of the same command left running may have finished meanwhile.
-        command = [sys.executable, "-c", ""] if is_done(experiment, folder) else experiment.command(folder)
+        command = experiment.command(folder)
+        named = any(word.split("=")[0] == "--frame_cache" for word in command)
+        if experiment.module == RUN_MODULE and not named:
+            command += ["--frame_cache", str(output_dir / FRAMES_FOLDER)]  # decides no result, so it is not stored
+        if is_done(experiment, folder):
+            command = [sys.executable, "-c", ""]
         write_json(folder / EXPERIMENT_FILE, experiment.as_stored())
         with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
             # The process inherits the lock and so holds it as long as it lives, even when we are killed.

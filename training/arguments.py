@@ -80,6 +80,9 @@ class DataArguments(FaceCropArguments, SyntheticArguments):
         "Folder of decoded frames, which all runs share (`mtcae dataset cache-frames`); what is missing is decoded "
         "into it. Empty = in memory, or anew.",
     )
+    frame_cache_gb: float = option(
+        20.0, "Decoded frames beyond this many GB do not go into --frame_cache; their clips are decoded anew."
+    )
     frame_stride: int | None = option(
         None,
         "The model sees every so-manieth labelled frame: a window at a random place of a training clip, "

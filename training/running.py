@@ -61,7 +61,7 @@ FREE_OPTIONS = {
     *("resume_from_checkpoint", "resume_with_changed_options", "overwrite_output_dir", "output_dir"),
     *("save_total_limit", "save_seconds", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
     *("dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("cache_features_dir", "cache_frames_gb", "frame_cache"),
+    *("cache_features_dir", "cache_frames_gb", "frame_cache", "frame_cache_gb"),
 }
 
 

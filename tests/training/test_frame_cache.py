@@ -176,7 +176,9 @@ def test_the_command_makes_what_a_run_trains_from(small_dataset: Path, tmp_path:
     words = ["--dataset", str(small_dataset), "--num_train_epochs", "1", "--frame_cache", str(folder)]
     assert train([*words, "--output_dir", str(tmp_path / "cached")]) == 0
     monkeypatch.undo()
-    assert train([*words[:-2], "--output_dir", str(tmp_path / "anew"), "--cache_frames_gb", "0"]) == 0
+    full = ["--frame_cache", str(tmp_path / "none"), "--frame_cache_gb", "0", "--cache_frames_gb", "0"]
+    assert train([*words[:-2], "--output_dir", str(tmp_path / "anew"), *full]) == 0
+    assert not (tmp_path / "none").exists()  # beyond the budget, every clip is decoded anew
     losses = [
         json.loads((tmp_path / run / "report.json").read_text())["history"][0]["train_loss"]
         for run in ("cached", "anew")

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.folds import SPLITS
@@ -27,6 +28,7 @@ from mtcae_dfer.training.data.mixture import MixedClips, match_classes
 from mtcae_dfer.training.data.sampling import FrameWindow
 from mtcae_dfer.training.running import SYNTHETIC_DATA, SYNTHETIC_NAME
 
+logger = logging.get_logger(__name__)
 SEEDS_APART = 1_000_003
 SEEN_CLIPS_PROTOCOL = "training clips themselves (says nothing about unseen people)"
 
@@ -136,9 +138,16 @@ def open_splits(
         "optional_labels": bool(others),
     }
 
+    folder = options.frame_cache
+    if folder and needed > options.frame_cache_gb * 1e9:
+        logger.warning(
+            f"Decoded frames of {needed / 1e9:.1f} GB do not go into {folder}: raise --frame_cache_gb "
+            f"{options.frame_cache_gb:g} where the disk has room for them"
+        )
+        folder = None
+
     def kept(dataset: dict[str, str]) -> dict[str, Any]:
         """The same with the place of the data set's decoded frames."""
-        folder = options.frame_cache
         return common | {"cache": FrameCacheConfig(Path(folder), dataset["name"]) if folder else None}
 
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
