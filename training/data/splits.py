@@ -138,17 +138,17 @@ def open_splits(
         "optional_labels": bool(others),
     }
 
-    folder = options.frame_cache
-    if folder and needed > options.frame_cache_gb * 1e9:
+    cache_folder = options.frame_cache
+    if cache_folder and needed > options.frame_cache_gb * 1e9:
         logger.warning(
-            f"Decoded frames of {needed / 1e9:.1f} GB do not go into {folder}: raise --frame_cache_gb "
+            f"Decoded frames of {needed / 1e9:.1f} GB do not go into {cache_folder}: raise --frame_cache_gb "
             f"{options.frame_cache_gb:g} where the disk has room for them"
         )
-        folder = None
+        cache_folder = None
 
     def kept(dataset: dict[str, str]) -> dict[str, Any]:
         """The same with the place of the data set's decoded frames."""
-        return common | {"cache": FrameCacheConfig(Path(folder), dataset["name"]) if folder else None}
+        return common | {"cache": FrameCacheConfig(Path(cache_folder), dataset["name"]) if cache_folder else None}
 
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
