@@ -15,6 +15,7 @@ from mtcae_dfer.inference.clips import predict_file
 from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.release import export
 from mtcae_dfer.release.export import ExportError, export_model, open_onnx, open_torch_export
+from tests.support.kinds_of_models import KINDS
 from tests.support.tiny_models import CLASSES, EXPRESSION_TASK, FRAMES, SIDE, random_clips, tiny_model
 from tests.support.video_files import rotate_track, write_video
 
@@ -91,6 +92,21 @@ def test_heat_maps_and_attention_pooling_are_exported(tmp_path: Path, dtype: str
     tolerance = 1e-4 if dtype == "fp32" else 0.1
     np.testing.assert_allclose(outputs["face_box"], expected.face_boxes, atol=tolerance)
     np.testing.assert_allclose(outputs["face_landmarks"], expected.face_landmarks, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["resnet_cascade", "timesformer", "vit_cascade", "vjepa2"])
+@torch.no_grad()
+def test_every_kind_of_encoder_is_exported(kind: str, tmp_path: Path) -> None:
+    model, (clips,) = KINDS[kind].build(), KINDS[kind].inputs()
+    _, num_frames, _, height, width = clips.shape
+    model.save_pretrained(tmp_path / "model")
+    processor = MTCAEVideoProcessor(size={"height": height, "width": width}, num_frames=num_frames)
+    processor.save_pretrained(tmp_path / "model")
+    export_model(str(tmp_path / "model"), tmp_path / "graph")
+    outputs = open_onnx(tmp_path / "graph" / "model.onnx")(clips.numpy())
+    expected = model(clips).task_outputs
+    for actual, name in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(torch.as_tensor(actual), expected[name], atol=1e-4, rtol=1e-4)
 
 
 def test_weights_really_take_fewer_bits(exports: dict) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from tests.support.kinds_of_models import KINDS
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
 from tests.support.video_files import noisy_frames, write_video
 
@@ -98,10 +99,24 @@ def write_expectations(saved: Path, work: Path) -> None:
     torch.save(expected, work / "expected.pt")
 
 
+@torch.no_grad()
+def save_every_kind(work: Path) -> None:
+    """Folders of all other kinds of models with what they give here, and one of a processor alone."""
+    expected = {}
+    for name, kind in KINDS.items():
+        model, inputs = kind.build(), kind.inputs()
+        model.save_pretrained(work / "kinds" / name)
+        expected[name] = (kind.auto_class, inputs, kind.output, getattr(model(*inputs), kind.output))
+    torch.save(expected, work / "kinds.pt")
+    MTCAEVideoProcessor(num_frames=4).save_pretrained(work / "saved-processor.v1")
+
+
 def start_checks(source: str, saved: Path, work: Path) -> subprocess.Popen:
     """Runs the checks in a process that finds neither the package, nor a network, nor an earlier module cache."""
     work.mkdir()
     write_expectations(saved, work)
+    if source == str(saved):
+        save_every_kind(work)
     if source == HUB_ID:
         lay_out_hub_cache(saved, work / "home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
@@ -132,6 +147,12 @@ def faults(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 @pytest.mark.parametrize("source", ["folder", "hub_id"])
 def test_a_fresh_process_without_the_package(source: str, check: str, faults: dict) -> None:
     fault = faults[source][check]
+    assert fault is None, fault
+
+
+@pytest.mark.parametrize("check", [*KINDS, "pre_trained_weights_go_into_a_cascade", "a_processor_alone_loads"])
+def test_a_fresh_process_without_the_package_loads_every_kind(check: str, faults: dict) -> None:
+    fault = faults["folder"][check]
     assert fault is None, fault
 
 

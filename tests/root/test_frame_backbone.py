@@ -1,9 +1,6 @@
 """Any image model of transformers frame by frame: its map as the grid, layers over time, and nothing untrained."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel, ResNetModel, ViTModel
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
-from mtcae_dfer import FrameBackboneConfig, FrameBackboneModel, MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
-from mtcae_dfer.release.export import export_model, open_onnx
+from mtcae_dfer import FrameBackboneConfig, FrameBackboneModel, MTCAEConfig, MTCAEForMultiTaskVideo
 from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.image_models import FEATURE_MAPS, IMAGE_MODELS, SIDE, describe_image_model
 from tests.support.tiny_models import randomise
@@ -273,51 +269,6 @@ def test_half_precision_and_one_compiled_graph(model_type: str) -> None:
     torch.testing.assert_close(compiled(clips()).logits, model(clips()).logits, atol=1e-5, rtol=1e-5)
     logits = model.to(torch.bfloat16)(clips().bfloat16()).logits
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
-
-
-@pytest.mark.parametrize("model_type", ["resnet", "vit"])
-@torch.no_grad()
-def test_an_exported_graph_gives_the_models_outputs(model_type: str, tmp_path: Path) -> None:
-    model = whole_model_of(model_type, num_temporal_layers=1)
-    model.save_pretrained(tmp_path / "model")
-    processor = MTCAEVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
-    processor.save_pretrained(tmp_path / "model")
-    export_model(str(tmp_path / "model"), tmp_path / "graph")
-    outputs = open_onnx(tmp_path / "graph" / "model.onnx")(clips().numpy())
-    expected = model(clips()).task_outputs
-    for actual, name in zip(outputs, expected, strict=True):
-        torch.testing.assert_close(torch.as_tensor(actual), expected[name], atol=1e-4, rtol=1e-4)
-
-
-LOAD_ELSEWHERE = """
-import sys, torch
-from transformers import AutoModel
-torch.manual_seed(3)
-clips = torch.randn(1, 3, 3, 64, 64)
-assert "mtcae_dfer" not in sys.modules
-for folder in sys.argv[1:]:
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-    with torch.no_grad():
-        output = model(clips)
-    print((output["logits"] if "logits" in output else output.last_hidden_state).flatten()[:5].tolist())
-"""
-
-
-@torch.no_grad()
-def test_a_fresh_process_without_the_package_loads_encoder_and_whole_model(tmp_path: Path) -> None:
-    encoder, whole = encoder_of("dinov2", num_temporal_layers=1), whole_model_of("resnet", num_temporal_layers=1)
-    encoder.save_pretrained(tmp_path / "encoder")
-    whole.save_pretrained(tmp_path / "whole")
-    folders = [str(tmp_path / "encoder"), str(tmp_path / "whole")]
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", LOAD_ELSEWHERE, *folders]
-    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    torch.manual_seed(3)
-    pixels = torch.randn(1, 3, 3, 64, 64)
-    expected = [encoder(pixels).last_hidden_state.flatten()[:5], whole(pixels).logits.flatten()[:5]]
-    for line, values in zip(process.stdout.splitlines(), expected, strict=True):
-        torch.testing.assert_close(torch.tensor(eval(line)), values, atol=1e-5, rtol=1e-5)
 
 
 def test_a_plain_checkpoint_of_an_image_model_goes_into_the_backbone(tmp_path: Path) -> None:

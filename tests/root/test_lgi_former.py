@@ -1,9 +1,6 @@
 """LGI-Former: published sizes, a literal second statement of the block, masked pre-training, use under the cascade."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -25,31 +22,15 @@ from mtcae_dfer.modeling_layers import Residual
 from mtcae_dfer.modeling_lgi_former import LGIFormerForPreTraining, LGIFormerForVideoClassification, LGIFormerModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.running import checkpoint_activations
+from tests.support.kinds_of_models import LGI_FORMER
 
-# Three regions along height and two along width and time: no axis may hide a mistake of another.
-TINY = {
-    "image_size": [48, 32],
-    "patch_size": 8,
-    "num_frames": 8,
-    "region_size": [2, 2, 2],
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "decoder_hidden_size": 16,
-    "decoder_num_hidden_layers": 2,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 32,
-    "mask_ratio": 0.75,
-    "num_labels": 5,
-}
 TINY_TASKS = {"decoder_hidden_size": 16, "decoder_num_layers": 2, "decoder_head_dim": 8}
 
 
 def build_tiny(model_class: type = LGIFormerModel, **fields: object) -> torch.nn.Module:
     """A tiny model whose weights are all random, biases and norms included."""
     torch.manual_seed(0)
-    model = model_class(LGIFormerConfig(**(TINY | fields))).eval()
+    model = model_class(LGIFormerConfig(**(LGI_FORMER | fields))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -227,7 +208,7 @@ def test_encoder_equals_a_literal_second_statement(masked: bool) -> None:
 
 def test_final_norm_is_over_the_local_tokens_alone() -> None:
     model = build_tiny()
-    bare = LGIFormerModel(LGIFormerConfig(**TINY, final_norm=False)).eval()
+    bare = LGIFormerModel(LGIFormerConfig(**LGI_FORMER, final_norm=False)).eval()
     bare.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("norm.")})
     with torch.no_grad():
         output, unnormed = model(draw_clips()), bare(draw_clips())
@@ -367,7 +348,7 @@ def test_drop_path_falls_on_regions_within_and_on_clips_across(monkeypatch: pyte
 )
 def test_a_field_that_breaks_its_rule_is_named(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LGIFormerConfig(**(TINY | fields))
+        LGIFormerConfig(**(LGI_FORMER | fields))
 
 
 def test_a_mask_with_unequal_regions_is_refused() -> None:
@@ -455,7 +436,9 @@ def test_targets_equal_a_slow_literal_statement(kind: str) -> None:
 
 def test_mask_and_pixel_target_are_those_of_videomae() -> None:
     """transformers' own pre-training model takes the plain tube mask, and its loss is that of our target."""
-    sizes = {name: value for name, value in TINY.items() if name not in ("region_size", "mask_ratio", "image_size")}
+    sizes = {
+        name: value for name, value in LGI_FORMER.items() if name not in ("region_size", "mask_ratio", "image_size")
+    }
     model = VideoMAEForPreTraining(VideoMAEConfig(**sizes, image_size=32)).eval()
     clips = draw_clips()[..., :32, :]
     mask = stratified_tube_mask((4, 4, 4), (4, 4, 4), 0.9, 2)
@@ -528,7 +511,7 @@ def test_released_order_reaches_the_decoder_and_is_off_by_default() -> None:
 
 def test_pre_training_lowers_its_loss() -> None:
     torch.manual_seed(0)
-    model = LGIFormerForPreTraining(LGIFormerConfig(**TINY)).train()
+    model = LGIFormerForPreTraining(LGIFormerConfig(**LGI_FORMER)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     # A wave that moves with time: appearance and motion can both be told from what is visible.
     rows, columns = torch.arange(48).reshape(48, 1), torch.arange(32)
@@ -634,7 +617,7 @@ def test_half_precision_models_take_the_table_from_full_precision(tmp_path) -> N
 
 
 def test_the_position_table_is_there_without_initialisation_and_empty_on_the_meta_device() -> None:
-    config = LGIFormerConfig(**TINY)
+    config = LGIFormerConfig(**LGI_FORMER)
     with no_init_weights():
         bare = LGIFormerModel(config)
     expected = literal_positions(96, 24).float()
@@ -647,13 +630,13 @@ def test_the_position_table_is_there_without_initialisation_and_empty_on_the_met
 
 def test_fresh_weights_have_the_published_spread() -> None:
     sizes = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512, "num_hidden_layers": 1}
-    classifier = LGIFormerForVideoClassification(LGIFormerConfig(**(TINY | sizes)))
+    classifier = LGIFormerForVideoClassification(LGIFormerConfig(**(LGI_FORMER | sizes)))
     layer = classifier.lgi_former.layers[0]
     assert layer.mlp.dense_in.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not layer.region_attention.query.bias.any()
     assert classifier.lgi_former.representative_tokens.std().item() == pytest.approx(0.0176, rel=0.1)
     assert classifier.classifier.weight.std().item() == pytest.approx(2e-5, rel=0.1)
-    pre_training = LGIFormerForPreTraining(LGIFormerConfig(**(TINY | sizes)))
+    pre_training = LGIFormerForPreTraining(LGIFormerConfig(**(LGI_FORMER | sizes)))
     weight = pre_training.lgi_former.layers[0].mlp.dense_in.weight
     assert weight.abs().max().item() == pytest.approx((6 / 768) ** 0.5, rel=0.02)
     assert 0 < pre_training.mask_token.abs().max() <= 0.02
@@ -675,7 +658,7 @@ def build_cascade(structure: str = "cascaded", **fields: object) -> MTCAEForMult
     torch.manual_seed(0)
     tasks = [TaskDescription("expression", kind="classification", label_key="labels")]
     tasks = tasks if structure == "single_task" else paper_tasks()
-    encoder_config = {"model_type": "lgi_former", **TINY}
+    encoder_config = {"model_type": "lgi_former", **LGI_FORMER}
     config = MTCAEConfig(encoder_config=encoder_config, structure=structure, tasks=tasks, **TINY_TASKS, **fields)
     return MTCAEForMultiTaskVideo(config).eval()
 
@@ -738,49 +721,3 @@ def test_classifier_starts_from_pre_trained_weights_without_their_norm(tmp_path)
     assert "lgi_former.norm.weight" in report["unexpected_keys"]
     assert torch.equal(model.fc_norm.weight, torch.ones(24))
     assert model.config.final_norm is False and model.config.xavier_init is False
-
-
-LOAD_AS_REMOTE_CODE = """
-import sys
-from pathlib import Path
-
-import torch
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
-
-folder = Path(sys.argv[1])
-clips, mask, expected = torch.load(folder / "expected.pt")
-auto = {"classifier": AutoModelForVideoClassification, "pre_training": AutoModelForPreTraining, "cascade": AutoModel}
-for name, auto_class in auto.items():
-    model = auto_class.from_pretrained(folder / name, trust_remote_code=True).eval()
-    assert type(model).__module__.startswith("transformers_modules."), type(model)
-    with torch.no_grad():
-        logits = model(clips, mask).logits if name == "pre_training" else model(clips).logits
-    torch.testing.assert_close(logits, expected[name])
-encoder = AutoModel.from_pretrained(folder / "pre_training", trust_remote_code=True)
-assert type(encoder).__name__ == "LGIFormerModel"
-started = type(model).from_encoder_pretrained(folder / "pre_training", decoder_num_layers=1)
-for name, value in encoder.state_dict().items():
-    assert torch.equal(started.encoder.state_dict()[name], value), name
-started.save_pretrained(folder / "again")
-again = AutoModel.from_pretrained(folder / "again", trust_remote_code=True)
-assert again.config.encoder_config.region_size == [2, 2, 2]
-assert "mtcae_dfer" not in sys.modules
-"""
-
-
-def test_saved_folders_load_as_remote_code_in_a_fresh_process(tmp_path) -> None:
-    models = {
-        "classifier": build_tiny(LGIFormerForVideoClassification),
-        "pre_training": build_tiny(LGIFormerForPreTraining),
-        "cascade": build_cascade(),
-    }
-    clips, mask, expected = draw_clips(), draw_mask(), {}
-    for name, model in models.items():
-        model.save_pretrained(tmp_path / name)
-        with torch.no_grad():
-            expected[name] = model(clips, mask).logits if name == "pre_training" else model(clips).logits
-    torch.save((clips, mask, expected), tmp_path / "expected.pt")
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", LOAD_AS_REMOTE_CODE, str(tmp_path)]
-    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr

@@ -1,8 +1,6 @@
 """MTL-ER: configuration, frameworks, masking, chunks, feedback, save and reload."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,10 @@ from transformers import AutoModel
 from mtcae_dfer import MTLERConfig, MTLERForAffectiveBehavior
 from mtcae_dfer.configuration_mtl_er import TASKS
 from mtcae_dfer.modeling_mtl_er import MTLERPrediction, average_predictions, smooth_over_time
+from tests.support.kinds_of_models import MTL_ER
 
-CHANNELS, FRAMES = 12, 9
-SIZES = {
-    "input_size": CHANNELS,
-    "hidden_size": 32,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "num_layers": 2,
-    "num_private_layers": 1,
-    "head_sizes": [16, 16],
-    "label_embedding_size": 16,
-    "chunk_length": 6,
-    "chunk_overlap": 2,
-    "initializer_range": 0.3,
-}
+CHANNELS, FRAMES = MTL_ER["input_size"], 9
+SIZES = MTL_ER | {"initializer_range": 0.3}
 ENCODERS = ("transformer", "lstm", "gru")
 FRAMEWORKS = ("share_encoder", "share_bottom", "share_bottom_feedback")
 
@@ -321,24 +308,3 @@ def test_smoothing_is_a_moving_average_of_the_frames_that_there_are(half_width: 
         for frame in range(11)
     ]
     torch.testing.assert_close(smooth_over_time(values, half_width), torch.tensor(expected), rtol=1e-5, atol=1e-6)
-
-
-def test_a_saved_folder_loads_where_the_package_is_not_installed(tmp_path: Path) -> None:
-    model, features = tiny_mtl_er(), random_features()
-    model.save_pretrained(tmp_path / "my-model.v1")
-    torch.save({"features": features, "expected": model(features).arousal.detach()}, tmp_path / "clip.pt")
-    program = (
-        "import sys, torch\n"
-        "from transformers import AutoModel\n"
-        "assert 'mtcae_dfer' not in sys.modules\n"
-        f"model = AutoModel.from_pretrained({str(tmp_path / 'my-model.v1')!r}, trust_remote_code=True).eval()\n"
-        f"kept = torch.load({str(tmp_path / 'clip.pt')!r})\n"
-        "torch.testing.assert_close(model(kept['features']).arousal, kept['expected'])\n"
-        "print(type(model).__module__)\n"
-    )
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("transformers_modules.")

@@ -1,8 +1,5 @@
 """The video encoders of transformers under the cascade: grid, order of tokens, checkpoints, frames and sizes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +15,8 @@ from transformers import (
     ViTModel,
 )
 
-from mtcae_dfer import FrameBackboneConfig, MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from mtcae_dfer import FrameBackboneConfig, MTCAEConfig, MTCAEForMultiTaskVideo
 from mtcae_dfer.modeling_encoders import ENCODERS, encode_clips
-from mtcae_dfer.release.export import export_model, open_onnx
 from mtcae_dfer.training.running import checkpoint_activations
 from tests.support.image_models import IMAGE_MODELS
 from tests.support.tiny_models import randomise
@@ -236,54 +232,6 @@ def test_of_an_image_and_text_model_the_image_model_is_taken(tmp_path: Path) -> 
     model = MTCAEForMultiTaskVideo.from_encoder_pretrained(str(tmp_path), {"num_frames": 2}, **DECODERS).eval()
     for name, weight in model.encoder.backbone.state_dict().items():
         assert torch.equal(weight, alone.vision_model.state_dict()[name]), name
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Elsewhere
-
-
-@pytest.mark.parametrize("model_type", ["timesformer", "vjepa2"])
-@torch.no_grad()
-def test_an_exported_graph_gives_the_models_outputs(model_type: str, tmp_path: Path) -> None:
-    model = model_of(model_type)
-    model.save_pretrained(tmp_path / "model")
-    processor = MTCAEVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
-    processor.save_pretrained(tmp_path / "model")
-    export_model(str(tmp_path / "model"), tmp_path / "graph")
-    outputs = open_onnx(tmp_path / "graph" / "model.onnx")(clips().numpy())
-    expected = model(clips()).task_outputs
-    for actual, name in zip(outputs, expected, strict=True):
-        torch.testing.assert_close(torch.as_tensor(actual), expected[name], atol=1e-4, rtol=1e-4)
-
-
-LOAD_ELSEWHERE = """
-import json, sys, torch
-from transformers import AutoModel
-torch.manual_seed(3)
-clips = torch.randn(1, 4, 3, 64, 64)
-for folder in sys.argv[1:]:
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-    assert "transformers_modules" in type(model).__module__ and "mtcae_dfer" not in sys.modules
-    with torch.no_grad():
-        print(json.dumps(model(clips).logits[0].tolist()))
-"""
-
-
-@torch.no_grad()
-def test_a_fresh_process_without_the_package_loads_each(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    pixels, folders, expected = torch.randn(1, 4, 3, 64, 64), [], []
-    for model_type in VIDEO_ENCODERS:
-        model = model_of(model_type)
-        model.save_pretrained(tmp_path / model_type)
-        folders.append(str(tmp_path / model_type))
-        expected.append(model(pixels).logits[0])
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", LOAD_ELSEWHERE, *folders]
-    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    for line, logits in zip(process.stdout.splitlines(), expected, strict=True):
-        torch.testing.assert_close(torch.tensor(eval(line)), logits, atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a user without this package does with a saved model. Run by test_auto_classes in a process of its own.
 
-Arguments: source (folder or Hub id), repository root, working folder that holds expected.pt and clip.mp4.
+Arguments: source (folder or Hub id), repository root, working folder that holds expected.pt and clip.mp4. If it has a
+kinds.pt too, the models saved in its folder kinds are looked at as well.
 Prints one line of JSON: what every check found wrong, None where nothing.
 """
 
@@ -9,6 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -23,6 +25,7 @@ class PackageIsNotInstalled(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, PackageIsNotInstalled())
 
 import torch  # noqa: E402
+import transformers  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
     AutoModel,
@@ -34,6 +37,7 @@ from transformers import (  # noqa: E402
 
 SOURCE, ROOT, WORK = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 EXPECTED = torch.load(WORK / "expected.pt")
+KINDS = torch.load(WORK / "kinds.pt") if (WORK / "kinds.pt").is_file() else {}
 CLIP = str(WORK / "clip.mp4")
 TRUST = {"trust_remote_code": True}
 
@@ -127,7 +131,42 @@ def assert_predicts_the_same(model: torch.nn.Module) -> None:
         torch.testing.assert_close(output[name], EXPECTED[name])
 
 
-CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]
+CHECKS = {name: value for name, value in list(globals().items()) if name.startswith("check_")}
+
+
+def assert_kind_gives_the_same(name: str) -> None:
+    auto_class, inputs, field, values = KINDS[name]
+    model = getattr(transformers, auto_class).from_pretrained(WORK / "kinds" / name, **TRUST).eval()
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    with torch.no_grad():
+        torch.testing.assert_close(getattr(model(*inputs), field), values)
+
+
+def assert_pre_trained_weights_go_into_a_cascade() -> None:
+    folder = WORK / "kinds" / "lgi_former_pre_training"
+    encoder = AutoModel.from_pretrained(folder, **TRUST)
+    assert type(encoder).__name__ == "LGIFormerModel"
+    cascade = AutoModel.from_pretrained(WORK / "kinds" / "lgi_former_cascade", **TRUST)
+    started = type(cascade).from_encoder_pretrained(folder, decoder_num_layers=1)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(started.encoder.state_dict()[name], value), name
+    started.save_pretrained(WORK / "started")
+    again = AutoModel.from_pretrained(WORK / "started", **TRUST)
+    assert again.config.encoder_config.region_size == [2, 2, 2]
+
+
+def assert_a_processor_alone_loads() -> None:
+    for auto_class in (AutoVideoProcessor, AutoProcessor):
+        processor = auto_class.from_pretrained(WORK / "saved-processor.v1", **TRUST)
+        assert type(processor).__name__ == "MTCAEVideoProcessor"
+        assert processor(CLIP)["pixel_values"].shape == (1, 4, 3, 224, 224)
+
+
+if KINDS:
+    CHECKS |= {name: partial(assert_kind_gives_the_same, name) for name in KINDS}
+    CHECKS["pre_trained_weights_go_into_a_cascade"] = assert_pre_trained_weights_go_into_a_cascade
+    CHECKS["a_processor_alone_loads"] = assert_a_processor_alone_loads
+    CHECKS[check_the_package_was_not_used.__name__] = CHECKS.pop(check_the_package_was_not_used.__name__)  # the last
 
 
 def find_fault(check: Callable[[], None]) -> str | None:
@@ -141,4 +180,4 @@ def find_fault(check: Callable[[], None]) -> str | None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps({check.__name__: find_fault(check) for check in CHECKS}))
+    print(json.dumps({name: find_fault(check) for name, check in CHECKS.items()}))
