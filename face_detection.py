@@ -189,21 +189,16 @@ class FaceDetector:
         for start in range(0, len(frames), FRAMES_AT_ONCE):
             stack = frames[start : start + FRAMES_AT_ONCE].to(self.device)
             faces = self._cascade.find(stack, self.min_face, self._overlaps)
-            if self.search_small_faces and self.min_face > REFERENCE_MIN_FACE:
-                faces = self._search_again(stack, faces)
+            sure = torch.zeros(len(stack), dtype=torch.bool)
+            sure[faces.frame_index[faces.confidence >= SURE_CONFIDENCE]] = True
+            unsure = (~sure).nonzero()[:, 0]
+            if self.search_small_faces and self.min_face > REFERENCE_MIN_FACE and len(unsure) > 0:
+                again = self._cascade.find(stack[unsure.to(stack.device)], REFERENCE_MIN_FACE, REFERENCE_OVERLAPS)
+                again.frame_index = unsure[again.frame_index]
+                faces = _join([faces[sure[faces.frame_index]], again])
             faces.frame_index = faces.frame_index + start
             parts.append(faces)
         return _join(parts)
-
-    def _search_again(self, frames: torch.Tensor, faces: _Faces) -> _Faces:
-        sure = torch.zeros(len(frames), dtype=torch.bool)
-        sure[faces.frame_index[faces.confidence >= SURE_CONFIDENCE]] = True
-        unsure = (~sure).nonzero()[:, 0]
-        if len(unsure) == 0:
-            return faces
-        again = self._cascade.find(frames[unsure.to(frames.device)], REFERENCE_MIN_FACE, REFERENCE_OVERLAPS)
-        again.frame_index = unsure[again.frame_index]
-        return _join([faces[sure[faces.frame_index]], again])
 
 
 class _Cascade:

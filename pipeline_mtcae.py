@@ -293,11 +293,11 @@ def quantise_linear_layers(model: torch.nn.Module) -> None:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
     except ImportError as error:
         raise ImportError("8 bits need torchao, which is not installed: pip install torchao", name="torchao") from error
-
-    def is_quantised(module: torch.nn.Module, name: str) -> bool:
-        return isinstance(module, torch.nn.Linear) and not name.startswith("heads.")
-
-    quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=is_quantised)
+    quantize_(
+        model,
+        Int8DynamicActivationInt8WeightConfig(),
+        filter_fn=lambda module, name: isinstance(module, torch.nn.Linear) and not name.startswith("heads."),
+    )
 
 
 class _Reading:

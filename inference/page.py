@@ -237,7 +237,9 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
             try:
                 answer = demonstration.analyse(clip, mode, answer_folder(work))
             except UploadError as error:
-                return cleared(f"<p><strong>{html.escape(str(error))}</strong></p>")
+                told = f"<p><strong>{html.escape(str(error))}</strong></p>"
+                empty = {overlay: None, found: {}, person: gr.Dropdown(choices=[], value=None), face: "", bars: None}
+                return {message: told, **empty, chart: "", download: gr.DownloadButton(value=None, interactive=False)}
             faces = {
                 person_name(each): picture_of(answer.faces.get(each["track"]), person_name(each))
                 for each in answer.timeline["people"]
@@ -254,10 +256,6 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
                 chart: chart_of(answer),
                 download: gr.DownloadButton(value=str(answer.files["json"]), interactive=True),
             }
-
-        def cleared(text: str) -> dict[Any, Any]:
-            empty = {overlay: None, found: {}, person: gr.Dropdown(choices=[], value=None), face: "", bars: None}
-            return {message: text, **empty, chart: "", download: gr.DownloadButton(value=None, interactive=False)}
 
         def choose(known: dict[str, Any], name: str) -> tuple[Any, str]:
             return known.get(name, (None, ""))

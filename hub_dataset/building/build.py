@@ -38,7 +38,6 @@ from mtcae_dfer.hub_dataset.building.report import (
     BuildReport,
     read_build_report,
     summarise,
-    write_build_report,
 )
 from mtcae_dfer.hub_dataset.clips import (
     BuiltClip,
@@ -170,7 +169,9 @@ def build_dataset(
         files = write_groups(built, protocol, features, result / "data", progress)
         draw_contact_sheets(built, class_names, result / SHEETS_FOLDER, progress)
         (result / "README.md").write_text(render_card(report, files, options.license), encoding="utf-8")
-        write_build_report(report, result)
+        # Without the place where it lies, so that a moved or repeated data set has the same bytes.
+        told = {name: value for name, value in asdict(report).items() if name != "output_dir"}
+        write_json(result / REPORT_FILE, told)
         if output.exists():
             output.rmdir()  # known to be empty
         os.replace(result, output)

@@ -6,14 +6,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtcae_dfer.hub_dataset.clips import BuiltClip, DatasetError
-from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, splits_of_units
 
 REPORT_FILE = "build_report.json"
@@ -66,13 +65,6 @@ def read_build_report(dataset_dir: str | os.PathLike) -> BuildReport:
         f"{dataset_dir} was built with format {version}, and this release reads {FORMAT_VERSION}: "
         f"{f'install a newer release, or {remedy}' if is_newer else remedy}."
     )
-
-
-def write_build_report(report: BuildReport, folder: Path) -> None:
-    """Writes the report without the place where it lies, so that a moved or repeated data set has the same bytes."""
-    values = asdict(report)
-    del values["output_dir"]
-    write_json(folder / REPORT_FILE, values)
 
 
 def summarise(

@@ -32,9 +32,9 @@ def draw_camera_path(name: str, seed: int, frame_count: int, aspect: float) -> C
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     time = np.linspace(-1.0, 1.0, frame_count)
     walks = [drift(random, time, 0.5, WALK_RATES) for _ in range(5)]  # each within -0.5..0.5
+    still = (frame_count - 1) // 2  # this frame shows the picture as it is: a clip of one sampled frame is read at it
     shift_x, shift_y, zoom, turn, light = (
-        reach * (walk - walk[still_position(frame_count)])
-        for reach, walk in zip((SHIFT, SHIFT, ZOOM, TURN, LIGHT), walks, strict=True)
+        reach * (walk - walk[still]) for reach, walk in zip((SHIFT, SHIFT, ZOOM, TURN, LIGHT), walks, strict=True)
     )
     scale, cosine, sine = np.exp(zoom), np.cos(turn), np.sin(turn)
     # A turn of pixels, in coordinates that are divided by width and height.
@@ -45,11 +45,6 @@ def draw_camera_path(name: str, seed: int, frame_count: int, aspect: float) -> C
     middle = np.array([0.5, 0.5])
     offset = middle - linear @ middle + np.stack([shift_x, shift_y], axis=-1)  # (F, 2): about the picture's middle
     return CameraPath(np.concatenate([linear, offset[..., None]], axis=-1), np.exp(light))
-
-
-def still_position(frame_count: int) -> int:
-    """The frame that shows the still as it is: the one that a clip of a single sampled frame is read at."""
-    return (frame_count - 1) // 2
 
 
 def film(picture: np.ndarray, path: CameraPath) -> np.ndarray:

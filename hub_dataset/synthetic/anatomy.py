@@ -193,19 +193,15 @@ def draw_identity(random: np.random.Generator, tone: float) -> FaceIdentity:
 # Contours that do not move with action units
 
 
-def face_half_width(identity: FaceIdentity, y: np.ndarray) -> np.ndarray:
-    """Half the width of the resting face at height y: an ellipse above the eyes, a tapering superellipse below."""
-    upper = np.sqrt(np.clip(1.0 - (y / identity.skull) ** 2, 0.0, None))
-    share = np.clip(y / identity.chin, 0.0, 1.0)
-    lower = np.clip(1.0 - share**identity.jaw_power, 0.0, None) ** (1.0 / identity.jaw_power)
-    return np.where(y < 0, upper, lower * (1.0 - identity.jaw_taper * share**1.5))
-
-
 def face_contour(identity: FaceIdentity, top: float, count: int = 40) -> np.ndarray:
     """Closed contour (2 * count, 2) of the resting face between height `top` and the chin."""
     angle = np.linspace(np.arcsin(np.clip(top / identity.skull, -1.0, 1.0)), np.pi / 2, count)
     y = np.where(angle < 0, np.sin(angle) * identity.skull, np.sin(angle) * identity.chin)
-    x = face_half_width(identity, y)
+    # Half the width at height y: an ellipse above the eyes, a tapering superellipse below.
+    upper = np.sqrt(np.clip(1.0 - (y / identity.skull) ** 2, 0.0, None))
+    share = np.clip(y / identity.chin, 0.0, 1.0)
+    lower = np.clip(1.0 - share**identity.jaw_power, 0.0, None) ** (1.0 / identity.jaw_power)
+    x = np.where(y < 0, upper, lower * (1.0 - identity.jaw_taper * share**1.5))
     return np.concatenate([np.stack([x, y], axis=-1), np.stack([-x, y], axis=-1)[::-1]])
 
 

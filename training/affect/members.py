@@ -93,13 +93,18 @@ def make_config(options: AffectModelArguments, splits: AffectSplits, tasks: Sequ
 
 
 def train_member(member: Member, splits: AffectSplits, arguments: AffectArguments, output_dir: Path) -> dict[str, Any]:
-    """Trains one model; its folder holds the best epoch on the validation videos. A finished one is not repeated."""
+    """Trains one model; its folder holds the best epoch on the validation videos. A finished one is not repeated.
+
+    Raises:
+        CheckpointError: one was trained to its end, or begun, with other options.
+    """
     folder = output_dir / MEMBERS_FOLDER / member.name
     options = arguments.optimisation
     # An accelerator of its own: whatever one model registers for its checkpoints would stand in the next one's.
     accelerator = make_accelerator(options)
-    finished = read_finished(folder, arguments)
-    if finished is not None:
+    if (folder / RESULT_FILE).exists():
+        finished: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        refuse_changed_options(finished["options"], arguments, folder)
         accelerator.print(f"{member.name}: finished before")
         return finished
     set_seed(options.seed + member.seed)
@@ -139,20 +144,6 @@ def train_member(member: Member, splits: AffectSplits, arguments: AffectArgument
     if accelerator.is_main_process:
         write_json(folder / RESULT_FILE, result)
     accelerator.wait_for_everyone()
-    return result
-
-
-def read_finished(folder: Path, arguments: AffectArguments) -> dict[str, Any] | None:
-    """The result of a model that was trained to its end earlier; None where there is none.
-
-    Raises:
-        CheckpointError: it was trained with other options.
-    """
-    file = folder / RESULT_FILE
-    if not file.exists():
-        return None
-    result = json.loads(file.read_text(encoding="utf-8"))
-    refuse_changed_options(result["options"], arguments, folder)
     return result
 
 
