@@ -38,6 +38,23 @@ def videos(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.fixture(scope="module")
+def many(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty videos, and four files that are none: enough to be stopped among them."""
+    folder = tmp_path_factory.mktemp("studies") / "many"
+    for copy in range(4):
+        shutil.copytree(videos, folder / f"{copy}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process writes for them that nobody stops."""
+    folder = tmp_path_factory.mktemp("studies") / "whole"
+    assert main(["predict", str(many), "--output-dir", str(folder), *MODEL, "--workers", "1"]) == 1
+    return files_of(folder)
+
+
 def study(videos: Path, output: Path, *words: str) -> int:
     return main(["predict", str(videos), "--output-dir", str(output), *MODEL, *words])
 
@@ -109,18 +126,16 @@ def kill_when_it_has_begun(words: list[str], output: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_killed_study_goes_on_and_keeps_what_is_there(videos: Path, tmp_path: Path, workers: str) -> None:
-    many = tmp_path / "many"
-    for copy in range(4):
-        shutil.copytree(videos, many / f"{copy}")
+def test_a_killed_study_goes_on_and_keeps_what_is_there(
+    many: Path, whole: dict[str, bytes], tmp_path: Path, workers: str
+) -> None:
     output = tmp_path / "out"
     words = [str(many), "--output-dir", str(output), *MODEL, "--workers", workers]
     left = kill_when_it_has_begun(words, output)
     assert 1 <= len(left) < 20 and not (output / "all.csv").exists()
     assert main(["predict", *words]) == 1
     assert all(os.stat(file).st_mtime_ns == changed for file, changed in left.items())
-    assert main(["predict", str(many), "--output-dir", str(tmp_path / "whole"), *MODEL, "--workers", "1"]) == 1
-    assert files_of(output) == files_of(tmp_path / "whole")
+    assert files_of(output) == whole
 
 
 def test_only_what_is_missing_cut_short_or_of_a_changed_video_is_made_anew(videos: Path, tmp_path: Path) -> None:
@@ -230,15 +245,14 @@ def test_a_model_travels_once() -> None:
     assert weights < len(pickle.dumps(model)) < 1.5 * weights
 
 
-def test_a_cluster_of_two_workers_goes_on_after_a_kill_with_the_same_answers(videos: Path, tmp_path: Path) -> None:
+def test_a_cluster_of_two_workers_goes_on_after_a_kill_with_the_same_answers(
+    many: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     pytest.importorskip("ray")
-    many, output = tmp_path / "many", tmp_path / "out"
-    for copy in range(4):
-        shutil.copytree(videos, many / f"{copy}")
+    output = tmp_path / "out"
     words = [str(many), "--output-dir", str(output), *MODEL]
     left = kill_when_it_has_begun([*words, "--engine", "ray", "--workers", "2"], output)
     assert 1 <= len(left) < 20 and not (output / "all.csv").exists()
     assert main(["predict", *words, "--engine", "ray", "--workers", "2"]) == 1
     assert all(os.stat(file).st_mtime_ns == changed for file, changed in left.items())
-    assert main(["predict", str(many), "--output-dir", str(tmp_path / "whole"), *MODEL, "--workers", "1"]) == 1
-    assert files_of(output) == files_of(tmp_path / "whole")
+    assert files_of(output) == whole
