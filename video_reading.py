@@ -343,13 +343,17 @@ class _DecodedFrames:
     def __iter__(self) -> Iterator[av.VideoFrame]:
         for packet in self.packets if self.needed is None else self._needed_packets(self.needed):
             with _errors_named_after(self.video.label):
-                try:
-                    frames = packet.decode()
-                except av.error.FFmpegError:
-                    self.refused_packet, frames = True, []
+                frames = self._decode(packet)
             # The empty packet at the end only hands out frames that were decoded before.
             self.has_gap = self.has_gap or (self.refused_packet and packet.size > 0 and len(frames) > 0)
             yield from frames
+
+    def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return packet.decode()
+        except av.error.FFmpegError:
+            self.refused_packet = True
+            return []
 
     def _needed_packets(self, needed: Collection[int]) -> Iterator[av.Packet]:
         left = len(needed)
