@@ -6,7 +6,8 @@ from pathlib import Path
 # Before torch is imported: test processes that work side by side share the processors, and so do processes they start.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    for variable in ("OMP_NUM_THREADS", "MTCAE_THREADS"):  # the second: of runs, which a test process may be, too
+        os.environ.setdefault(variable, str(max(1, share)))
 
 import pytest
 
