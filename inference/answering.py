@@ -19,7 +19,7 @@ from mtcae_dfer.face_detection import FaceDetector
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.ray_cluster import RayPlan, map_on_ray
 from mtcae_dfer.hub_dataset.workers import check_engine, one_thread, worker_pool
-from mtcae_dfer.inference.answers import ENDINGS, MADE, AnswerFolder, PlannedVideo
+from mtcae_dfer.inference.answers import ENDINGS, MADE, AnswerFolder, PlannedVideo, StudyOptions
 from mtcae_dfer.inference.clips import draw_predicted_clip, predict_file
 from mtcae_dfer.inference.timeline_files import draw_timeline, write_csv
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VIDEOS_PER_TASK = 4
+# A process imports torch for five seconds before its first answer: what one answers in that time for small videos.
+CLIPS_WORTH_A_WORKER, TIMELINES_WORTH_A_WORKER = 40, 6
 
 Outcome = tuple[str, str | None]  # a video's name, and why there is no answer
 
@@ -40,7 +42,8 @@ class Crew:
     """Who shares the work."""
 
     engine: str = "processes"  # or "ray"
-    workers: int | None = None  # None: one per processor; with another device one, on a cluster one per accelerator
+    # None: one per processor where there is work enough; with another device one, on a cluster one per accelerator
+    workers: int | None = None
     ray_address: str | None = None  # of a running cluster; None starts one here
 
     def __post_init__(self) -> None:
@@ -195,8 +198,7 @@ def _answer_here(
     crew: Crew,
 ) -> Iterator[Outcome]:
     """The videos' outcomes as they come."""
-    usual = (os.cpu_count() or 1) if answers.options.device == "cpu" else 1
-    workers = min(crew.workers or usual, len(videos))
+    workers = min(crew.workers or usual_workers(answers.options, len(videos)), len(videos))
     if workers > 1 or answers.options.device == "cpu":
         share_weights(model.cpu())
     if workers <= 1:
@@ -209,6 +211,14 @@ def _answer_here(
     with worker_pool(workers, "predicting", _start_worker, (answers, model, processor)) as executor:
         for future in as_completed([executor.submit(_answer_in_worker, video) for video in videos]):
             yield future.result()
+
+
+def usual_workers(options: StudyOptions, videos: int) -> int:
+    """How many processes answer for so many videos where nobody says it: one more only where its start pays."""
+    if options.device != "cpu":
+        return 1
+    worth = TIMELINES_WORTH_A_WORKER if options.timelines else CLIPS_WORTH_A_WORKER
+    return max(1, min(os.cpu_count() or 1, videos // worth))
 
 
 def share_weights(model: torch.nn.Module) -> None:

@@ -16,8 +16,8 @@ import torch
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.hub_dataset.workers import worker_pool
-from mtcae_dfer.inference.answering import separate_weights, share_weights
-from mtcae_dfer.inference.answers import ENDINGS
+from mtcae_dfer.inference.answering import separate_weights, share_weights, usual_workers
+from mtcae_dfer.inference.answers import ENDINGS, StudyOptions
 from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, load_model
 from tests.support.video_files import write_text_as_video
 
@@ -100,6 +100,14 @@ def test_two_processes_write_what_one_writes(videos: Path, tmp_path: Path) -> No
     one = files_of(tmp_path / "one")
     assert len(one) == 5 * 4 + 3 and one["clip 1.mp4.overlay.mp4"]
     assert files_of(tmp_path / "two") == one
+
+
+def test_a_second_process_starts_where_there_is_work_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    clips, timelines = (StudyOptions(device="cpu", timelines=kind) for kind in (False, True))
+    assert [usual_workers(clips, count) for count in (1, 79, 80, 1000)] == [1, 1, 2, 4]
+    assert [usual_workers(timelines, count) for count in (1, 11, 12, 1000)] == [1, 1, 2, 4]
+    assert usual_workers(StudyOptions(device="cuda"), 1000) == 1
 
 
 def test_the_answer_is_that_of_a_single_prediction(videos: Path, tmp_path: Path, monkeypatch) -> None:
