@@ -61,7 +61,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-dir", metavar="OUT", help=told)
     told = "beside every JSON file; all but picture ask for timelines"
     group.add_argument("--each", nargs="+", choices=EACH, default=[], help=told)
-    told = "processes that share one model, each on one thread (default: one per processor, fewer for few videos; with --device one)"
+    told = "processes that share one model, each on one thread (default: by processors and videos; with --device one)"
     group.add_argument("--workers", type=int, help=told)
     told = "what works side by side: processes of this machine, or a Ray cluster (default: processes)"
     group.add_argument("--engine", choices=ENGINES, default="processes", help=told)
