@@ -157,12 +157,10 @@ def _start(
                 announced.add(experiment.name)
             return experiment
         # What an earlier start of the same command left running may have finished meanwhile.
-        command = experiment.command(folder)
-        named = any(word.split("=")[0] == "--frame_cache" for word in command)
+        command = [sys.executable, "-c", ""] if is_done(experiment, folder) else experiment.command(folder)
+        named = any(word.split("=")[0] == "--frame_cache" for word in experiment.arguments)
         if experiment.module == RUN_MODULE and not named:
             command += ["--frame_cache", str(output_dir / FRAMES_FOLDER)]  # decides no result, so it is not stored
-        if is_done(experiment, folder):
-            command = [sys.executable, "-c", ""]
         write_json(folder / EXPERIMENT_FILE, experiment.as_stored())
         with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
             # The process inherits the lock and so holds it as long as it lives, even when we are killed.

@@ -171,6 +171,7 @@ def draw_explanation(
     shown = torch.linspace(0, len(frames) - 1, min(len(frames), shown_frames)).round().long().unique().tolist()
     middle = shown[len(shown) // 2]
     heads = min(MOST_HEADS, max(len(maps) for maps in explanation.attention.values()))
+    view = explanation.view()
     strips: dict[str, torch.Tensor | None] = {"frame": None}
     for task, maps in explanation.attention.items():
         strips[task] = maps.mean(dim=0)
@@ -182,7 +183,7 @@ def draw_explanation(
     axes = figure.subplots(len(strips), len(widths), squeeze=False, width_ratios=widths)
     for row, (name, strip) in enumerate(strips.items()):
         for column, index in enumerate(shown):
-            _draw_frame(axes[row, column], frames[index], explanation.seen_in(index), explanation.view())
+            _draw_frame(axes[row, column], frames[index], explanation.seen_in(index), view)
             axes[row, column].set_title(f"{timestamps[index]:.2f} s" if row == 0 else "", fontsize=8)
             if strip is not None:
                 _draw_map(axes[row, column], strip[index], strip[shown], explanation.seen_in(index))
@@ -191,7 +192,7 @@ def draw_explanation(
             place.set_axis_off()
             if name in explanation.attention and head < len(explanation.attention[name]):
                 maps = explanation.attention[name][head]
-                _draw_frame(place, frames[middle], explanation.seen_in(middle), explanation.view())
+                _draw_frame(place, frames[middle], explanation.seen_in(middle), view)
                 _draw_map(place, maps[middle], maps[shown], explanation.seen_in(middle))
                 place.set_title(f"head {head + 1}, {timestamps[middle]:.2f} s", fontsize=6)
         axes[row, 0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row, 0].transAxes)

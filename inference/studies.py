@@ -84,15 +84,17 @@ def predict_timelines(
     study = Study()
     text = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
     with tqdm(total=float(len(videos)), desc="timeline", bar_format=text, disable=not progress) as bar:
-        for number, video in enumerate(videos):
+        done = 0
+
+        def show(share: float) -> None:
+            """Moves the bar to all videos that are done and a share of the next one."""
+            bar.update(done + share - bar.n)
+
+        for video in videos:
             try:
-
-                def show(share: float, done: int = number) -> None:
-                    """Moves the bar to all videos that are done and a share of this one."""
-                    bar.update(done + share - bar.n)
-
                 study.timelines[video] = cast(Timeline, pipe(video, progress=show, **options))
             except VideoReadingError as error:
                 study.failures[video] = " ".join(str(error).split())
-            bar.update(number + 1 - bar.n)
+            done += 1
+            show(0.0)
     return study
