@@ -8,6 +8,7 @@ checkpoints of a finished run are removed.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from mtcae_dfer.training.threads import THREADS_VARIABLE
 
 RUN_MODULE = "mtcae_dfer.training.run"
 EXPERIMENT_FILE, LOG_FILE, LOCK_FILE = "experiment.json", "log.txt", ".lock"
-FRAMES_FOLDER = "frame_cache"  # of all runs
+FRAMES_FOLDER = "frame_cache"  # of all runs, with a folder for each data set
 POLLING_SECONDS = 0.2
 
 
@@ -160,7 +162,10 @@ def _start(
         command = [sys.executable, "-c", ""] if is_done(experiment, folder) else experiment.command(folder)
         named = any(word.split("=")[0] == "--frame_cache" for word in experiment.arguments)
         if experiment.module == RUN_MODULE and not named:
-            command += ["--frame_cache", str(output_dir / FRAMES_FOLDER)]  # decides no result, so it is not stored
+            # It decides no result, so it is not stored. Two data sets of one name have two caches.
+            words = dict(pairwise(experiment.arguments))
+            digest = hashlib.sha256(str(Path(words.get("--dataset", "")).resolve()).encode()).hexdigest()
+            command += ["--frame_cache", str(output_dir / FRAMES_FOLDER / digest[:8])]
         write_json(folder / EXPERIMENT_FILE, experiment.as_stored())
         with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
             # The process inherits the lock and so holds it as long as it lives, even when we are killed.

@@ -1,5 +1,6 @@
 """Running experiments: each once, several at a time, resumed after a kill. A small script stands for a run."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mtcae_dfer.experiments import runner
 from mtcae_dfer.experiments.runner import Experiment, _environment, last_line, run_experiments
 from tests.support.made_up_runs import write_run
 
@@ -56,6 +58,21 @@ def test_experiments_run_by_name_and_their_results_come_back_in_order(tmp_path: 
     assert results["b/fold_1"]["words"] == ["--x", "1", "--output_dir", str(tmp_path / "out" / "b/fold_1")]
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in printed] == ["[1/2] b/fold_1", "[2/2] a"]
+
+
+def test_runs_on_one_data_set_share_decoded_frames_and_two_data_sets_keep_theirs_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A cache refuses a second data set of its name, and drawn corpora of several seeds have one name.
+    monkeypatch.setattr(runner, "RUN_MODULE", "actor")
+    sets = {"a": "one/dataset", "b": "two/dataset", "c": "one/dataset"}
+    runs = [act(name, "--dataset", folder) for name, folder in sets.items()]
+    monkeypatch.setattr(runner, "load_report", lambda file: json.loads(file.read_text()))
+    results = run_experiments([*runs, act("d", "--frame_cache", "own")], tmp_path / "out")
+    words = [result["words"] for result in results.values()]
+    first, second, third, own = (told[told.index("--frame_cache") + 1] for told in words)
+    assert first == third != second and own == "own"
+    assert Path(first).parent == Path(second).parent == tmp_path / "out" / "frame_cache"
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, capsys) -> None:
