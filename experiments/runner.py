@@ -12,14 +12,17 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mtcae_dfer.hub_dataset.files import write_json
@@ -88,7 +91,8 @@ def run_experiments(experiments: Sequence[Experiment], output_dir: Path, jobs: i
     waiting = [experiment for experiment in experiments if not is_done(experiment, output_dir / experiment.name)]
     if len(waiting) < len(experiments):
         print(f"{len(experiments) - len(waiting)} of {len(experiments)} runs were already done.", flush=True)
-    failed = _work_off(waiting, output_dir, jobs, len(experiments))
+    with _termination_interrupts():
+        failed = _work_off(waiting, output_dir, jobs, len(experiments))
     if failed:
         raise ValueError(f"{len(failed)} of {len(experiments)} runs failed: {'; '.join(failed)}")
     return {experiment.name: read_result(experiment, output_dir) for experiment in experiments}
@@ -116,6 +120,23 @@ def read_result(experiment: Experiment, output_dir: Path) -> Report:
     if experiment.module == RUN_MODULE:
         return load_report(file)
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, by `kill` or a cluster's scheduler, ends the runs as Ctrl-C does; they would go on without a command."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _work_off(waiting: list[Experiment], output_dir: Path, jobs: int, total: int) -> list[str]:

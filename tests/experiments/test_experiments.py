@@ -157,10 +157,11 @@ def test_a_run_whose_starter_was_killed_is_waited_for(tmp_path: Path, capsys) ->
     assert len(starts(tmp_path / "out" / "a")) == 2
 
 
-def test_an_interrupt_ends_the_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_or_a_polite_kill_ends_the_runs(number: signal.Signals, tmp_path: Path) -> None:
     command = start_command(tmp_path)
     run = run_of(tmp_path)
-    os.kill(command.pid, signal.SIGINT)
+    os.kill(command.pid, number)
     command.join(timeout=30)
     assert not command.is_alive()
     assert not Path(f"/proc/{run}").exists()
