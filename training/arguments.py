@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
@@ -356,13 +357,16 @@ def parse_groups(
         presets_folder: where the presets are.
 
     Raises:
-        ValueError: an options file is wrong.
+        ValueError: an options file is wrong, or there is no such option.
     """
     described: Any = groups
     parser = HfArgumentParser(described, description=description)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options.")
     words = gather_lists(list(sys.argv[1:] if arguments is None else arguments), groups)
-    named = parser.parse_known_args(words)[0]
+    named, unknown = parser.parse_known_args(words)
+    if unknown:
+        meant = get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, 1)
+        raise ValueError(f"{unknown[0]}: there is no such option{f'; did you mean {meant[0]}?' if meant else ''}")
     file_options = read_options_file(named.config, groups, presets_folder) if named.config else {}
     told = any(word.split("=")[0] == "--model" for word in words)
     preset = named.model if told else file_options.get("model", named.model)

@@ -70,6 +70,20 @@ def test_an_unknown_option_in_a_file_is_refused(tmp_path: Path) -> None:
         parse_run_arguments(["--config", str(options)])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--lerning_rate", "0.1"], "--lerning_rate: there is no such option; did you mean --learning_rate?"),
+        (["--zzz=1"], "--zzz=1: there is no such option"),
+        (["stray.yaml"], "stray.yaml: there is no such option"),
+    ],
+)
+def test_an_unknown_option_on_the_command_line_is_named(words: list[str], told: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_run_arguments(words)
+    assert str(error.value) == told
+
+
 def test_own_options_lie_over_inherited_ones_field_by_field() -> None:
     inherited = {"seed": 3, "model_config": {"pooling": "mean", "encoder_config": {"model_type": "a", "depth": 2}}}
     own = {"seed": None, "model_config": {"encoder_config": {"depth": 5}}, "bf16": True}

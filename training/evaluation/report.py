@@ -124,6 +124,10 @@ def load_report(file: Path) -> Report:
     """
     try:
         results = json.loads(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{file}: no readable report: it is not there; give the folder of a run that has ended"
+        ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: no readable report ({error})") from error
     check_report(results, str(file))
