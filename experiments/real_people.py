@@ -42,7 +42,7 @@ from transformers import HfArgumentParser, ResNetConfig, ResNetModel
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS, MTCAEConfig
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
-from mtcae_dfer.hub_dataset.files import hash_file, replacing, write_json
+from mtcae_dfer.hub_dataset.files import hash_file, replacing, write_json, writing_in
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
@@ -812,10 +812,20 @@ def refuse_other_options(options: RealPeopleOptions, file: Path) -> None:
 
 
 def run(options: RealPeopleOptions) -> dict[str, Any]:
-    """All stages; returns the report, which also stands in `real_people.json`."""
+    """All stages; returns the report, which also stands in `real_people.json`.
+
+    Raises:
+        ValueError: another command works in the output folder, or it holds stages of other options.
+    """
     output_dir = Path(options.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    refuse_other_options(options, output_dir / "options.json")
+    with writing_in(output_dir):
+        refuse_other_options(options, output_dir / "options.json")
+        return run_stages(options, output_dir)
+
+
+def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
+    """What `run` does in its folder."""
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     started = time.perf_counter()

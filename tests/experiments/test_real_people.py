@@ -18,6 +18,7 @@ from mtcae_dfer.experiments.real_people import (
     keep_face,
     order_of_epoch,
 )
+from mtcae_dfer.hub_dataset.files import writing_in
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
 from tests.support.tiny_models import tiny_model
@@ -182,6 +183,17 @@ def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) ->
     tiny_model().save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="--start .*other: its backbone differs in num_channels, embedding_size"):
         real_people.make_classifier(real_people.Lesson("backbone", 1, start=str(tmp_path / "other")))
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with writing_in(tmp_path):
+        assert real_people.main(["--stills", "A", "--output_dir", str(tmp_path)]) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(f"{tmp_path}: another command is writing this folder; choose another, or wait for it")
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_holds_stages_of_one_set_of_options_and_folds_share_it(tmp_path: Path) -> None:
