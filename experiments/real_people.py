@@ -18,7 +18,6 @@ output folder: the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -84,6 +83,7 @@ PLACES_GRID = 4  # cells along a side of the feature map from which stage 2 read
 CLIP_WEIGHT, FADE_WEIGHT, FADE_FRAMES = 0.5, 0.5, 8  # of the losses of clips and fades beside the stills'; frames
 BACKBONE_SHARE = 0.3  # of the learning rate in stage 3
 SAVE_STEPS = 200
+AVERAGE_DECAY = 0.998  # of the averaged weights that a stage ends with
 MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
 BACKBONE: dict[str, Any] = {
     "num_channels": 3,
@@ -267,10 +267,8 @@ def train_classifier(
     if finished(file).exists():
         model.load_state_dict(load_torch_file(finished(file)))
         return model.to(device)
-    average = copy.deepcopy(model)
-    for network in (model, average):
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average.eval()
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = WeightAverage(model.parameters(), AVERAGE_DECAY, model.buffers())
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     optimiser = torch.optim.AdamW(
@@ -318,8 +316,9 @@ def train_classifier(
             optimiser.step()
             step += 1
             losses += loss.detach()
-            update_average(average, model, step)
-        scores = score_stills(average, validation, size)
+            average.update()
+        with average.in_place():
+            scores = score_stills(model, validation, size)
         accuracy, uar = recalls(scores.argmax(dim=-1).cpu().numpy(), validation.labels)
         print(
             f"{lesson.name}, epoch {epoch + 1} of {epochs}, {size} pixels: loss {losses.item() / (number + 1):.3f}, "
@@ -329,8 +328,9 @@ def train_classifier(
         state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
         with replacing(file) as temporary:
             torch.save(state | {"epoch": epoch + 1, "step": step}, temporary)
-    finish(average, file)
-    return average
+    average.keep()
+    finish(model, file)
+    return model
 
 
 def finished(checkpoint: Path) -> Path:
@@ -390,15 +390,6 @@ def soft_class_weights(labels: np.ndarray) -> torch.Tensor:
     counts = torch.bincount(torch.from_numpy(labels), minlength=len(EXPRESSIONS)).float()
     weights = (counts.mean() / counts.clamp(min=1)) ** 0.3
     return weights * counts.sum() / (weights * counts).sum()
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float = 0.998) -> None:
-    """Takes the model's weights and normalisation statistics into their moving average."""
-    reach = min(decay, (1 + step) / (10 + step))
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
-    means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-    torch._foreach_lerp_(list(means), list(values), 1 - reach)
 
 
 # -------------------------------------------------------------------------------------------------- stage 3: cascade
@@ -511,7 +502,7 @@ class CascadeTrainer:
         order = order_of_epoch(stills, official, 0, options.seed)
         self.steps_per_epoch = len(order) // options.still_batch
         self.class_weights = soft_class_weights(stills.labels[order]).to(stills.pictures.device)
-        self.average = WeightAverage(model.parameters(), decay=0.998)
+        self.average = WeightAverage(model.parameters(), AVERAGE_DECAY)
         self.step = 0
 
     def next_stills(self) -> np.ndarray:
@@ -603,9 +594,7 @@ def train_cascade(
         print(f"stage 3, step {trainer.step} of {options.cascade_steps}: {told}, {pace:.3f} s a step", flush=True)
         sums.clear()
         save_cascade(trainer, file)
-    with trainer.average.in_place():
-        averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(averaged)
+    trainer.average.keep()
     model.eval()
     finish(model, file)
 

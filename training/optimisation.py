@@ -118,12 +118,18 @@ class WeightAverage:
     """Exponential moving average of trained weights, in float32. Stored in checkpoints like any other state.
 
     The average after n updates never reaches further back than n: its decay is min(decay, (1 + n) / (10 + n)).
+
+    Args:
+        parameters: of these, the trained ones are averaged.
+        decay: of the average, at an update.
+        buffers: values that are averaged too, such as the statistics of a normalisation that learns them.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float, buffers: Iterable[torch.Tensor] = ()) -> None:
         self.decay = decay
         self.updates = 0
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.parameters: list[torch.Tensor] = [parameter for parameter in parameters if parameter.requires_grad]
+        self.parameters += [buffer for buffer in buffers if buffer.is_floating_point()]
         self.averages = [parameter.detach().float().clone() for parameter in self.parameters]
 
     @torch.no_grad()
@@ -143,6 +149,10 @@ class WeightAverage:
             yield
         finally:
             self._put(own)
+
+    def keep(self) -> None:
+        """The model works with the averages from now on."""
+        self._put(self.averages)
 
     @torch.no_grad()
     def _put(self, values: list[torch.Tensor]) -> None:

@@ -89,6 +89,17 @@ def test_the_average_of_weights_is_computed_by_hand_and_leaves_the_weights_alone
     other = WeightAverage([torch.nn.Parameter(torch.zeros(1))], decay=0.9)
     other.load_state_dict(average.state_dict())
     assert other.updates == 2 and other.averages[0].item() == pytest.approx(expected)
+    average.keep()
+    assert weight.item() == pytest.approx(expected)
+
+
+def test_statistics_of_a_normalisation_are_averaged_where_asked_and_counts_are_not() -> None:
+    norm = torch.nn.BatchNorm1d(1)
+    average = WeightAverage(norm.parameters(), 0.9, norm.buffers())
+    norm(torch.tensor([[10.0], [10.0]]))  # the running mean goes from 0 to 1
+    average.update()
+    average.keep()
+    assert norm.running_mean.item() == pytest.approx(9 / 11) and norm.num_batches_tracked == 1
 
 
 def test_balanced_class_weights_give_every_class_the_same_share() -> None:
