@@ -55,6 +55,23 @@ def test_documented_files_and_modules_exist(document: Path) -> None:
         assert (ROOT / "/".join(parts)).with_suffix(".py").is_file() or (ROOT / "/".join(parts)).is_dir(), module
 
 
+def test_the_badges_say_what_the_package_states() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\[!\[([^:]+): ([^\]]+)\]\(https://img.shields.io/", readme, re.MULTILINE))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    stated = {
+        "Python": re.search(r'requires-python = ">=([\d.]+)"', project),
+        "transformers": re.search(r'"transformers>=([\d.]+)', project),
+        "code": re.search(r'^license = "([^"]+)"', project, re.MULTILINE),
+        "weights": re.search(r"\bexpressions.*\| (CC [^|]+) \|$", readme, re.MULTILINE),
+    }
+    assert told == {
+        name: f"{found[1]} or newer" if name in ("Python", "transformers") else found[1]
+        for name, found in stated.items()
+        if found is not None
+    }
+
+
 def test_the_new_places_of_modules_exist() -> None:
     rows = re.findall(
         r"^\| (`[^|]*) \| (`[^|]*) \|$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
