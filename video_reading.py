@@ -19,6 +19,7 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from torchvision.transforms.v2 import functional as transforms
@@ -527,12 +528,15 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The display matrix takes a stored point (x, y) to (a x + c y, b x + d y) on the screen. Only multiples of a quarter
     turn and mirrorings are honoured; any other angle counts as the nearest of them.
     """
+    # Not `frame.side_data`: frame and container would hold each other, and with them the decoder and its threads, until
+    # the garbage collector comes by, which it does ever more seldom while pictures are gathered.
+    container: Any = SideDataContainer
     try:
-        side_data = frame.side_data
+        side_data = container(frame)
     except ValueError:
         # FFmpeg knows more kinds of side data than PyAV has names for, Exif for one; one of them hides all others.
         _name_all_side_data()
-        side_data = frame.side_data
+        side_data = container(frame)
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
@@ -544,8 +548,6 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 def _name_all_side_data() -> None:
     """Gives names to the kinds of side data that PyAV's enumeration lacks, as Python's own flags do on demand."""
-    from av.sidedata.sidedata import Type
-
     for value in range(LAST_SIDE_DATA + 1):
         if value not in Type._value2member_map_:
             member: Any = object.__new__(Type)

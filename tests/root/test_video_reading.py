@@ -1,5 +1,6 @@
 """Reading files: which frames come back, how they stand, when they were shown, and what is refused."""
 
+import gc
 import inspect
 import io
 import itertools
@@ -17,7 +18,14 @@ import torch
 from PIL import Image
 
 from mtcae_dfer import video_packets, video_reading
-from mtcae_dfer.video_reading import VideoReadingError, probe_video, read_clip, resize_frames, uniform_frame_indices
+from mtcae_dfer.video_reading import (
+    FrameStream,
+    VideoReadingError,
+    probe_video,
+    read_clip,
+    resize_frames,
+    uniform_frame_indices,
+)
 from tests.support import video_files as files
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples"
@@ -729,6 +737,24 @@ def test_a_git_lfs_pointer_is_called_by_its_name(tmp_path: Path) -> None:
 
 
 # Memory
+
+
+def test_no_frame_outlives_its_reading(tmp_path: Path) -> None:
+    """A frame that waits for the garbage collector holds its pixels, the decoder and the decoder's threads."""
+    video = files.write_numbered_video(tmp_path / "numbered.mp4", 20)
+    turned = photograph(tmp_path / "turned.jpg", 6)
+    gc.collect()
+    gc.disable()
+    try:
+        for source in (video, turned):
+            read_clip(source, 4)
+        for frame in FrameStream(video):
+            frame.picture()
+        del frame
+        # PyAV 17.0 leaves frames behind that hold nothing.
+        assert [found for found in gc.get_objects() if type(found) is av.VideoFrame and found.format] == []
+    finally:
+        gc.enable()
 
 
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path: Path) -> None:
