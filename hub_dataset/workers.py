@@ -83,17 +83,17 @@ def worker_pool(
 def _start(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # Ctrl-C is the calling process's to handle: it lets the workers finish what they have and stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_caller, daemon=True).start()
-    start(*arguments)
-
-
-def _end_with_the_caller() -> None:
-    """Ends this process when the calling one is gone. The workers hold the pool's pipes open among themselves, so
-    that without this those of a killed caller would wait for work, and keep their memory, for ever."""
     caller = multiprocessing.parent_process()
     assert caller is not None
-    caller.join()
-    os._exit(1)
+
+    def end_with_the_caller() -> None:
+        caller.join()
+        os._exit(1)
+
+    # The workers hold the pool's pipes open among themselves: those of a killed caller would wait for work, and keep
+    # their memory, for ever.
+    threading.Thread(target=end_with_the_caller, daemon=True).start()
+    start(*arguments)
 
 
 @contextmanager
