@@ -131,9 +131,9 @@ def start_checks(source: str, saved: Path, work: Path) -> subprocess.Popen:
 def faults(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str | None]]:
     """What the checks found, from the folder and by the Hub id; both processes run at the same time."""
     work = tmp_path_factory.mktemp("work")
-    processes = {
-        "folder": start_checks(str(saved), saved, work / "folder"),
+    processes = {  # the one that waits for less first
         "hub_id": start_checks(HUB_ID, saved, work / "hub_id"),
+        "folder": start_checks(str(saved), saved, work / "folder"),
     }
     found = {}
     for name, process in processes.items():

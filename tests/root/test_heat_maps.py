@@ -21,6 +21,7 @@ from tests.support.tiny_models import (
     ENCODER,
     EXPRESSION_TASK,
     FRAMES,
+    ONE_LAYER,
     random_clips,
     random_labels,
     randomise,
@@ -256,7 +257,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_heat_maps() -> None:
 @pytest.mark.parametrize("structure", ["cascaded", "mnc"])
 def test_heat_maps_stay_in_one_graph(structure: str) -> None:
     torch._dynamo.reset()
-    model = heat_map_model(weight=0.3, structure=structure, decoder_num_layers=1)
+    model = heat_map_model(weight=0.3, structure=structure, encoder_config=ONE_LAYER, decoder_num_layers=1)
     clips, labels = random_clips(), random_labels()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(clips, **labels).loss, model(clips, **labels).loss)

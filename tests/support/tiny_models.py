@@ -21,6 +21,8 @@ ENCODER = {
     "layer_norm_eps": 1e-6,
 }
 
+ONE_LAYER = ENCODER | {"num_hidden_layers": 1}  # for what is done layer by layer, as tracing is
+
 EXPRESSION_TASK = {"name": "expression", "kind": "classification", "label_key": "labels"}
 
 
