@@ -6,7 +6,6 @@ mend into one line.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
@@ -29,7 +28,7 @@ from mtcae_dfer.configuration_common import as_height_and_width
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
-from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.hub_dataset.files import replacing, writing_in
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
@@ -51,7 +50,7 @@ from mtcae_dfer.training.trackers import chosen_trackers
 
 SYNTHETIC_NAME = "mtcae-synthetic"
 SYNTHETIC_DATA = "synthetic faces (drawn, no real people)"
-CHECKPOINTS_FOLDER, OPTIONS_FILE, LOCK_FILE = "checkpoints", "options.yaml", ".running"
+CHECKPOINTS_FOLDER, OPTIONS_FILE = "checkpoints", "options.yaml"
 MEMORY_ADVICE = (
     "lower --per_device_train_batch_size (and raise --gradient_accumulation_steps as much, for the same "
     "step), or add --gradient_checkpointing true, --bf16 true, --decoder_head_dim 64, --freeze_encoder true"
@@ -129,15 +128,8 @@ def held_folder(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another command works in this folder; choose another --output_dir") from None
-        try:
-            yield
-        finally:
-            (folder / LOCK_FILE).unlink(missing_ok=True)
+    with writing_in(folder):
+        yield
 
 
 def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerator:
