@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         os.environ.setdefault(variable, str(max(1, share)))
 
 import pytest
+import torch
 
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
@@ -17,6 +18,10 @@ from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from tests.support.small_data import SMALL_EXPRESSIONS
+
+if "OMP_NUM_THREADS" in os.environ:
+    # Where the checkout's folder has the package's name, pytest has imported it, and torch with it, before this file.
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 REAL_SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 
