@@ -110,32 +110,42 @@ def change_clips(clips: LabelledFrames, changes: Sequence[ClipChange]) -> Labell
     parts = [
         change_frames(clips.frames[start : start + together], changes[start : start + together]) for start in starts
     ]
-    labels = [
-        move_labels(boxes, landmarks, change, aspect=clips.frames.shape[-1] / clips.frames.shape[-2])
-        for boxes, landmarks, change in zip(clips.face_boxes, clips.face_landmarks, changes, strict=True)
-    ]
-    face_boxes, face_landmarks = (torch.stack(part) for part in zip(*labels, strict=True))
+    aspect = clips.frames.shape[-1] / clips.frames.shape[-2]
+    face_boxes, face_landmarks = move_labels(clips.face_boxes, clips.face_landmarks, changes, aspect)
     return LabelledFrames(torch.cat(parts), face_boxes, face_landmarks)
 
 
 def move_labels(
-    face_boxes: torch.Tensor, face_landmarks: torch.Tensor, change: ClipChange, aspect: float
+    face_boxes: torch.Tensor, face_landmarks: torch.Tensor, changes: Sequence[ClipChange], aspect: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (T, 4) and points (T, 5, 2) of one clip after its change; `aspect` is a frame's width / its height.
+    """Boxes (B, T, 4) and points (B, T, 5, 2) of B clips after their changes; `aspect` is a frame's width / its height.
 
     Points turn with the pixels. A box keeps its width and height, and its centre turns: a detector's boxes stand
     upright whatever the head does, and the hull of a turned box would be larger than any box of the turned face.
     """
-    if change.degrees:
-        angle, proportions = math.radians(change.degrees), torch.tensor([aspect, 1.0])
-        # Rows count downwards, so a counter-clockwise turn takes (1, 0) to (cos, -sin); points are rows of the matrix.
-        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        centres = (face_boxes[:, :2] + face_boxes[:, 2:]) / 2
-        turned = ((centres - 0.5) * proportions) @ turn / proportions + 0.5
-        face_boxes = face_boxes + (turned - centres).repeat(1, 2)
-        face_landmarks = ((face_landmarks - 0.5) * proportions) @ turn / proportions + 0.5
-    face_boxes, face_landmarks = map_to_crop(face_boxes, face_landmarks, change.crop_box)
-    return flip_horizontally(face_boxes, face_landmarks) if change.flipped else (face_boxes, face_landmarks)
+    if any(change.degrees for change in changes):
+        centres = (face_boxes[..., :2] + face_boxes[..., 2:]) / 2
+        face_boxes = face_boxes + (_turn(centres, changes, aspect) - centres).repeat(1, 1, 2)
+        face_landmarks = _turn(face_landmarks, changes, aspect)
+    crop_boxes = torch.tensor([[change.crop_box] for change in changes])  # (B, 1, 4)
+    face_boxes, face_landmarks = map_to_crop(face_boxes, face_landmarks, crop_boxes)
+    flipped = torch.tensor([change.flipped for change in changes])
+    mirrored = flip_horizontally(face_boxes, face_landmarks)
+    boxes = torch.where(flipped[:, None, None], mirrored[0], face_boxes)
+    return boxes, torch.where(flipped[:, None, None, None], mirrored[1], face_landmarks)
+
+
+def _turn(points: torch.Tensor, changes: Sequence[ClipChange], aspect: float) -> torch.Tensor:
+    """Points (B, ..., 2) from 0 to 1 across a frame of this aspect, after their clips turned about the centre."""
+    angles = torch.tensor([math.radians(change.degrees) for change in changes])
+    # (B,) -> (B, 1, ...): as many axes as x and y have
+    angles = angles.view(-1, *[1] * (points.ndim - 2))
+    x, y = (points[..., 0] - 0.5) * aspect, points[..., 1] - 0.5
+    # Rows count downwards, so a counter-clockwise turn takes (1, 0) to (cos, -sin).
+    across, down = x * angles.cos() + y * angles.sin(), y * angles.cos() - x * angles.sin()
+    turned = torch.stack([across / aspect + 0.5, down + 0.5], dim=-1)
+    # What does not turn keeps its numbers to the last bit, whatever else is in the batch.
+    return torch.where((angles != 0)[..., None], turned, points)
 
 
 def change_frames(frames: torch.Tensor, changes: Sequence[ClipChange]) -> torch.Tensor:
