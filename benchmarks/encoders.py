@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from operations import count_operations
 from results_file import keep_table, machine, versions
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
@@ -195,7 +195,7 @@ def measure_size(candidate: Candidate) -> None:
     with torch.device("meta"):
         model = candidate.build().eval()
         candidate.parameters = sum(parameter.numel() for parameter in model.parameters())
-        with FlopCounterMode(display=False) as counter:
+        with count_operations() as counter:
             run_forward(model, torch.empty(1, *candidate.clip_shape))
     if isinstance(model, Tokens):
         candidate.tokens = " x ".join(map(str, describe_clips(model.encoder.config).token_grid))

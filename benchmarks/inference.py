@@ -35,9 +35,9 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from operations import count_operations
 from reading import FRAME_RATE, LOOP_SECONDS, SAMPLES, _resident_kibibytes, repeat_clip
 from results_file import keep_table
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEForVideoClassification, VideoMAEVideoProcessor
 from transformers.video_utils import load_video
 
@@ -278,7 +278,7 @@ def make_model(size: str) -> tuple[MTCAEForMultiTaskVideo, MTCAEVideoProcessor]:
 
 def multiply_adds(model: torch.nn.Module, pixel_values: torch.Tensor) -> float:
     """Half of the operations that PyTorch counts in a forward pass."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), count_operations() as counter:
         model(pixel_values)
     return counter.get_total_flops() / 2
 

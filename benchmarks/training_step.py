@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from operations import count_operations
 from results_file import keep_table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
@@ -157,12 +157,12 @@ def prepare(candidate: Candidate, size: str, batch: int, device: str) -> None:
 
 def count_training_flops(candidate: Candidate, model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
     """FLOPs of a step: forward, and twice as much backward for what is trained."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), count_operations() as counter:
         model(**inputs)
     whole = counter.get_total_flops()
     if not candidate.frozen or candidate.cached:
         return 3.0 * whole
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), count_operations() as counter:
         encode_clips(model.encoder, inputs["pixel_values"])
     return 3.0 * whole - 2.0 * counter.get_total_flops()
 
