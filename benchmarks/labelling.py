@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reading import decode_sampled
 from results_file import keep_table
 
 from mtcae_dfer.face_detection import FaceDetections, FaceDetector
@@ -68,14 +69,20 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16, help="drawn clips (default: 16)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds of each contestant (default: 3)")
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="folder of real clips, where present")
+    told = "detectors on frames in memory; whole files to labels (default: both)"
+    parser.add_argument("--only", nargs="+", choices=("detectors", "files"), default=["detectors", "files"], help=told)
     parser.add_argument("--device", default="cpu", help="device of the single-process contestants (default: cpu)")
     arguments = parser.parse_args()
-    lines = report("Drawn clips", drawn_clips(arguments.clips), arguments.rounds, arguments.device)
+    lines: list[str] = []
     real = real_clips(arguments.samples)
-    if real:
-        lines += report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
+    if "detectors" in arguments.only:
+        lines += report("Drawn clips", drawn_clips(arguments.clips), arguments.rounds, arguments.device)
+        if real:
+            lines += report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
+    if "files" in arguments.only and real:
         lines += build_rates(arguments.samples)
     name = "labelling" if arguments.device == "cpu" else "labelling_cuda"
+    name += "" if "detectors" in arguments.only else "_files"
     print(f"kept in {keep_table(name, 'Face labelling against facenet-pytorch', lines, arguments.device)}")
 
 
@@ -144,15 +151,10 @@ def build_rates(folder: Path) -> list[str]:
 def decoding_rate(files: Sequence[Path], workers: int) -> float:
     """Files a second that so many processes read and decode to the frames which are labelled, and nothing else."""
     with worker_pool(workers, "decoding", torch.set_num_threads, (1,)) as executor:
-        list(executor.map(decode, files[:workers]))  # the processes have started
+        list(executor.map(decode_sampled, files[:workers]))  # the processes have started
         begin = time.perf_counter()
-        list(executor.map(decode, files))
+        list(executor.map(decode_sampled, files))
         return len(files) / (time.perf_counter() - begin)
-
-
-def decode(file: Path) -> None:
-    """Decodes the frames that are labelled, at their own size."""
-    read_clip(file, NUM_FRAMES)
 
 
 class Reference:

@@ -56,6 +56,11 @@ def read_sampled(file: Path) -> torch.Tensor:
     return read_clip(file, NUM_FRAMES, SIZE).frames
 
 
+def decode_sampled(file: Path) -> None:
+    """The same at the video's own size, and nothing is handed on: what a process of a pool does by decoding alone."""
+    read_clip(file, NUM_FRAMES)
+
+
 def read_everything(file: Path) -> torch.Tensor:
     """Decodes, converts and resizes all frames, then takes 16."""
     with av.open(str(file)) as container:

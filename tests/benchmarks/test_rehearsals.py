@@ -5,11 +5,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import labelling
 import loading
 import pytest
 
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
 from mtcae_dfer.training.data.frame_cache import FrameCacheConfig
+from tests.support.video_files import write_numbered_video
 
 
 def test_the_loader_is_timed_with_and_without_a_cache(small_dataset: Path, tmp_path: Path, monkeypatch) -> None:
@@ -33,3 +35,13 @@ def test_operations_of_encoder_and_decoders_are_told(monkeypatch: pytest.MonkeyP
     lines = inference.measure_operations(None, argparse.Namespace(sizes=["tiny"], repeats=1))
     assert lines[2] == "| operation | encoder: calls, ms, share | decoders and heads: calls, ms, share |"
     assert any(line.startswith("| `aten::addmm` |") for line in lines)
+
+
+def test_labelling_is_held_against_decoding_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_numbered_video(tmp_path / "0.mp4", 20)
+    monkeypatch.setattr(labelling, "ONE_FACE_PATTERNS", ("0*.mp4",))
+    monkeypatch.setattr(labelling, "REPEATS", 3)
+    (row,) = labelling.build_rates(tmp_path)[4:]
+    pattern, rate, _, alone, ratio, goal = row.strip("| ").split(" | ")
+    assert (pattern, goal) == ("0*.mp4", "1.3")
+    assert float(alone) > float(rate) > 0 and float(ratio) > 1
