@@ -48,23 +48,22 @@ class FaceCrop:
         height, width = self.frame_size
         return self.windows / np.array([width, height, width, height], dtype=np.float64)
 
-    def cut(self, frames: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+    def cut(self, frames: torch.Tensor | Sequence[torch.Tensor], size: tuple[int, int] | None = None) -> torch.Tensor:
         """Cuts the windows out of frames.
 
         Args:
-            frames: uint8 (T, 3, H, W) of the size `frame_size`.
+            frames: uint8 (T, 3, H, W) of the size `frame_size`, or T frames (3, H, W).
             size: (height, width) of the result; None: as they are, which windows that follow make the largest's size.
 
         Returns:
             uint8 (T, 3, height, width).
         """
-        if not self.follows:
-            left, top, right, bottom = self.windows[0].tolist()
-            crops = frames[..., top:bottom, left:right]
-            return crops if size is None else resize_frames(crops, size)
-        side = int((self.windows[:, 2] - self.windows[:, 0]).max())
         parts = zip(frames, self.windows.tolist(), strict=True)
         cuts = [frame[:, top:bottom, left:right] for frame, (left, top, right, bottom) in parts]
+        if not self.follows:  # all cuts have one size
+            crops = torch.stack(cuts)
+            return crops if size is None else resize_frames(crops, size)
+        side = int((self.windows[:, 2] - self.windows[:, 0]).max())
         # T × (3, h, w) -> (T, 3, height, width)
         return torch.stack([resize_frames(cut, size or (side, side)) for cut in cuts])
 

@@ -422,13 +422,14 @@ class _Scorer:
 
     def add(self, clip: ScoredClip, pictures: list[torch.Tensor]) -> None:
         """Takes a clip that shows a face in some frames, with its T pictures uint8 (3, H, W)."""
-        frames, crop = torch.stack(pictures), None
+        crop = None
         if self.crops:
             boxes, landmarks = clip.boxes / np.tile(self.size, 2), clip.landmarks / np.array(self.size)
-            frame_size, rise = (frames.shape[-2], frames.shape[-1]), self.processor.face_crop_rise
+            frame_size, rise = (pictures[0].shape[-2], pictures[0].shape[-1]), self.processor.face_crop_rise
             crop = face_crop(boxes, landmarks, frame_size, self.margin, rise=rise)
+        # Cut before the frames are put together: several whole pictures in one take longer than all that follows.
         pixel_values = self.processor(
-            [frames if crop is None else crop.cut(frames, self.input_size)],
+            [torch.stack(pictures) if crop is None else crop.cut(pictures, self.input_size)],
             do_sample_frames=False,
             do_face_crop=False,
             input_data_format="channels_first",
