@@ -25,8 +25,10 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
+from learning import whole_numbers
 from results_file import keep_table
 
+from mtcae_dfer.experiments.ablate import REFERENCE, structure_variants
 from mtcae_dfer.experiments.runner import Experiment, is_done, read_result, run_experiments
 from mtcae_dfer.experiments.statistics import mean_and_std
 from mtcae_dfer.training.arguments import DataArguments, read_preset
@@ -35,10 +37,11 @@ from mtcae_dfer.training.pretraining.arguments import VideoArguments
 from mtcae_dfer.training.running import Stopwatch, draw_synthetic_videos, make_synthetic_dataset
 
 PRESET = "tiny_paper"
+VARIANTS = {variant.name: variant.arguments for variant in structure_variants()}
 STRUCTURES = {
-    "single_task": ("--structure", "single_task", "--tasks", "expression"),
-    "non_fully_shared": ("--structure", "non_fully_shared", "--decoder_type", "vit"),
-    "cascaded": ("--structure", "cascaded"),
+    "single_task": VARIANTS["single_task"],
+    "non_fully_shared": VARIANTS["non_fully_shared_vit"],
+    "cascaded": VARIANTS[REFERENCE],
 }
 HEADS = ("paper", "places")
 ENCODERS = ("random", "pre_trained", "frozen")
@@ -127,14 +130,13 @@ def format_contrasts(tests: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[
 def main() -> None:
     """Runs what is missing, prints the tables and keeps them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0", help="of the training, with commas between (default: %(default)s)")
+    parser.add_argument("--seeds", type=whole_numbers, default=[0], help="of the training, as 0,1,2 (default: 0)")
     parser.add_argument("--pretraining_epochs", "--pretraining-epochs", type=int, default=100)
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=Path("runs/paper_setting"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--collect", action="store_true", help="train nothing: the table of what is finished")
     parser.add_argument("--name", default="paper_setting", help="of the kept table (default: %(default)s)")
     parsed, words = parser.parse_known_args()
-    seeds = [int(seed) for seed in parsed.seeds.split(",")]
     folder: Path = parsed.output_dir
     labelled = DataArguments(synthetic_dir=str(folder / "labelled"), synthetic_seed=1)
     unlabelled = VideoArguments(synthetic_dir=str(folder / "unlabelled"), synthetic_seed=2)
@@ -149,7 +151,8 @@ def main() -> None:
         dataset = make_synthetic_dataset(labelled, Accelerator(cpu=True), stopwatch)
         draw_synthetic_videos(unlabelled, Accelerator(cpu=True), stopwatch)
         run_experiments([pretraining], folder)
-    plans = [plan(dataset, write_heads(folder), folder / pretraining.name, seed, words) for seed in seeds]
+    heads_file = write_heads(folder)
+    plans = [plan(dataset, heads_file, folder / pretraining.name, seed, words) for seed in parsed.seeds]
     if not parsed.collect:
         run_experiments([run for of_seed in plans for run in of_seed.values()], folder, parsed.jobs)
     tests = {
