@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from operations import count_operations
 from results_file import keep_table, machine, versions
 from torch import nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
 from mtcae_dfer.configuration_lgi_former import LGIFormerConfig
+from mtcae_dfer.experiments.operations import count_operations
 from mtcae_dfer.modeling_encoders import build_encoder, build_encoder_config, describe_clips, encode_clips
 from mtcae_dfer.modeling_lgi_former import LGIFormerForVideoClassification, LGIFormerModel
 

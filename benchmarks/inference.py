@@ -35,13 +35,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from operations import count_operations
 from reading import FRAME_RATE, LOOP_SECONDS, SAMPLES, _resident_kibibytes, repeat_clip
 from results_file import keep_table
 from transformers import VideoMAEForVideoClassification, VideoMAEVideoProcessor
 from transformers.video_utils import load_video
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
+from mtcae_dfer.experiments.operations import count_operations
 from mtcae_dfer.face_geometry import box_intersection_over_union
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus

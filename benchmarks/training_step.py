@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from operations import count_operations
 from results_file import keep_table
 from torch import nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
+from mtcae_dfer.experiments.operations import count_operations
 from mtcae_dfer.modeling_encoders import PAPER_ENCODER, encode_clips
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.running import checkpoint_activations

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -29,6 +28,7 @@ from mtcae_dfer.experiments.ablate import (
     structure_variants,
 )
 from mtcae_dfer.experiments.cross_validate import REHEARSAL_PROTOCOL, Plan, make_plan
+from mtcae_dfer.experiments.operations import count_operations
 from mtcae_dfer.experiments.paper_results import PAPER_CORPORA, PaperFigures
 from mtcae_dfer.experiments.results import Ablation, write_results
 from mtcae_dfer.experiments.runner import run_experiments
@@ -239,23 +239,9 @@ def _random_clips(model: MTCAEForMultiTaskVideo, count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def count_multiply_adds(model: MTCAEForMultiTaskVideo) -> int:
-    """Multiply-adds of the convolutions and matrix products for one clip; the model is left with plain attention."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # Fused operations hide their products from the counter: oneDNN's LSTM, attention, torch's transformer layer.
-    model.set_attn_implementation("eager")
-    fused_layers = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TF32 acceleration")  # told by the flags on machines without it
-        with (
-            torch.backends.mkldnn.flags(enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(_random_clips(model, 1))
-    torch.backends.mha.set_fastpath_enabled(fused_layers)
+    """Multiply-adds of the convolutions and matrix products for one clip."""
+    with count_operations() as counter:
+        model(_random_clips(model, 1))
     return counter.get_total_flops() // 2
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from operations import count_operations
 from torch.nn import functional
+
+from mtcae_dfer.experiments.operations import count_operations
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
