@@ -4,7 +4,7 @@
 
 Every row of the first table trains the tiny preset for some batches: with frames kept in memory, with those of a cache,
 and with clips decoded anew, by the training process itself or by loading processes. The second table is the loader
-alone, a cache against decoding anew at 224 pixels, without augmentation and with it.
+alone, a cache against decoding anew at 224 pixels; its last rows change the clips at random as a training step does.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from results_file import keep_table
+from torch.utils.data import default_collate
 
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
 from mtcae_dfer.training.arguments import parse_run_arguments
 from mtcae_dfer.training.data.augmentation import AugmentationConfig
-from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
+from mtcae_dfer.training.data.clip_dataset import ClipDataset, change_batch, class_names
 from mtcae_dfer.training.data.frame_cache import FrameCacheConfig
 from mtcae_dfer.training.initialisation import build_model
 from mtcae_dfer.training.loop import TrainingState, prepare_training, take_step
@@ -57,13 +58,14 @@ def measure(words: list[str], rows, batches: int, **kept) -> tuple[float, float,
 
 
 def loading_rate(clips: ClipDataset, batches: int, batch_size: int = 8) -> float:
-    """Clips a second of the loader alone, over the clips again and again, after one pass that is not counted."""
+    """Clips a second of the loader, and of their changes, over the clips again and again, after one pass."""
     order = [index % len(clips) for index in range(batches * batch_size)]
     for index in range(len(clips)):
         clips[index]
     begin = time.perf_counter()
     for start in range(0, len(order), batch_size):
-        clips.__getitems__(order[start : start + batch_size])
+        indices = order[start : start + batch_size]
+        change_batch(default_collate([clips[index] for index in indices]), clips.changes(indices))
     return len(order) / (time.perf_counter() - begin)
 
 

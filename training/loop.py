@@ -19,7 +19,7 @@ from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
 from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
 from mtcae_dfer.training.data.blending import blend_clips
-from mtcae_dfer.training.data.clip_dataset import ClipDataset
+from mtcae_dfer.training.data.clip_dataset import ClipDataset, change_batch
 from mtcae_dfer.training.data.feature_cache import EncodedClips
 from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler
 from mtcae_dfer.training.data.sampling import EpochSampler
@@ -202,6 +202,9 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
 def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, float]:
     """Gradients of one batch, and an optimiser step where enough are gathered; returns the losses of this process."""
     accelerator, options, blend = training.accelerator, training.options, None
+    if not isinstance(training.clips, EncodedClips):
+        # Here and not in the loader: on the device of the model, all clips at once.
+        batch = change_batch(batch, training.clips.changes(batch["index"].tolist()))
     with accelerator.accumulate(training.model):
         clips = clip_arguments(training.processor, batch)
         if "pixel_values" in clips:

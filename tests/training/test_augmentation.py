@@ -12,6 +12,7 @@ from mtcae_dfer.training.data.augmentation import (
     ClipChange,
     LabelledFrames,
     change_clips,
+    change_frames,
     draw_change,
     draw_crop_box,
     draw_rectangle,
@@ -213,6 +214,14 @@ def test_every_clip_of_a_batch_is_changed_as_if_it_were_alone(monkeypatch) -> No
             assert torch.equal(batch.face_boxes[number], alone.face_boxes)
             assert torch.equal(batch.face_landmarks[number], alone.face_landmarks)
     assert torch.equal(together.frames[5], clips.frames[5])  # the change that does nothing
+
+
+def test_frames_are_changed_where_they_lie() -> None:
+    strong = AugmentationConfig(largest_rotation=20.0, saturation=0.4, hue=0.1, erasing_probability=1.0)
+    changes = [draw_change(strong, torch.Generator().manual_seed(seed)) for seed in range(3)]
+    # The meta device computes nothing, and refuses tensors that lie elsewhere.
+    changed = change_frames(some_clips(3).frames.to("meta"), changes)
+    assert changed.device.type == "meta" and changed.shape == (3, FRAMES, 3, 48, 64)
 
 
 def test_a_crop_is_torchvisions_but_for_its_edges() -> None:

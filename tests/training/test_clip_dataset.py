@@ -5,13 +5,14 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from torch.utils.data import default_collate
 from torchvision.transforms.v2 import functional as transforms
 
 from mtcae_dfer.face_crop import face_crop
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.schema import labels_from_row
 from mtcae_dfer.training.data.augmentation import AugmentationConfig
-from mtcae_dfer.training.data.clip_dataset import ClipDataset, FaceCropConfig
+from mtcae_dfer.training.data.clip_dataset import ClipDataset, FaceCropConfig, change_batch
 from mtcae_dfer.video_reading import read_clip
 
 STRONG = AugmentationConfig(largest_rotation=10.0, saturation=0.2, erasing_probability=0.5)
@@ -55,16 +56,19 @@ def test_a_clip_without_a_face_stays_whole_and_is_counted(rows: datasets.Dataset
     assert clips[0]["face_boxes"].isnan().all()
 
 
-def test_a_batch_holds_what_its_clips_hold_in_whatever_company(rows: datasets.Dataset) -> None:
+def test_a_batch_changes_its_clips_as_in_whatever_company(rows: datasets.Dataset) -> None:
     for kept in (True, False):
         clips = ClipDataset(rows, (32, 32), STRONG, seed=3, keep_frames=kept)
         for epoch in (0, 4):
             clips.set_epoch(epoch)
-            together = clips.__getitems__([1, 0])
+            together = change_batch(default_collate([clips[1], clips[0]]), clips.changes([1, 0]))
             for place, index in enumerate((1, 0)):
-                alone = clips[index]
-                assert alone.keys() == together[place].keys()
-                assert all(torch.equal(alone[name], together[place][name]) for name in alone)
+                alone = change_batch(default_collate([clips[index]]), clips.changes([index]))
                 view = clips.views([(index, epoch + 1)])
-                assert all(torch.equal(alone[name], view[name][0]) for name in alone)
-        assert not torch.equal(clips[0]["frames"], clips.views([(0, 0)])["frames"][0])
+                assert alone.keys() == together.keys() == view.keys()
+                assert all(torch.equal(alone[name][0], together[name][place]) for name in alone)
+                assert all(torch.equal(alone[name], view[name]) for name in alone)
+            # The loader gives the clip as it is; its changes wait for the device of the model.
+            assert torch.equal(clips[0]["frames"], ClipDataset(rows, (32, 32))[0]["frames"])
+            assert not torch.equal(clips[0]["frames"], clips.views([(0, epoch + 1)])["frames"][0])
+        assert torch.equal(clips[0]["frames"], clips.views([(0, 0)])["frames"][0])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mtcae_dfer.training.arguments import gather_lists, parse_also, parse_renames, parse_run_arguments
+from mtcae_dfer.training.data.augmentation import ClipChange
 from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler, match_classes
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.run import main
@@ -78,23 +79,23 @@ class MadeUpClips:
     def __init__(self, count: int, first_label: int) -> None:
         self.names, self.subjects = [f"clip {number}" for number in range(count)], ["S"] * count
         self.labels = {"labels": first_label + torch.arange(count)}
-        self.asked: list[list[int]] = []
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
-        self.asked.append(list(indices))
-        return [{"labels": self.labels["labels"][index], "index": torch.tensor(index)} for index in indices]
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"labels": self.labels["labels"][index], "index": torch.tensor(index)}
+
+    def changes(self, indices: list[int]) -> list[ClipChange]:
+        return [ClipChange(degrees=float(self.labels["labels"][index])) for index in indices]
 
 
-def test_an_index_counts_over_all_data_sets_and_each_makes_its_clips_together() -> None:
-    first, second = MadeUpClips(3, 100), MadeUpClips(2, 200)
-    mixed = MixedClips([("A", first), ("B", second)], [0.5])
-    clips = mixed.__getitems__([4, 0, 3, 2])
+def test_an_index_counts_over_all_data_sets_and_each_draws_the_changes_of_its_clips() -> None:
+    mixed = MixedClips([("A", MadeUpClips(3, 100)), ("B", MadeUpClips(2, 200))], [0.5])
+    clips = [mixed[index] for index in (4, 0, 3, 2)]
     assert [int(clip["labels"]) for clip in clips] == [201, 100, 200, 102]
     assert [int(clip["index"]) for clip in clips] == [4, 0, 3, 2]
-    assert first.asked == [[0, 2]] and second.asked == [[1, 0]]
+    assert [change.degrees for change in mixed.changes([4, 0, 3, 2])] == [201, 100, 200, 102]
     assert mixed.names[3] == "B: clip 0" and mixed.labels["labels"].tolist() == [100, 101, 102, 200, 201]
 
 

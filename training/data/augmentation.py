@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import functional as transforms
 from mtcae_dfer.face_geometry import flip_horizontally, map_to_crop
 
 WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)
-VALUES_AT_A_TIME = 1 << 19  # pixel values that are changed together: as many as stay in a processor's cache
+# Pixel values that are changed together on a processor: as many as stay in its cache. A GPU takes a whole batch.
+VALUES_AT_A_TIME = 1 << 19
 GREY = (0.2989, 0.587, 0.114)  # shares of red, green and blue in brightness (ITU-R BT.601), as torchvision takes them
 
 
@@ -104,8 +105,9 @@ def draw_rectangle(largest_area: float, generator: torch.Generator) -> ErasedRec
 
 
 def change_clips(clips: LabelledFrames, changes: Sequence[ClipChange]) -> LabelledFrames:
-    """Changes B clips, each by its own; none depends on what else is in the batch."""
-    together = max(1, VALUES_AT_A_TIME // clips.frames[0].numel())
+    """Changes B clips, each by its own, on the device on which they lie; none depends on what else is in the batch."""
+    on_processor = clips.frames.device.type == "cpu"
+    together = max(1, VALUES_AT_A_TIME // clips.frames[0].numel()) if on_processor else len(changes)
     starts = range(0, len(changes), together)
     parts = [
         change_frames(clips.frames[start : start + together], changes[start : start + together]) for start in starts
@@ -127,9 +129,10 @@ def move_labels(
         centres = (face_boxes[..., :2] + face_boxes[..., 2:]) / 2
         face_boxes = face_boxes + (_turn(centres, changes, aspect) - centres).repeat(1, 1, 2)
         face_landmarks = _turn(face_landmarks, changes, aspect)
-    crop_boxes = torch.tensor([[change.crop_box] for change in changes])  # (B, 1, 4)
+    device = face_boxes.device
+    crop_boxes = torch.tensor([[change.crop_box] for change in changes], device=device)  # (B, 1, 4)
     face_boxes, face_landmarks = map_to_crop(face_boxes, face_landmarks, crop_boxes)
-    flipped = torch.tensor([change.flipped for change in changes])
+    flipped = torch.tensor([change.flipped for change in changes], device=device)
     mirrored = flip_horizontally(face_boxes, face_landmarks)
     boxes = torch.where(flipped[:, None, None], mirrored[0], face_boxes)
     return boxes, torch.where(flipped[:, None, None, None], mirrored[1], face_landmarks)
@@ -137,7 +140,7 @@ def move_labels(
 
 def _turn(points: torch.Tensor, changes: Sequence[ClipChange], aspect: float) -> torch.Tensor:
     """Points (B, ..., 2) from 0 to 1 across a frame of this aspect, after their clips turned about the centre."""
-    angles = torch.tensor([math.radians(change.degrees) for change in changes])
+    angles = torch.tensor([math.radians(change.degrees) for change in changes], device=points.device)
     # (B,) -> (B, 1, ...): as many axes as x and y have
     angles = angles.view(-1, *[1] * (points.ndim - 2))
     x, y = (points[..., 0] - 0.5) * aspect, points[..., 1] - 0.5
@@ -153,7 +156,8 @@ def change_frames(frames: torch.Tensor, changes: Sequence[ClipChange]) -> torch.
     height, width = frames.shape[-2:]
     # (B, T, 3, H, W) -> (B, T * 3, H, W): every frame of a clip takes its pixels from the same places.
     pixels = frames.flatten(1, 2).float()
-    places = torch.tensor([_source_places(change, width / height) for change in changes])  # (B, 2, 3)
+    moves = [_source_places(change, width / height) for change in changes]
+    places = torch.tensor(moves, device=frames.device)  # (B, 2, 3)
     grid = functional.affine_grid(places, [len(changes), 1, height, width], align_corners=False)  # (B, H, W, 2)
     # At its own edge a frame goes on as it is; only what turns in from outside is black.
     pixels = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
@@ -183,7 +187,8 @@ def change_colours(frames: torch.Tensor, changes: Sequence[ClipChange]) -> torch
     """Frames (B, T, 3, H, W) of values from 0 to 255 after their changes of colour."""
 
     def factors(name: str) -> torch.Tensor:
-        return torch.tensor([getattr(change, name) for change in changes]).view(-1, 1, 1, 1, 1)
+        values = [getattr(change, name) for change in changes]
+        return torch.tensor(values, device=frames.device).view(-1, 1, 1, 1, 1)
 
     frames = (frames * factors("brightness")).clamp_(0, 255)
     # A frame's mean brightness is that of its channels' means; one pass over the pixels instead of four.
@@ -207,6 +212,7 @@ def erase(frames: torch.Tensor, rectangle: ErasedRectangle) -> None:
     rows = max(1, min(height, round(height * math.sqrt(rectangle.area) * rectangle.stretch)))
     columns = max(1, min(width, round(width * math.sqrt(rectangle.area) / rectangle.stretch)))
     top, left = round(rectangle.top * (height - rows)), round(rectangle.left * (width - columns))
+    # Drawn on the processor: the same noise whatever the device.
     generator = torch.Generator().manual_seed(rectangle.noise_seed)
     noise = torch.randint(0, 256, (3, rows, columns), dtype=torch.uint8, generator=generator)
     frames[..., top : top + rows, left : left + columns] = noise

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
@@ -52,13 +52,13 @@ class FaceCropConfig:
 
 
 class ClipDataset(Dataset):
-    """The clips of one split as the model sees them, before normalisation.
+    """The clips of one split, before their random changes and normalisation, which happen where the model is.
 
     Args:
         rows: rows of a built data set, with videos as bytes.
         size: (height, width) of the model's frames.
         augmentation: how clips are changed at random; None leaves them as they are.
-        seed: with the epoch and the clip it decides a clip's augmentation, whatever process loads it.
+        seed: with the epoch and the clip it decides a clip's changes, whatever process loads it.
         keep_frames: decode every clip once and keep its frames in memory; not where there is a cache.
         tasks: the model's; those of affect have their labels read.
         window: which of the labelled frames the model sees, at a random place where clips are changed at random; None
@@ -109,7 +109,7 @@ class ClipDataset(Dataset):
                 self.frames = torch.stack(list(tqdm(clips, total=len(self), desc="Reading clips", unit="clip")))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch's augmentations."""
+        """Chooses the epoch's windows and changes."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -117,52 +117,49 @@ class ClipDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One clip: frames uint8 (T, 3, H, W), labels, face_boxes (T, 4), face_landmarks (T, 5, 2), face_found (T,)."""
-        return self.__getitems__([index])[0]
+        return self._clip(index, self._drawn_epoch())
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
-        """Several clips, as a DataLoader asks for a batch: they are changed together, and none differs for that."""
-        epoch = None if self.augmentation is None else int(self.epoch)
-        batch = self._load([(index, epoch) for index in indices])
-        return [{name: values[place] for name, values in batch.items()} for place in range(len(indices))]
+    def changes(self, indices: Sequence[int]) -> list[ClipChange]:
+        """The random changes of clips in the present epoch, for `change_batch`."""
+        return [self._change(index, self._drawn_epoch()) for index in indices]
 
     def views(self, chosen: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """A batch of fixed views (clip, view): view 0 is the clip as it is, view v the augmentation of epoch v - 1."""
-        return self._load([(index, view - 1 if view else None) for index, view in chosen])
-
-    def _load(self, chosen: Sequence[tuple[int, int | None]]) -> dict[str, torch.Tensor]:
-        """A batch of clips, each with the augmentation of an epoch; None: as it is."""
-        draws = [None if epoch is None else clip_generator(self.seed, epoch, index) for index, epoch in chosen]
-        indices = [index for index, _ in chosen]
-        drawn = [self._labels(index, draw) for index, draw in zip(indices, draws, strict=True)]
-        labels, places = zip(*drawn, strict=True)
-        batch = {name: torch.stack([clip[name] for clip in labels]) for name in labels[0]}
-        whole = (self._read(index) if self.frames is None else self.frames[index] for index in indices)
-        frames = torch.stack([clip if at is None else clip[at] for clip, at in zip(whole, places, strict=True)])
-        clips = LabelledFrames(frames, batch["face_boxes"], batch["face_landmarks"])
-        if self.augmentation is not None:
-            nothing = ClipChange()
-            changes = [nothing if draw is None else draw_change(self.augmentation, draw) for draw in draws]
-            clips = change_clips(clips, changes) if any(change != nothing for change in changes) else clips
-        # Labels of affect are the same in a mirrored or cropped clip.
-        return batch | {
-            "frames": clips.frames,
-            "face_boxes": clips.face_boxes,
-            "face_landmarks": clips.face_landmarks,
-            "index": torch.tensor(indices),
-        }
+        """A batch of fixed views (clip, view): view 0 is the clip as it is, view v that of epoch v - 1, changed."""
+        drawn = [(index, view - 1 if view else None) for index, view in chosen]
+        clips = default_collate([self._clip(index, epoch) for index, epoch in drawn])
+        return change_batch(clips, [self._change(index, epoch) for index, epoch in drawn])
 
     def view_labels(self, index: int, view: int) -> dict[str, torch.Tensor]:
-        """The labels of a fixed view's frames, before its augmentation moves them."""
-        draws = clip_generator(self.seed, view - 1, index) if view else None
-        return self._labels(index, draws)[0]
+        """The labels of a fixed view's frames, before its changes move them."""
+        return self._labels(index, view - 1 if view else None)[0]
 
-    def _labels(self, index: int, draws: torch.Generator | None) -> tuple[dict[str, torch.Tensor], list[int] | None]:
+    def _drawn_epoch(self) -> int | None:
+        """The epoch by which windows and changes are drawn; None where clips stay as they are."""
+        return None if self.augmentation is None else int(self.epoch)
+
+    def _clip(self, index: int, epoch: int | None) -> dict[str, torch.Tensor]:
+        labels, places = self._labels(index, epoch)
+        frames = self._read(index) if self.frames is None else self.frames[index]
+        return labels | {"frames": frames if places is None else frames[places], "index": torch.tensor(index)}
+
+    def _change(self, index: int, epoch: int | None) -> ClipChange:
+        if epoch is None or self.augmentation is None:
+            return ClipChange()
+        generator = clip_generator(self.seed, epoch, index)
+        if self.window is not None:
+            self.window.draw(self.labels["face_found"].shape[1], generator)  # drawn first, in `_labels`
+        return draw_change(self.augmentation, generator)
+
+    def _labels(self, index: int, epoch: int | None) -> tuple[dict[str, torch.Tensor], list[int] | None]:
         """The labels of the model's frames, and the places of these among the labelled frames; None: all of them."""
         labels = {name: values[index] for name, values in self.labels.items()}
         if self.window is None:
             return labels, None
         count = self.labels["face_found"].shape[1]
-        places = self.window.spread(count, self.segments) if draws is None else self.window.draw(count, draws)
+        if epoch is None:
+            places = self.window.spread(count, self.segments)
+        else:
+            places = self.window.draw(count, clip_generator(self.seed, epoch, index))
         return {name: value[places] if name in self.frame_labels else value for name, value in labels.items()}, places
 
     def _read(self, index: int) -> torch.Tensor:
@@ -215,6 +212,19 @@ class ClipDataset(Dataset):
     def clips_without_face(self) -> int:
         """How many clips have no face in any frame; a crop leaves them whole."""
         return int((~self.labels["face_found"].any(dim=1)).sum())
+
+
+def change_batch(batch: dict[str, torch.Tensor], changes: Sequence[ClipChange]) -> dict[str, torch.Tensor]:
+    """A batch whose clips are changed, on the device on which it lies.
+
+    Args:
+        batch: of `ClipDataset`, collated: B clips. Labels of affect are the same in a mirrored or cropped clip.
+        changes: B of them.
+    """
+    if all(change == ClipChange() for change in changes):
+        return batch
+    clips = LabelledFrames(batch["frames"], batch["face_boxes"], batch["face_landmarks"])
+    return batch | vars(change_clips(clips, changes))
 
 
 def clip_generator(seed: int, epoch: int, index: int) -> torch.Generator:

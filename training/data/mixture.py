@@ -8,6 +8,7 @@ import datasets
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from mtcae_dfer.training.data.augmentation import ClipChange
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
 from mtcae_dfer.training.data.sampling import draw_by_shuffles
 
@@ -70,7 +71,7 @@ class MixedClips(Dataset):
         self.part_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # (N,) number of each clip's data set
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch's augmentations."""
+        """Chooses the epoch's windows and changes."""
         for part in self.parts:
             part.set_epoch(epoch)
 
@@ -79,16 +80,17 @@ class MixedClips(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One clip, as `ClipDataset` gives it; its index counts over all data sets."""
-        return self.__getitems__([index])[0]
+        number = int(self.part_of[index])
+        clip = self.parts[number][index - self.starts[number]]
+        return clip | {"index": torch.tensor(index)}
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
-        """Several clips: those of one data set are made together."""
-        clips: dict[int, dict[str, torch.Tensor]] = {}
-        for number, part in enumerate(self.parts):
-            own = [index for index in indices if int(self.part_of[index]) == number]
-            loaded = part.__getitems__([index - self.starts[number] for index in own]) if own else []
-            clips |= {index: clip | {"index": torch.tensor(index)} for index, clip in zip(own, loaded, strict=True)}
-        return [clips[index] for index in indices]
+    def changes(self, indices: Sequence[int]) -> list[ClipChange]:
+        """The random changes of clips in the present epoch, as each one's data set draws them."""
+        parts = self.part_of[list(indices)].tolist()
+        return [
+            self.parts[number].changes([index - self.starts[number]])[0]
+            for number, index in zip(parts, indices, strict=True)
+        ]
 
 
 class MixtureSampler(Sampler[int]):
