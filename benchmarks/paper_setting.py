@@ -2,7 +2,7 @@
 
     python benchmarks/paper_setting.py --jobs 2                     # seed 0: a pre-training and eighteen runs
     python benchmarks/paper_setting.py --jobs 2 --seeds 0,1,2
-    python benchmarks/paper_setting.py --collect                    # the table of what is finished
+    python benchmarks/paper_setting.py --collect --picture docs/paper_setting.png   # what is finished
 
 The preset is `tiny_paper`: decoders of five layers and half the encoder's width. Three things vary, each with each:
 
@@ -29,9 +29,12 @@ from learning import whole_numbers
 from results_file import keep_table
 
 from mtcae_dfer.experiments.ablate import REFERENCE, structure_variants
+from mtcae_dfer.experiments.plots import DOTS_PER_INCH
 from mtcae_dfer.experiments.runner import Experiment, is_done, read_result, run_experiments
 from mtcae_dfer.experiments.statistics import mean_and_std
+from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.training.arguments import DataArguments, read_preset
+from mtcae_dfer.training.evaluation.drawing import CHANCE_COLOUR, CONSTANT_COLOUR, MODEL_COLOUR, SELECTED_COLOUR
 from mtcae_dfer.training.evaluation.percents import number, percent, with_deviation
 from mtcae_dfer.training.pretraining.arguments import VideoArguments
 from mtcae_dfer.training.running import Stopwatch, draw_synthetic_videos, make_synthetic_dataset
@@ -56,6 +59,7 @@ TITLES = {
     "frozen": "pre-trained, frozen",
 }
 FIGURES = {"uar": "UAR", "face_box_iou": "box IoU", "landmark_nme": "landmark error"}
+COLOURS = (SELECTED_COLOUR, CONSTANT_COLOUR, MODEL_COLOUR)  # of the structures
 Cell = tuple[str, str, str]  # structure, heads, encoder
 CELLS: tuple[Cell, ...] = tuple(itertools.product(STRUCTURES, HEADS, ENCODERS))
 
@@ -127,6 +131,32 @@ def format_contrasts(tests: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[
     return lines
 
 
+def draw_picture(tests: Mapping[Cell, Sequence[Mapping[str, Any]]], file: Path) -> None:
+    """The UAR of every run by heads, encoder and structure; a short line is the mean of several seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    panels: Any = figure.subplots(1, len(HEADS), sharey=True)
+    for panel, heads in zip(panels, HEADS, strict=True):
+        for shift, (structure, colour) in enumerate(zip(STRUCTURES, COLOURS, strict=True)):
+            for place, encoder in enumerate(ENCODERS):
+                values = [100 * number(run["uar"]) for run in tests.get((structure, heads, encoder), [])]
+                across = place + 0.22 * (shift - 1)
+                label = TITLES[structure] if place == 0 else None
+                panel.scatter([across] * len(values), values, s=26, color=colour, label=label, zorder=3)
+                if len(values) > 1:
+                    panel.hlines(sum(values) / len(values), across - 0.08, across + 0.08, color=colour, linewidth=2)
+        panel.axhline(100 / 7, color=CHANCE_COLOUR, linewidth=1, linestyle=":", label="chance")
+        panel.set_xticks(range(len(ENCODERS)), [TITLES[encoder] for encoder in ENCODERS])
+        panel.set_title(TITLES[heads], fontsize=10)
+        panel.grid(axis="y", color="0.92")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("UAR of unseen drawn people, %")
+    panels[-1].legend(frameon=False, fontsize=8)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+
+
 def main() -> None:
     """Runs what is missing, prints the tables and keeps them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,6 +166,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--collect", action="store_true", help="train nothing: the table of what is finished")
     parser.add_argument("--name", default="paper_setting", help="of the kept table (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, help="PNG file in which the runs are drawn, too")
     parsed, words = parser.parse_known_args()
     folder: Path = parsed.output_dir
     labelled = DataArguments(synthetic_dir=str(folder / "labelled"), synthetic_seed=1)
@@ -166,6 +197,8 @@ def main() -> None:
     lines = ["Drawn faces, test clips of people that no run has seen; in percent.", ""]
     lines += [*format_table(tests), "", *format_contrasts(tests)]
     print("\n".join(lines))
+    if parsed.picture is not None:
+        draw_picture(tests, parsed.picture)
     print(f"kept in {keep_table(parsed.name, 'When does cascading pay?', lines)}")
 
 

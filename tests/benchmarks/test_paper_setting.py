@@ -34,6 +34,12 @@ def test_what_is_not_finished_has_no_row() -> None:
     assert len(paper_setting.format_contrasts(tests)) == 2
 
 
+def test_the_picture_shows_what_is_finished(tmp_path: Path) -> None:
+    tests = {cell: [{"uar": 0.5}, {"uar": 0.6}] for cell in paper_setting.CELLS[:4]}
+    paper_setting.draw_picture(tests, tmp_path / "runs.png")
+    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_runs_differ_as_their_names_say(tmp_path: Path) -> None:
     heads = paper_setting.write_heads(tmp_path)
     runs = paper_setting.plan("data", heads, tmp_path / "pre-training", 3, ["--num_train_epochs", "5"])
