@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
-from mtcae_dfer.experiments import real_people
-from mtcae_dfer.experiments.real_people import (
-    RealPeopleOptions,
+from mtcae_dfer.experiments.real_people import __main__ as command
+from mtcae_dfer.experiments.real_people import cascade, classifier, recipe
+from mtcae_dfer.experiments.real_people.cascade import fade_sequences, fade_strengths, make_cascade
+from mtcae_dfer.experiments.real_people.classifier import make_classifier, order_of_epoch, size_of_epoch
+from mtcae_dfer.experiments.real_people.figures import (
+    answer,
     expected_calibration_error,
-    fade_sequences,
-    fade_strengths,
+    figures_of,
     fit_temperature,
-    fold_of_stills,
-    keep_face,
-    order_of_epoch,
 )
+from mtcae_dfer.experiments.real_people.pictures import keep_face
+from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
 from mtcae_dfer.hub_dataset.files import writing_in
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
@@ -84,14 +85,6 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
 
 
-def test_all_stills_of_a_known_subject_are_in_one_fold() -> None:
-    subjects = np.array(["unknown"] * 300 + [f"p{number // 10}" for number in range(300)])
-    folds = fold_of_stills(subjects, 3, seed=0)
-    assert (np.bincount(folds[:300]) > 60).all()
-    of_people = folds[300:].reshape(30, 10)
-    assert (of_people == of_people[:, :1]).all() and len(set(of_people[:, 0])) == 3
-
-
 def test_a_kept_picture_shows_the_face_with_room_and_its_labels_move_along() -> None:
     frames = np.zeros((2, 160, 300, 3), np.uint8)
     points = np.array([[140, 90], [160, 90], [150, 100], [142, 110], [158, 110]], np.float32)
@@ -114,21 +107,21 @@ def test_a_kept_picture_shows_the_face_with_room_and_its_labels_move_along() -> 
     assert whole.shape == (2, 3, 128, 128) and np.isnan(boxes).all()
 
 
-def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(real_people, "SIZES", (32, 32))
-    monkeypatch.setattr(real_people, "SAVE_STEPS", 1)
+class Stopped(Exception):
+    """A run that somebody stopped."""
+
+
+def test_all_stages_learn_stop_and_go_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "SIZES", (32, 32, 32))
+    monkeypatch.setattr(cascade, "SAVE_STEPS", 1)
     clips = random_faces(4, 4, seed=1)
 
-    def stages(folder: str, stop: int | None = None) -> MTCAEForMultiTaskVideo:
+    def stages(folder: str) -> MTCAEForMultiTaskVideo:
         stills = random_faces(28, 1)
         options = RealPeopleOptions(
             stills=[],
             output_dir=str(tmp_path / folder),
             device="cpu",
-            teachers=2,
-            teacher_epochs=1,
             backbone_epochs=2,
             backbone_batch=8,
             cascade_steps=3,
@@ -137,57 +130,65 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(
             fade_batch=2,
         )
         Path(options.output_dir).mkdir(exist_ok=True)
-        given = stills.targets.copy()
-        stills.targets = real_people.teach(stills, 21, stills, options)
-        np.testing.assert_allclose(stills.targets.sum(axis=1), 1, atol=1e-5)
-        assert not np.allclose(stills.targets, given)
-        lesson = real_people.Lesson("backbone", 2)
-        classifier = real_people.train_classifier(lesson, stills, 21, stills, options)
-        model = real_people.make_cascade(classifier, seed=0)
-        if stop is not None:
-            monkeypatch.setattr(real_people, "save_cascade", stopping_after(stop))
-        real_people.train_cascade(model, stills, 21, clips, options)
+        model = make_cascade(classifier.train_classifier(stills, 21, stills, options), seed=0)
+        cascade.train_cascade(model, stills, 21, clips, options)
         return model
 
-    class Stopped(Exception):
-        pass
-
-    save = real_people.save_cascade
-
-    def stopping_after(stop: int):
-        def save_and_stop(trainer: real_people.CascadeTrainer, file: Path) -> None:
-            save(trainer, file)
-            if trainer.step == stop:
-                raise Stopped
-
-        return save_and_stop
-
     trained = stages("straight")
-    with pytest.raises(Stopped):
-        stages("stopped", stop=2)
-    monkeypatch.setattr(real_people, "save_cascade", save)
+    # Stopped in the second epoch of the first stage, then behind the second step of the second one.
+    score, save, asked = classifier.score_stills, cascade.save_cascade, []
+
+    def score_once(*given):
+        asked.append(given)
+        if len(asked) == 2:
+            raise Stopped
+        return score(*given)
+
+    def save_and_stop(trainer: cascade.CascadeTrainer, file: Path) -> None:
+        save(trainer, file)
+        if trainer.step == 2:
+            raise Stopped
+
+    with monkeypatch.context() as first, pytest.raises(Stopped):
+        first.setattr(classifier, "score_stills", score_once)
+        stages("stopped")
+    with monkeypatch.context() as second, pytest.raises(Stopped):
+        second.setattr(cascade, "save_cascade", save_and_stop)
+        stages("stopped")
     straight, resumed = trained.state_dict(), stages("stopped").state_dict()
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    figures = real_people.figures_of(real_people.answer(trained, clips))
+    figures = figures_of(answer(trained, clips))
     assert figures["count"] == 4 and 0 <= figures["face_box_iou"] <= 1 and figures["landmark_nme"] > 0
 
 
 def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) -> None:
-    first = real_people.make_cascade(real_people.make_classifier(real_people.Lesson("backbone", 1)), seed=0)
+    first = make_cascade(make_classifier(), seed=0)
     first.save_pretrained(tmp_path / "first")
-    lesson = real_people.Lesson("backbone", 1, start=str(tmp_path / "first"))
-    second = real_people.make_cascade(real_people.make_classifier(lesson), seed=1)
+    second = make_cascade(make_classifier(str(tmp_path / "first")), seed=1)
     expected, found = (model.encoder.backbone.state_dict() for model in (first, second))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     tiny_model().save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="--start .*other: its backbone differs in num_channels, embedding_size"):
-        real_people.make_classifier(real_people.Lesson("backbone", 1, start=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="--start .*other: its backbone differs in model_type; give"):
+        make_classifier(str(tmp_path / "other"))
+
+
+def test_a_classifier_tells_scores_and_the_points_of_the_cascades_heads() -> None:
+    model = make_classifier().eval()
+    for size in (48, 80):  # the heads' grid stays
+        scores, places = model(torch.zeros(2, 3, size, size))
+        assert scores.shape == (2, len(EXPRESSIONS)) and places.shape == (2, 14)
+        assert places.min() > 0 and places.max() < 1  # expectations of cells, offsets start at zero
+
+
+def test_frames_grow_with_the_epochs() -> None:
+    assert [size_of_epoch(epoch, 10) for epoch in range(10)] == [48] * 3 + [64] * 4 + [80] * 3
+    assert size_of_epoch(0, 1) == 48
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with writing_in(tmp_path):
-        assert real_people.main(["--stills", "A", "--output_dir", str(tmp_path)]) == 2
+        assert command.main(["--stills", "A", "--output_dir", str(tmp_path)]) == 2
     assert (
         capsys.readouterr()
         .err.strip()
@@ -198,7 +199,7 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
 
 def test_a_folder_holds_stages_of_one_set_of_options_and_folds_share_it(tmp_path: Path) -> None:
     file = tmp_path / "options.json"
-    real_people.refuse_other_options(RealPeopleOptions(stills=["A"]), file)
-    real_people.refuse_other_options(RealPeopleOptions(stills=["A"], clip_fold="2", threads=1), file)
-    with pytest.raises(ValueError, match="made with other options .--backbone_epochs 60 -> 5."):
-        real_people.refuse_other_options(RealPeopleOptions(stills=["A"], backbone_epochs=5), file)
+    command.refuse_other_options(RealPeopleOptions(stills=["A"]), file)
+    command.refuse_other_options(RealPeopleOptions(stills=["A"], clip_fold="2", threads=1), file)
+    with pytest.raises(ValueError, match="made with other options .--backbone_epochs 30 -> 5."):
+        command.refuse_other_options(RealPeopleOptions(stills=["A"], backbone_epochs=5), file)

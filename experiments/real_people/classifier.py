@@ -1,0 +1,220 @@
+"""Stage 1: a network that learns expressions, boxes and points from stills."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedModel
+
+from mtcae_dfer.configuration_mtcae import EXPRESSIONS
+from mtcae_dfer.experiments.real_people import recipe
+from mtcae_dfer.experiments.real_people.recipe import (
+    BACKBONE,
+    RealPeopleOptions,
+    cascade_config,
+    finish,
+    finished,
+    one_cycle,
+    precision,
+    soft_class_weights,
+    soft_cross_entropy,
+)
+from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.image_backbones import build_image_backbone_config
+from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
+from mtcae_dfer.modeling_heads import MTCAEHeatMapHead
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
+from mtcae_dfer.training.evaluation.metrics import landmark_nme, unweighted_average_recall, weighted_average_recall
+from mtcae_dfer.training.optimisation import WeightAverage
+
+PLACES_WEIGHT = 20.0  # of the mean distance of boxes and points, in sides of the cut, beside the expression's loss
+COMMON = (EXPRESSIONS.index("neutral"), EXPRESSIONS.index("happiness"))
+
+
+class StillClassifier(nn.Module):
+    """An image model with heads on its feature map: expressions, and the cascade's own heads of box and points.
+
+    Args:
+        backbone: an image model of 16 pixels a cell, whose feature map has as many channels as its last stage.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+        sizes: Any = backbone.config.hidden_sizes
+        config = cascade_config()
+        self.grid = config.token_grid[1:]
+        self.dropout = nn.Dropout(0.3)
+        self.output = nn.Linear(sizes[-1], len(EXPRESSIONS))
+        self.box, self.landmarks = (
+            MTCAEHeatMapHead(config, task, sizes[-1]) for task in config.task_descriptions if task.pooling == "heat_map"
+        )
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, S, S) -> (B, K) scores; (B, 14) box and five points, divided by the side."""
+        features = self.backbone(pictures).last_hidden_state.float()
+        # (B, D, h, w) -> (B, rows * columns, D): the tokens of a clip of one frame, however large the pictures are
+        tokens = functional.adaptive_avg_pool2d(features, self.grid).flatten(2).transpose(1, 2)
+        places = torch.cat([head(tokens).flatten(1) for head in (self.box, self.landmarks)], dim=1)
+        return self.output(self.dropout(features.mean(dim=(2, 3)))), places
+
+
+def make_classifier(start: str = "") -> StillClassifier:
+    """The network before its training.
+
+    Args:
+        start: folder of a cascade with whose backbone it begins; empty: at random.
+
+    Raises:
+        ValueError: the folder holds a cascade on another backbone.
+    """
+    if not start:
+        return StillClassifier(AutoModel.from_config(build_image_backbone_config(BACKBONE, "BACKBONE")))
+    encoder = MTCAEForMultiTaskVideo.from_pretrained(start).encoder
+    stored = encoder.config.backbone_config if isinstance(encoder, FrameBackboneModel) else None
+    different = [name for name, value in BACKBONE.items() if getattr(stored, name, None) != value]
+    if not isinstance(encoder, FrameBackboneModel) or different:
+        different = ["model_type"] if "model_type" in different else different
+        told = f"its backbone differs in {', '.join(different)}; give the folder of a model of this command"
+        raise ValueError(f"--start {start}: {told}")
+    return StillClassifier(encoder.backbone)
+
+
+def order_of_epoch(stills: FaceSet, official: int, epoch: int, seed: int) -> np.ndarray:
+    """Positions of one epoch's stills: the official ones all, of the others those of rare classes more often.
+
+    Args:
+        stills: those of all data sets, the official ones first.
+        official: how many these are.
+        epoch: decides the order, with the seed.
+    """
+    random = np.random.default_rng([seed, 1, epoch])
+    others = np.arange(official, len(stills))
+    common = others[np.isin(stills.labels[others], COMMON)]
+    rare = others[~np.isin(stills.labels[others], COMMON)]
+    disgust = np.flatnonzero(stills.labels[:official] == EXPRESSIONS.index("disgust"))
+    some = random.choice(common, len(common) // 3, replace=False)
+    return random.permutation(np.concatenate([np.arange(official), disgust, rare, rare, some]))
+
+
+def train_classifier(
+    stills: FaceSet, official: int, validation: FaceSet, options: RealPeopleOptions
+) -> StillClassifier:
+    """Trains a classifier of stills; returns it with averaged weights and normalisation statistics.
+
+    AdamW, one cycle, mixup; where it begins at random, small frames first. A checkpoint after every epoch; what
+    is finished is only loaded.
+
+    Args:
+        stills: all of them, the official ones first.
+        official: how many these are.
+        validation: stills whose figures are printed; nothing is chosen by them.
+        options: of the command.
+    """
+    file, epochs = Path(options.output_dir) / "backbone.pt", options.backbone_epochs
+    device, batch_size = stills.pictures.device, options.backbone_batch
+    torch.manual_seed(options.seed)
+    model = make_classifier(options.start)
+    if finished(file).exists():
+        model.load_state_dict(load_file(finished(file)))
+        return model.to(device)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY, model.buffers())
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    )
+    orders = [order_of_epoch(stills, official, epoch, options.seed) for epoch in range(epochs)]
+    total = sum(len(order) // batch_size for order in orders)
+    class_weights = soft_class_weights(stills.labels[orders[0]]).to(device)
+    squares, begun, step = face_squares(stills.face_landmarks, FaceCut()), 0, 0
+    # The pictures have few sizes; a form for any size would be slower.
+    predict = torch.compile(model, dynamic=False) if options.compile else model
+    if file.exists():
+        state = torch.load(file, weights_only=True, map_location=device)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        begun, step = state["epoch"], state["step"]
+    for epoch in range(begun, epochs):
+        size, start = recipe.SIZES[-1] if options.start else size_of_epoch(epoch, epochs), time.perf_counter()
+        random = np.random.default_rng([options.seed, 2, epoch])
+        torch.manual_seed(1000 * options.seed + epoch)  # dropout is drawn anew in every epoch, also after a stop
+        losses = torch.zeros((), device=device)
+        model.train()
+        for number in range(len(orders[epoch]) // batch_size):
+            indices = orders[epoch][number * batch_size : (number + 1) * batch_size]
+            batch = make_batch(stills, squares, indices, size, FaceAugmentation(), random)
+            pictures, targets = batch.pixel_values[:, 0], batch.targets
+            places = torch.cat([batch.face_boxes[:, 0], batch.face_landmarks[:, 0].flatten(1)], dim=1)
+            if random.random() < 0.5:
+                share, partners = random.beta(0.4, 0.4), torch.from_numpy(random.permutation(batch_size)).to(device)
+                pictures = torch.lerp(pictures[partners], pictures, share)
+                targets = torch.lerp(targets[partners], targets, share)
+                places = torch.full_like(places, math.nan)  # of which face?
+            for group in optimiser.param_groups:
+                group["lr"] = one_cycle(step / total, options.backbone_learning_rate)
+            with precision(device):
+                scores, found_places = predict(pictures.contiguous(memory_format=torch.channels_last))
+            loss = soft_cross_entropy(scores, targets, class_weights)
+            known = places.isfinite()
+            distances = (found_places - places.nan_to_num()).abs() * known
+            optimiser.zero_grad()
+            (loss + PLACES_WEIGHT * distances.sum() / known.sum().clamp(min=1)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            optimiser.step()
+            step += 1
+            losses += loss.detach()
+            average.update()
+        with average.in_place():
+            scores, points_error = score_stills(model, validation, size)
+        told = (scores.argmax(dim=-1).cpu().numpy(), validation.labels, len(EXPRESSIONS))
+        accuracy, uar = weighted_average_recall(*told), unweighted_average_recall(*told)
+        print(
+            f"stage 1, epoch {epoch + 1} of {epochs}, {size} pixels: loss {losses.item() / (number + 1):.3f}, "
+            f"validation accuracy {accuracy:.3f}, UAR {uar:.3f}, landmark error {points_error:.3f}, "
+            f"{time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+        state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+        with replacing(file) as temporary:
+            torch.save(state | {"epoch": epoch + 1, "step": step}, temporary)
+    average.keep()
+    finish(model, file)
+    return model
+
+
+def size_of_epoch(epoch: int, epochs: int) -> int:
+    """The side of the cut frames in an epoch of so many: `recipe.SIZES` by their shares, one after the other."""
+    ends = np.cumsum(recipe.SIZE_SHARES) * epochs
+    # The last is that of all epochs behind the end of the one before.
+    return recipe.SIZES[int((epoch >= ends[:-1] - 1e-9).sum())]
+
+
+@torch.no_grad()
+def score_stills(model: StillClassifier, stills: FaceSet, size: int) -> tuple[torch.Tensor, float]:
+    """Scores (N, K) of stills as they are, cut as at prediction, and the mean error of their points."""
+    model.eval()
+    squares, scores, points, labels = face_squares(stills.face_landmarks, FaceCut()), [], [], []
+    for begin in range(0, len(stills), 256):
+        indices = np.arange(begin, min(begin + 256, len(stills)))
+        batch = make_batch(stills, squares, indices, size)
+        pictures = batch.pixel_values[:, 0]
+        with precision(pictures.device):
+            batch_scores, places = model(pictures.contiguous(memory_format=torch.channels_last))
+        scores.append(batch_scores.float())
+        points.append(places[:, 4:].float().cpu().unflatten(1, (1, 5, 2)))
+        labels.append(batch.face_landmarks.cpu())
+    known = torch.cat(labels)
+    found = known.isfinite().all(dim=(-2, -1)).numpy()
+    return torch.cat(scores), landmark_nme(torch.cat(points).numpy(), known.numpy(), found)

@@ -1,0 +1,106 @@
+"""Stage 3: what a cascade says of stills and clips, a temperature for it, and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from mtcae_dfer.configuration_mtcae import EXPRESSIONS
+from mtcae_dfer.experiments.real_people import recipe
+from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
+from mtcae_dfer.training.data.faces import FaceBatch, FaceCut, FaceSet, face_squares, make_batch
+from mtcae_dfer.training.evaluation.metrics import (
+    confusion_matrix,
+    face_box_iou,
+    landmark_nme,
+    per_class_recall,
+    unweighted_average_recall,
+    weighted_average_recall,
+)
+
+
+@dataclass
+class Answers:
+    """What a model says of N clips or stills.
+
+    Attributes:
+        scores: (N, K) before the softmax.
+        boxes: (N, T, 4) in the cut.
+        landmarks: (N, T, 5, 2), likewise.
+        batch: the labels.
+    """
+
+    scores: torch.Tensor
+    boxes: torch.Tensor
+    landmarks: torch.Tensor
+    batch: FaceBatch
+
+
+@torch.no_grad()
+def answer(model: MTCAEForMultiTaskVideo, faces: FaceSet) -> Answers:
+    """Predictions for whole sets, cut as at prediction, in float32."""
+    model.eval()
+    squares, parts = face_squares(faces.face_landmarks, FaceCut()), []
+    clips_at_once = max(1, 128 // faces.pictures.shape[1])
+    for begin in range(0, len(faces), clips_at_once):
+        indices = np.arange(begin, min(begin + clips_at_once, len(faces)))
+        batch = make_batch(faces, squares, indices, recipe.SIZES[-1])
+        outputs = model(batch.pixel_values)
+        batch.pixel_values = batch.pixel_values[:, :0]  # only the labels are kept
+        labels = FaceBatch(**{name: value.cpu() for name, value in vars(batch).items()})
+        parts.append(Answers(outputs.logits.cpu(), outputs.face_boxes.cpu(), outputs.face_landmarks.cpu(), labels))
+    joined = {name: torch.cat([getattr(part.batch, name) for part in parts]) for name in vars(parts[0].batch)}
+    return Answers(
+        scores=torch.cat([part.scores for part in parts]),
+        boxes=torch.cat([part.boxes for part in parts]),
+        landmarks=torch.cat([part.landmarks for part in parts]),
+        batch=FaceBatch(**joined),
+    )
+
+
+def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """The temperature that makes the softmax of scores / temperature most likely for the labels (Guo et al., 2017)."""
+    log_temperature = torch.zeros((), requires_grad=True)
+    optimiser = torch.optim.LBFGS([log_temperature], max_iter=100)
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(scores / log_temperature.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return float(log_temperature.detach().exp())
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean distance between confidence and share of right answers, over bins of equal width by their stills."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(confidence[places == place].mean() - right[places == place].mean()) * (places == place).mean()
+        for place in range(bins)
+        if (places == place).any()
+    ]
+    return float(sum(gaps))
+
+
+def figures_of(answers: Answers) -> dict[str, Any]:
+    """Accuracy, UAR, recalls, confusion, calibration, and the face tasks' figures where a face was found."""
+    labels, found = answers.batch.labels.numpy(), answers.batch.face_found.numpy()
+    probabilities = answers.scores.softmax(dim=-1).numpy()
+    predicted, classes = probabilities.argmax(axis=1), len(EXPRESSIONS)
+    return {
+        "count": len(labels),
+        "accuracy": weighted_average_recall(predicted, labels, classes),
+        "uar": unweighted_average_recall(predicted, labels, classes),
+        "recall": dict(zip(EXPRESSIONS, per_class_recall(predicted, labels, classes).tolist(), strict=True)),
+        "confusion_matrix": confusion_matrix(predicted, labels, classes).tolist(),
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+        "face_box_iou": face_box_iou(answers.boxes.numpy(), answers.batch.face_boxes.numpy(), found),
+        "landmark_nme": landmark_nme(answers.landmarks.numpy(), answers.batch.face_landmarks.numpy(), found),
+    }
