@@ -170,10 +170,9 @@ def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskV
     return MTCAEForMultiTaskVideo.from_pretrained(name, id2label=overrides["id2label"], ignore_mismatched_sizes=True)
 
 
-def whitening_frames(clips: Any) -> torch.Tensor:
-    """Frames (B, T, 3, H, W) of clips spread evenly over the training split, each with its "frames" (T, 3, H, W)."""
-    positions = torch.linspace(0, len(clips) - 1, min(len(clips), WHITENING_CLIPS)).round().long().unique()
-    return torch.stack([clips[int(position)]["frames"] for position in positions])
+def whitening_positions(count: int) -> list[int]:
+    """Positions of the training clips that `whiten_patch_embedding` looks at, spread evenly over `count`."""
+    return torch.linspace(0, count - 1, min(count, WHITENING_CLIPS)).round().long().unique().tolist()
 
 
 @torch.no_grad()

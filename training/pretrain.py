@@ -33,7 +33,7 @@ from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
 from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.evaluation.predictions import normalise
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
-from mtcae_dfer.training.initialisation import whiten_patch_embedding, whitening_frames
+from mtcae_dfer.training.initialisation import whiten_patch_embedding, whitening_positions
 from mtcae_dfer.training.loop import refuse_nan_loss
 from mtcae_dfer.training.model_folder import save_model_folder
 from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
@@ -234,7 +234,8 @@ def prepare_pretraining(
     options, objective, config = arguments.optimisation, arguments.objective, model.config
     processor = make_processor(config, FaceCropConfig.chosen(arguments.data))
     if objective.whiten_patch_embedding and objective.model in available_presets(PRETRAINING_PRESETS):
-        whiten_patch_embedding(model, normalise(processor, whitening_frames(clips)))
+        frames = torch.stack([clips[position]["frames"] for position in whitening_positions(len(clips))])
+        whiten_patch_embedding(model, normalise(processor, frames))
     if options.gradient_checkpointing:
         checkpoint_activations(model)
     loader = DataLoader(

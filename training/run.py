@@ -38,7 +38,7 @@ from mtcae_dfer.training.initialisation import (
     build_model,
     pretrained_source,
     whiten_patch_embedding,
-    whitening_frames,
+    whitening_positions,
 )
 from mtcae_dfer.training.loop import (
     TrainingClips,
@@ -115,7 +115,8 @@ def train(
     """Trains epoch by epoch; `output_dir` always holds the model of the best epoch on the validation clips."""
     options = arguments.optimisation
     if arguments.model.whiten_patch_embedding and arguments.model.encoder is None:
-        whiten_patch_embedding(model, normalise(processor, whitening_frames(splits.train)))
+        first_epoch = splits.train.views([(position, 1) for position in whitening_positions(len(splits.train))])
+        whiten_patch_embedding(model, normalise(processor, first_epoch["frames"]))
     train_clips, validation_clips = encode_once(accelerator, model, processor, splits, arguments)
     training = prepare_training(accelerator, model, processor, train_clips, arguments)
     validation = {"": validation_clips}

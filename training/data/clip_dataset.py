@@ -125,7 +125,7 @@ class ClipDataset(Dataset):
 
     def views(self, chosen: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """A batch of fixed views (clip, view): view 0 is the clip as it is, view v that of epoch v - 1, changed."""
-        drawn = [(index, view - 1 if view else None) for index, view in chosen]
+        drawn = [(index, view - 1 if view and self.augmentation is not None else None) for index, view in chosen]
         clips = default_collate([self._clip(index, epoch) for index, epoch in drawn])
         return change_batch(clips, [self._change(index, epoch) for index, epoch in drawn])
 
