@@ -111,7 +111,7 @@ def train_classifier(
 ) -> StillClassifier:
     """Trains a classifier of stills; returns it with averaged weights and normalisation statistics.
 
-    AdamW, one cycle, mixup; where it begins at random, small frames first. A checkpoint after every epoch; what
+    AdamW, one cycle; where it begins at random, small frames first, and mixup. A checkpoint after every epoch; what
     is finished is only loaded.
 
     Args:
@@ -157,7 +157,7 @@ def train_classifier(
             batch = make_batch(stills, squares, indices, size, FaceAugmentation(), random)
             pictures, targets = batch.pixel_values[:, 0], batch.targets
             places = torch.cat([batch.face_boxes[:, 0], batch.face_landmarks[:, 0].flatten(1)], dim=1)
-            if random.random() < 0.5:
+            if not options.start and random.random() < 0.5:  # what was learned before is finished on whole faces
                 share, partners = random.beta(0.4, 0.4), torch.from_numpy(random.permutation(batch_size)).to(device)
                 pictures = torch.lerp(pictures[partners], pictures, share)
                 targets = torch.lerp(targets[partners], targets, share)

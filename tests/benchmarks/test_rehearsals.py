@@ -5,10 +5,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import label_noise
 import labelling
 import loading
 import pytest
 
+from mtcae_dfer.face_detection import FaceDetector
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
 from mtcae_dfer.training.data.frame_cache import FrameCacheConfig
 from tests.support.video_files import write_numbered_video
@@ -45,3 +47,10 @@ def test_labelling_is_held_against_decoding_alone(tmp_path: Path, monkeypatch: p
     pattern, rate, _, alone, ratio, goal = row.strip("| ").split(" | ")
     assert (pattern, goal) == ("0*.mp4", "1.3")
     assert float(alone) > 0 and float(rate) > 0 and float(ratio) > 0
+
+
+def test_labels_are_held_against_the_mirrored_pictures(small_dataset: Path) -> None:
+    rows = load_multitask_dataset(small_dataset)["train"]
+    (row,) = label_noise.compare_mirrored(rows, 2, seed=0, detector=FaceDetector())[2:]
+    labelled, found, overlap, mean, median = (float(cell.strip(" %")) for cell in row.strip("| ").split("|"))
+    assert 0 < found <= labelled and 80 < overlap < 100 and 0 < median < 15 and 0 < mean < 15
