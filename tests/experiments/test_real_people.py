@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import __main__ as command
@@ -158,8 +159,21 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(tmp_path: Path, mon
     straight, resumed = trained.state_dict(), stages("stopped").state_dict()
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    # The image model of the first stage is not trained on in the second.
+    kept = load_file(tmp_path / "straight" / "backbone.safetensors")
+    image_model = {name: value for name, value in straight.items() if name.startswith("encoder.backbone.")}
+    assert all(torch.equal(kept[name.removeprefix("encoder.")], value) for name, value in image_model.items())
     figures = figures_of(answer(trained, clips))
     assert figures["count"] == 4 and 0 <= figures["face_box_iou"] <= 1 and figures["landmark_nme"] > 0
+
+
+def test_without_steps_a_cascade_stays_as_it_was_and_is_kept(tmp_path: Path) -> None:
+    model = make_cascade(make_classifier(), seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = RealPeopleOptions(stills=[], output_dir=str(tmp_path), cascade_steps=0, still_batch=8)
+    cascade.train_cascade(model, random_faces(14, 1), 14, None, options)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert (tmp_path / "cascade.safetensors").exists()
 
 
 def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) -> None:
