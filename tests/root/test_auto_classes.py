@@ -86,7 +86,8 @@ def write_expectations(saved: Path, work: Path) -> None:
     model = MTCAEForMultiTaskVideo.from_pretrained(saved)
     pixel_values = MTCAEVideoProcessor.from_pretrained(saved)(clip)["pixel_values"]
     output = model(pixel_values)
-    published, root_clip = MTCAEForMultiTaskVideo.from_pretrained(ROOT), torch.randn(1, 16, 3, 96, 96)
+    published = MTCAEForMultiTaskVideo.from_pretrained(ROOT)
+    root_clip = torch.randn(1, published.config.num_frames, 3, *published.config.image_size)
     expected = {name: output[name] for name in ("logits", "face_boxes", "face_landmarks")} | {
         "pixel_values": pixel_values,
         "config": model.config.to_json_string(),
