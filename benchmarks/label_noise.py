@@ -13,7 +13,7 @@ import torch
 from results_file import keep_table
 from tqdm import tqdm
 
-from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer.face_detection import TRACK_MIN_OVERLAP, FaceDetector
 from mtcae_dfer.face_geometry import box_intersection_over_union, flip_horizontally
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
 from mtcae_dfer.hub_dataset.schema import labels_from_row
@@ -36,7 +36,7 @@ def compare_mirrored(rows, clips: int, seed: int, detector: FaceDetector) -> lis
             labelled += 1
             boxes, points = flip_horizontally(found.boxes, found.landmarks)
             overlap = box_intersection_over_union(boxes, torch.as_tensor(labels.face_boxes[time]))
-            if len(overlap) == 0 or float(overlap.max()) < 0.3:  # another face, or none
+            if len(overlap) == 0 or float(overlap.max()) < TRACK_MIN_OVERLAP:  # another face, or none
                 continue
             overlaps.append(float(overlap.max()))
             pair = (points[int(overlap.argmax())].numpy(), np.asarray(labels.face_landmarks[time]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from mtcae_dfer.experiments.real_people.recipe import (
     cascade_config,
     finish,
     finished,
+    make_optimiser,
     one_cycle,
     precision,
     soft_class_weights,
@@ -102,14 +102,9 @@ class CascadeTrainer:
         self.clip_squares = face_squares(clips.face_landmarks, FaceCut()) if clips is not None else None
         self.official, self.epoch, self.order = official, -1, np.zeros(0, int)
         self.encoder = encoder_of(model)
-        # What it learned from stills stays: trained on, it lost 1.2 points of accuracy on the validation stills.
+        # What it learned from stills stays; learning on gained nothing on the validation stills (docs/real_people.md).
         self.encoder.backbone.requires_grad_(False)
-        others = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in others if parameter.ndim > 1]},
-            {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
+        self.optimiser = make_optimiser(model)
         order = order_of_epoch(stills, official, 0, options.seed)
         self.steps_per_epoch = len(order) // options.still_batch
         self.class_weights = soft_class_weights(stills.labels[order]).to(stills.pictures.device)
@@ -146,7 +141,6 @@ class CascadeTrainer:
             if faded is not None:
                 outputs = self.model(encoded_clips=self.encoder.encode_over_time(faded[0]))
                 fade_loss = soft_cross_entropy(outputs.logits, batch.targets[faded[1]], self.class_weights)
-        # The features' graph serves both losses, so it is walked through once.
         (still_loss + FADE_WEIGHT * fade_loss).backward()
         named = losses | {"faded": fade_loss}
         if self.clips is not None and self.clip_squares is not None:

@@ -22,6 +22,7 @@ from mtcae_dfer.experiments.real_people.recipe import (
     cascade_config,
     finish,
     finished,
+    make_optimiser,
     one_cycle,
     precision,
     soft_class_weights,
@@ -129,11 +130,7 @@ def train_classifier(
         return model.to(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY, model.buffers())
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    )
+    optimiser = make_optimiser(model)
     orders = [order_of_epoch(stills, official, epoch, options.seed) for epoch in range(epochs)]
     total = sum(len(order) // batch_size for order in orders)
     class_weights = soft_class_weights(stills.labels[orders[0]]).to(device)

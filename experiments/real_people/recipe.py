@@ -36,7 +36,7 @@ BACKBONE: dict[str, Any] = {
 
 @dataclass
 class RealPeopleOptions:
-    """Options of the command. The defaults are those of the published weights."""
+    """Options of the command. The published weights come from two calls with others (docs/real_people.md)."""
 
     stills: list[str] = field(
         metadata={"help": "Data sets of stills; the first has official validation and test splits."}
@@ -111,6 +111,14 @@ def precision(device: torch.device) -> torch.autocast:
     """bfloat16 where the device computes in it; a processor that does not would take twelve times float32's time."""
     computes = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=computes)
+
+
+def make_optimiser(model: nn.Module) -> torch.optim.AdamW:
+    """AdamW over what is trained of a model; biases and normalisations do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}])
 
 
 def one_cycle(progress: float, peak: float) -> float:
