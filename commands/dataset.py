@@ -162,6 +162,11 @@ def _add_stills_command(corpora: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--rename", nargs="+", default=[], metavar="FROM=TO", help="classes that the source spells otherwise"
     )
+    parser.add_argument(
+        "--votes",
+        metavar="FILE",
+        help="fer2013new.csv of FER+: what ten raters saw in each picture of FER2013's own CSV file",
+    )
     _add_build_options(parser, dataset_name=None, license_name="unknown", kinds=(GIVEN, *split_kinds()), num_frames=1)
     parser.set_defaults(run=_build_from_stills)
 
@@ -281,11 +286,12 @@ def _build_from_stills(arguments: argparse.Namespace) -> int:
             raise DatasetError(f"--rename {text}: must be FROM=TO, such as angry=anger.")
         spellings[old] = new
     stills = StillsOptions(camera_frames=arguments.camera_path, seed=arguments.seed)
+    votes = None if arguments.votes is None else Path(arguments.votes)
     findings, report = build_stills(
         arguments.source,
         arguments.output,
         replace(_build_options(arguments, classes), stills=stills),
-        StillsReading(classes, spellings, SubjectFinder(pattern=arguments.subject_pattern)),
+        StillsReading(classes, spellings, SubjectFinder(pattern=arguments.subject_pattern), votes),
         arguments.stills_dir,
         workers=arguments.workers,
         engine=arguments.engine,

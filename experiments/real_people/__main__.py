@@ -107,12 +107,14 @@ def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
     answers = answer(model, validation)
     model.config.temperature = fit_temperature(answers.scores, answers.batch.labels)
     report = {"options": asdict(options), "temperature": model.config.temperature}
-    report["validation"] = figures_of(answer(model, validation))
+    scaled = replace(answers, scores=answers.scores / model.config.temperature)
+    report["validation"] = figures_of(scaled, validation.votes)
     if test_clips is not None:
         # The test stills are looked at once, by the model that is trained on all clips.
-        report["test_clips"] = figures_of(answer(model, test_clips))
+        report["test_clips"] = figures_of(answer(model, test_clips), test_clips.votes)
     else:
-        report["test"] = figures_of(answer(model, read(options.stills[0], ["test"])))
+        test = read(options.stills[0], ["test"])
+        report["test"] = figures_of(answer(model, test), test.votes)
     report["minutes"] = (time.perf_counter() - started) / 60
     folder = output_dir / f"model{options.fold_suffix}"
     model.save_pretrained(folder)

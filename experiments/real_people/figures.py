@@ -89,12 +89,20 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return float(sum(gaps))
 
 
-def figures_of(answers: Answers) -> dict[str, Any]:
-    """Accuracy, UAR, recalls, confusion, calibration, and the face tasks' figures where a face was found."""
+def figures_of(answers: Answers, votes: np.ndarray) -> dict[str, Any]:
+    """Accuracy, UAR, recalls, confusion, calibration, and the face tasks' figures where a face was found.
+
+    Args:
+        answers: for N clips or stills.
+        votes: (N, K) of raters. Where one expression has the most, and no fewer than `FEWEST_VOTES`, the answers are
+            compared with it as well: "voted".
+    """
     labels, found = answers.batch.labels.numpy(), answers.batch.face_found.numpy()
     probabilities = answers.scores.softmax(dim=-1).numpy()
     predicted, classes = probabilities.argmax(axis=1), len(EXPRESSIONS)
-    return {
+    most = votes.max(axis=1)
+    agreed = (most >= recipe.FEWEST_VOTES) & ((votes == most[:, None]).sum(axis=1) == 1)
+    figures = {
         "count": len(labels),
         "accuracy": weighted_average_recall(predicted, labels, classes),
         "uar": unweighted_average_recall(predicted, labels, classes),
@@ -104,3 +112,8 @@ def figures_of(answers: Answers) -> dict[str, Any]:
         "face_box_iou": face_box_iou(answers.boxes.numpy(), answers.batch.face_boxes.numpy(), found),
         "landmark_nme": landmark_nme(answers.landmarks.numpy(), answers.batch.face_landmarks.numpy(), found),
     }
+    if agreed.any():
+        voted = (predicted[agreed], votes[agreed].argmax(axis=1), classes)
+        accuracy, uar = weighted_average_recall(*voted), unweighted_average_recall(*voted)
+        figures["voted"] = {"count": int(agreed.sum()), "accuracy": accuracy, "uar": uar}
+    return figures

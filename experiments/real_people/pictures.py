@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,12 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
-from mtcae_dfer.experiments.real_people.recipe import SMOOTHING
+from mtcae_dfer.experiments.real_people.recipe import FEWEST_VOTES, SMOOTHING, VOTES_SHARE
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import hash_file, replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
-from mtcae_dfer.training.data.faces import FaceCut, FaceSet, face_squares, smooth_targets
+from mtcae_dfer.hub_dataset.stills.sources import VOTES
+from mtcae_dfer.training.data.faces import FaceCut, FaceSet, face_squares, measure_tones, smooth_targets
 from mtcae_dfer.training.data.frame_cache import READING_THREADS
 from mtcae_dfer.video_reading import read_clip, resize_frames
 
@@ -36,7 +38,7 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
     # Named by what was built, too: a data set of the same name, or built anew, is decoded anew.
     build = Path(dataset_dir) / "build_report.json"
     digest = hash_file(build)[0][:12] if build.is_file() else "unknown"
-    file = cache_dir / f"faces-{Path(dataset_dir).name}-{digest}-{'-'.join(splits)}.safetensors"
+    file = cache_dir / f"pictures-{Path(dataset_dir).name}-{digest}-{'-'.join(splits)}.safetensors"
     if not file.exists():
         rows = load_multitask_dataset(dataset_dir)
         names = rows[next(iter(rows))].features["expression"].names
@@ -60,19 +62,46 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
             kept = list(tqdm(readers.map(read, known), total=len(known), desc="Decoding", unit="clip"))
         pictures, boxes, landmarks = (np.stack(column) for column in zip(*kept, strict=True))
         labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in known])
+        votes = np.array([count_votes(json.loads(row["attributes"]).get(VOTES, "")) for row in known], np.float32)
         subjects = np.frombuffer("\n".join(row["subject"] for row in known).encode(), np.uint8)
         arrays = {"pictures": pictures, "face_boxes": boxes, "face_landmarks": landmarks, "labels": labels}
+        arrays |= {"votes": votes, "subjects": subjects}
         with replacing(file) as temporary:
-            save_file(arrays | {"subjects": subjects}, temporary)
+            save_file(arrays, temporary)
     stored = load_file(file)
+    stored_pictures = torch.from_numpy(stored["pictures"])
     return FaceSet(
-        pictures=torch.from_numpy(stored["pictures"]),
+        pictures=stored_pictures,
         labels=stored["labels"],
-        targets=smooth_targets(stored["labels"], len(EXPRESSIONS), SMOOTHING),
+        targets=join_votes(smooth_targets(stored["labels"], len(EXPRESSIONS), SMOOTHING), stored["votes"]),
+        votes=stored["votes"],
         face_boxes=stored["face_boxes"],
         face_landmarks=stored["face_landmarks"],
         subjects=np.array(stored["subjects"].tobytes().decode().split("\n")),
+        tones=measure_tones(stored_pictures),
     )
+
+
+def count_votes(told: str) -> list[int]:
+    """Votes for each of `EXPRESSIONS`, (K,), out of what a data set tells; other names do not count.
+
+    Raises:
+        DatasetError: it is not like "anger 3, neutral 4, unknown 1".
+    """
+    counts = {}
+    for entry in filter(None, told.split(",")):
+        name, _, count = entry.strip().rpartition(" ")
+        if not (name and count.isdecimal()):
+            raise DatasetError(f"votes {told!r}: write names and whole numbers, such as 'anger 3, neutral 4'")
+        counts[name] = int(count)
+    return [counts.get(name, 0) for name in EXPRESSIONS]
+
+
+def join_votes(targets: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """Targets (N, K), `VOTES_SHARE` of them the shares of the votes (N, K) where there are `FEWEST_VOTES`."""
+    counts = votes.sum(axis=1, keepdims=True)
+    joined = (1 - VOTES_SHARE) * targets + VOTES_SHARE * votes / np.maximum(counts, 1)
+    return np.where(counts >= FEWEST_VOTES, joined, targets).astype(np.float32)
 
 
 def keep_face(

@@ -18,6 +18,8 @@ from mtcae_dfer.hub_dataset.files import replacing
 # Sides of the cut frames in pixels: stage 1 begins small, where an epoch is cheap; the last is that of all else.
 SIZES, SIZE_SHARES = (48, 64, 80), (0.3, 0.4, 0.3)  # shares of the epochs
 SMOOTHING = 0.1  # share of a label that is spread over all classes
+VOTES_SHARE = 0.5  # of a target, where several raters voted on a still; the rest is its label, smoothed
+FEWEST_VOTES = 5  # for one of `EXPRESSIONS`; with fewer the label stands alone
 MOTION_FRAMES = 16  # the most frames of a clip
 AVERAGE_DECAY = 0.998  # of the averaged weights that a stage ends with
 # A 3 x 3 stem and squeeze-and-excitation: stills of 48 pixels lose nothing in the first layers. Convolutions of all
@@ -129,9 +131,9 @@ def one_cycle(progress: float, peak: float) -> float:
 
 
 def soft_class_weights(labels: np.ndarray) -> torch.Tensor:
-    """Weights (K,) that fall with the 0.3rd power of a class's count; their mean over the stills is 1."""
+    """Weights (K,) that fall with the square root of a class's count; their mean over the stills is 1."""
     counts = torch.bincount(torch.from_numpy(labels), minlength=len(EXPRESSIONS)).float()
-    weights = (counts.mean() / counts.clamp(min=1)) ** 0.3
+    weights = (counts.mean() / counts.clamp(min=1)) ** 0.5
     return weights * counts.sum() / (weights * counts).sum()
 
 

@@ -2,7 +2,7 @@
 
 SOURCE/happy/*.jpg, SOURCE/train/happy/*.jpg     class folders, with or without a folder for each split
 SOURCE.csv  (path,expression[,subject][,split])  paths are relative to the table's own folder
-SOURCE.csv  (emotion,pixels,Usage)               FER2013
+SOURCE.csv  (emotion,pixels,Usage)               FER2013, maybe with the votes of FER+ beside it
 SOURCE.parquet (expression,image[,name][,subject][,split])
 SOURCE/…/list_patition_label.txt                 RAF-DB, with Image/aligned or Image/original beside its folder
 SOURCE/…/training.csv, validation.csv            AffectNet, with its folders of pictures beside them
@@ -60,9 +60,14 @@ FER2013_EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surp
 FER2013_SIDE = 48
 RAF_DB_EXPRESSIONS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # labels from 1
 RAF_DB_LISTS = ("list_patition_label.txt", "list_partition_label.txt")  # the first is how its owners spell it
+FER_PLUS_VOTES = (
+    *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown"),
+    "NF",  # no face
+)
 AFFECTNET_EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 AFFECTNET_LISTS = {"training.csv": "train", "validation.csv": "validation"}
 ROWS_AT_ONCE = 256
+VOTES = "votes"  # attribute of a still that several raters looked at, such as "anger 3, neutral 4, unknown 1"
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class StillsReading:
     class_names: tuple[str, ...] | None = None  # all classes in the order of their ids
     spellings: Mapping[str, str] = field(default_factory=dict)  # class name in the source -> class name
     subjects: SubjectFinder = field(default_factory=SubjectFinder)  # for class folders
+    votes: Path | None = None  # fer2013new.csv of FER+ (Barsoum et al., 2016), for FER2013's own CSV file
 
     def expression(self, name: str) -> str:
         """The class of a name in the source."""
@@ -129,6 +135,10 @@ def read_stills(source: str | os.PathLike, reading: StillsReading | None = None)
         raise DatasetError(f"{path} is a video, not a source of stills: use `mtcae dataset build folder`.")
     else:
         raise DatasetError(f"{path} is no folder, .csv or .parquet file: give one of these.")
+    if reading.votes is not None and not any(VOTES in still.attributes for still in found.stills):
+        raise DatasetError(
+            f"{reading.votes} holds votes by the rows of FER2013's CSV file (emotion, pixels, Usage); {path} is none."
+        )
     if not found.stills:
         raise DatasetError(f"{path} names no stills with a usable label.")
     name, count = Counter(still.name for still in found.stills).most_common(1)[0]
@@ -223,7 +233,7 @@ def _read_csv(table: Path, reading: StillsReading) -> StillsSource:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no readable CSV file in UTF-8 ({error}).") from error
     if {"emotion", "pixels", "Usage"} <= set(header):
-        return _read_fer2013(table)
+        return _read_fer2013(table, reading.votes)
     if "subDirectory_filePath" in header:
         split = AFFECTNET_LISTS.get(table.name.lower(), "train")
         return _read_affect_net({split: table})
@@ -247,15 +257,28 @@ def _read_csv(table: Path, reading: StillsReading) -> StillsSource:
     return _files(stills, paths)
 
 
-def _read_fer2013(table: Path) -> StillsSource:
+def _read_fer2013(table: Path, votes_file: Path | None) -> StillsSource:
     """FER2013's own CSV file: emotion 0 to 6, 48 × 48 grey values, Training, PublicTest or PrivateTest."""
     stills = []
+    votes = None if votes_file is None else _read_fer_plus(votes_file)
     for number, (place, row) in enumerate(_fer2013_rows(table)):
         if row["emotion"] not in map(str, range(len(FER2013_EXPRESSIONS))):
             raise DatasetError(f"{place}: emotion {row['emotion']!r} is unknown; known are 0 to 6.")
         expression = FER2013_EXPRESSIONS[int(row["emotion"])]
         name = f"{row['Usage']}_{number:05d}.png"
-        stills.append(Still(name, expression, split=parse_split(row["Usage"], place)))
+        attributes = {}
+        if votes is not None:
+            usage, attributes[VOTES] = votes[number] if number < len(votes) else ("no row", "")
+            if usage != row["Usage"]:
+                raise DatasetError(
+                    f"{place} is of {row['Usage']}, and there {votes_file} has {usage}: both files must have the "
+                    "same rows in the same order."
+                )
+        stills.append(Still(name, expression, split=parse_split(row["Usage"], place), attributes=attributes))
+    if votes is not None and len(votes) > len(stills):
+        raise DatasetError(
+            f"{votes_file} has {len(votes)} rows, and {table} only {len(stills)}: they must be the same."
+        )
 
     def contents() -> Iterator[bytes]:
         from PIL import Image
@@ -270,6 +293,16 @@ def _read_fer2013(table: Path) -> StillsSource:
             yield file.getvalue()
 
     return StillsSource(tuple(stills), contents, "FER2013's own, of the pictures' finders; known to be noisy.")
+
+
+def _read_fer_plus(file: Path) -> list[tuple[str, str]]:
+    """Usage and votes by the rows of FER+'s table, which tells no picture's name: a row is that of the same number."""
+    rows = []
+    for place, row in read_rows(file, ("Usage", *FER_PLUS_VOTES)):
+        if not all(row[name].isdecimal() for name in FER_PLUS_VOTES):
+            raise DatasetError(f"{place}: votes must be whole numbers, one in each column.")
+        rows.append((row["Usage"], ", ".join(f"{name} {row[name]}" for name in FER_PLUS_VOTES if int(row[name]))))
+    return rows
 
 
 def _fer2013_rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -8,10 +8,14 @@ from pathlib import Path
 import label_noise
 import labelling
 import loading
+import numpy as np
 import pytest
+import tones
+import torch
 
 from mtcae_dfer.face_detection import FaceDetector
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
+from mtcae_dfer.training.data.faces import FaceSet, measure_tones
 from mtcae_dfer.training.data.frame_cache import FrameCacheConfig
 from tests.support.video_files import write_numbered_video
 
@@ -54,3 +58,18 @@ def test_labels_are_held_against_the_mirrored_pictures(small_dataset: Path) -> N
     (row,) = label_noise.compare_mirrored(rows, 2, seed=0, detector=FaceDetector())[2:]
     labelled, found, overlap, mean, median = (float(cell.strip(" %")) for cell in row.strip("| ").split("|"))
     assert 0 < found <= labelled and 80 < overlap < 100 and 0 < median < 15 and 0 < mean < 15
+
+
+def test_stills_get_the_tones_of_another_set() -> None:
+    def faces(low: int, high: int, count: int) -> FaceSet:
+        grey = np.random.default_rng(low).integers(low, high, (count, 1, 1, 64, 64))
+        pictures = torch.from_numpy(grey.repeat(3, axis=2).astype(np.uint8))
+        unlike = np.zeros(count)  # labels and places do not matter here
+        return FaceSet(pictures, unlike, unlike, unlike, unlike, unlike, unlike, measure_tones(pictures))
+
+    even, dull = faces(0, 256, 5), faces(90, 150, 3)
+    toned = tones.with_tones_of(even, dull, seed=0)
+    measured = measure_tones(toned.pictures)
+    np.testing.assert_allclose(measured, toned.tones, atol=0.01)
+    assert toned.pictures.min() >= 89 and toned.pictures.max() <= 150
+    assert all(any(np.array_equal(tone, other) for other in dull.tones) for tone in toned.tones)

@@ -18,11 +18,12 @@ from mtcae_dfer.experiments.real_people.figures import (
     figures_of,
     fit_temperature,
 )
-from mtcae_dfer.experiments.real_people.pictures import keep_face
+from mtcae_dfer.experiments.real_people.pictures import count_votes, join_votes, keep_face
 from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
+from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import writing_in
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.data.faces import FaceSet, smooth_targets
+from mtcae_dfer.training.data.faces import FaceSet, measure_tones, smooth_targets
 from tests.support.tiny_models import tiny_model
 
 NEUTRAL, DISGUST = EXPRESSIONS.index("neutral"), EXPRESSIONS.index("disgust")
@@ -38,10 +39,29 @@ def random_faces(count: int, frames: int, seed: int = 0) -> FaceSet:
         pictures=torch.from_numpy(pictures.astype(np.uint8)),
         labels=labels,
         targets=smooth_targets(labels, len(EXPRESSIONS), 0.1),
+        votes=np.zeros((count, 7), np.float32),
         face_boxes=np.tile(np.array([0.3, 0.25, 0.7, 0.75], np.float32), (count, frames, 1)),
         face_landmarks=np.tile(points, (count, frames, 1, 1)),
         subjects=np.array([f"s{number}" for number in range(count)]),
+        tones=measure_tones(torch.from_numpy(pictures.astype(np.uint8))),
     )
+
+
+def test_votes_of_raters_are_half_of_a_target_where_there_are_enough() -> None:
+    votes = [
+        count_votes("neutral 4, anger 3, disgust 1, contempt 1, unknown 1"),
+        count_votes("anger 2, NF 8"),
+        count_votes(""),
+    ]
+    labels = np.array([EXPRESSIONS.index("anger"), NEUTRAL, DISGUST])
+    targets = smooth_targets(labels, len(EXPRESSIONS), 0.1)
+    joined = join_votes(targets, np.array(votes, np.float32))
+    np.testing.assert_array_equal(joined[1:], targets[1:])
+    by_hand = targets[0] / 2
+    by_hand[[NEUTRAL, EXPRESSIONS.index("anger"), DISGUST]] += np.array([4, 3, 1]) / 16
+    np.testing.assert_allclose(joined[0], by_hand, atol=1e-6)
+    with pytest.raises(DatasetError, match="votes 'anger': write names and whole numbers"):
+        count_votes("anger")
 
 
 def test_an_epoch_holds_every_official_still_and_rare_classes_twice() -> None:
@@ -163,8 +183,16 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(tmp_path: Path, mon
     kept = load_file(tmp_path / "straight" / "backbone.safetensors")
     image_model = {name: value for name, value in straight.items() if name.startswith("encoder.backbone.")}
     assert all(torch.equal(kept[name.removeprefix("encoder.")], value) for name, value in image_model.items())
-    figures = figures_of(answer(trained, clips))
+    figures = figures_of(answer(trained, clips), clips.votes)
     assert figures["count"] == 4 and 0 <= figures["face_box_iou"] <= 1 and figures["landmark_nme"] > 0
+    assert "voted" not in figures
+    # One answered as the raters say, one not; one without a majority, one with too few votes.
+    answers = answer(trained, clips)
+    first, second = answers.scores[:2].argmax(dim=1).tolist()
+    votes = np.zeros((4, len(EXPRESSIONS)), np.float32)
+    votes[0, first], votes[1, second - 1], votes[1, second], votes[3, 0] = 6, 6, 4, 4
+    votes[2, :2] = 5
+    assert figures_of(answers, votes)["voted"] == {"count": 2, "accuracy": 0.5, "uar": 0.5}
 
 
 def test_without_steps_a_cascade_stays_as_it_was_and_is_kept(tmp_path: Path) -> None:

@@ -151,6 +151,37 @@ def test_the_csv_file_of_fer2013(tmp_path, header):
         list(read_stills(table).contents())
 
 
+def test_the_votes_of_fer_plus_stand_beside_fer2013s_rows(tmp_path):
+    pixels = " ".join(["7"] * 48 * 48)
+    rows = [("0", pixels, "Training"), ("3", pixels, "Training"), ("6", pixels, "PrivateTest")]
+    table = write_table(tmp_path / "fer2013.csv", [("emotion", "pixels", "Usage"), *rows])
+    header = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF".split(",")
+    votes = [
+        ["Training", "fer0000000.png", 4, 0, 0, 1, 3, 2, 0, 0, 0, 0],
+        ["Training", "", 0, 0, 0, 0, 0, 0, 0, 0, 0, 10],
+        ["PrivateTest", "fer0000002.png", 9, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+    ]
+    file = write_table(tmp_path / "fer2013new.csv", [header, *votes])
+    found = read_stills(table, StillsReading(votes=file)).stills
+    assert [still.attributes["votes"] for still in found] == [
+        "neutral 4, sadness 1, anger 3, disgust 2",
+        "NF 10",
+        "neutral 9, unknown 1",
+    ]
+    write_table(file, [header, *votes[:2]])
+    with pytest.raises(DatasetError, match="row 4 is of PrivateTest, and there .*new.csv has no row: both files must"):
+        read_stills(table, StillsReading(votes=file))
+    write_table(file, [header, *votes, votes[2]])
+    with pytest.raises(DatasetError, match="new.csv has 4 rows, and .* 3: they must be the same"):
+        read_stills(table, StillsReading(votes=file))
+    write_table(file, [header, ["Training", "", *["x"] * 10]])
+    with pytest.raises(DatasetError, match="row 2: votes must be whole numbers"):
+        read_stills(table, StillsReading(votes=file))
+    write(tmp_path / "folder" / "anger" / "1.png", encoded(noise(20, 20)))
+    with pytest.raises(DatasetError, match="new.csv holds votes by the rows of FER2013's CSV file .*folder is none"):
+        read_stills(tmp_path / "folder", StillsReading(votes=file))
+
+
 def test_a_parquet_file_with_bytes_or_with_the_hubs_pictures(tmp_path):
     contents = [encoded(noise(20, 20, seed=seed)) for seed in range(2)]
     columns = {"name": ["a", "b"], "expression": ["anger", "neutral"], "split": ["train", "test"], "image": contents}

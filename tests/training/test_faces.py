@@ -11,6 +11,7 @@ from mtcae_dfer.training.data.faces import (
     face_squares,
     join_faces,
     make_batch,
+    measure_tones,
     smooth_targets,
 )
 
@@ -29,9 +30,11 @@ def dotted_faces(count: int = 6, frames: int = 2) -> FaceSet:
         pictures=torch.from_numpy(pictures),
         labels=np.arange(count) % 7,
         targets=smooth_targets(np.arange(count) % 7, 7, 0.1),
+        votes=np.zeros((count, 7), np.float32),
         face_boxes=np.tile(np.array([0.3, 0.25, 0.7, 0.75], np.float32), (count, frames, 1)),
         face_landmarks=np.tile(POINTS, (count, frames, 1, 1)),
         subjects=np.array(["a"] * count),
+        tones=measure_tones(torch.from_numpy(pictures)),
     )
 
 
@@ -50,7 +53,7 @@ def test_the_square_is_measured_from_eyes_to_mouth() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_follow_the_pixels_through_every_change_of_place(seed: int) -> None:
     faces = dotted_faces()
-    still_light = FaceAugmentation(contrast=0, tint=0, light=0, grey=0, erase=0)
+    still_light = FaceAugmentation(tone=0, contrast=0, tint=0, light=0, grey=0, erase=0)
     squares = face_squares(faces.face_landmarks, FaceCut())
     batch = make_batch(faces, squares, np.arange(6), 128, still_light, np.random.default_rng(seed))
     assert batch.pixel_values.shape == (6, 2, 3, 128, 128)
@@ -104,7 +107,7 @@ def test_a_selection_keeps_pictures_and_labels_together() -> None:
 def test_the_erased_rectangle_is_one_grey_value_of_stated_size() -> None:
     faces = dotted_faces()
     only_erased = FaceAugmentation(
-        smallest=1, largest=1, shift=0, degrees=0, aspect=0, contrast=0, tint=0, light=0, grey=0, erase=1.0
+        tone=0, smallest=1, largest=1, shift=0, degrees=0, aspect=0, contrast=0, tint=0, light=0, grey=0, erase=1.0
     )
     whole = np.tile(np.array([0.5, 0.5, 1.0], np.float32), (6, 1))
     batch = make_batch(faces, whole, np.arange(6), SIDE, only_erased, np.random.default_rng(1))
@@ -115,3 +118,33 @@ def test_the_erased_rectangle_is_one_grey_value_of_stated_size() -> None:
         changed &= (pixels - plain.flip(-1)).abs().amax(dim=(0, 1)) > 1e-5  # the clip may be mirrored
         rows, columns = changed.any(dim=1).nonzero()[:, 0], changed.any(dim=0).nonzero()[:, 0]
         assert 0.1 * SIDE < len(rows) < 0.37 * SIDE and 0.1 * SIDE < len(columns) < 0.37 * SIDE
+
+
+def test_a_clip_takes_the_tone_of_another_one() -> None:
+    random = np.random.default_rng(0)
+    even = random.integers(0, 256, (64, 64))  # every grey value alike often
+    dull = (90 + 60 * random.beta(2, 5, (64, 64))).astype(int)
+    pictures = np.stack([np.broadcast_to(grey, (1, 3, 64, 64)) for grey in (even, dull)]).astype(np.uint8)
+    faces = dotted_faces(2, 1)
+    faces.pictures, faces.tones = torch.from_numpy(pictures), measure_tones(torch.from_numpy(pictures))
+    np.testing.assert_allclose(faces.tones[0], np.linspace(0, 1, 17), atol=0.05)
+    only_tone = FaceAugmentation(1, 1, 0, 0, 0, tone=1, contrast=0, tint=0, light=0, grey=0, erase=0)
+    whole = np.tile(np.array([[0.5, 0.5, 1.0]], np.float32), (2, 1))
+    quantiles, told = np.linspace(0.1, 0.9, 9), set()
+    for seed in range(8):
+        batch = make_batch(faces, whole, np.array([0]), 64, only_tone, np.random.default_rng(seed))
+        grey = (batch.pixel_values[0, 0, 0] / 4 + 0.5).numpy() * 255
+        # Mirrored or not, the place of every grey value stays, and their order too.
+        places = np.argsort(np.argsort(even, axis=None, kind="stable"))
+        mirrored = np.argsort(np.argsort(even[:, ::-1], axis=None, kind="stable"))
+        fits = [np.corrcoef(np.argsort(np.argsort(grey, axis=None)), ranks)[0, 1] for ranks in (places, mirrored)]
+        assert max(fits) > 0.99
+        reached = np.quantile(grey, quantiles)
+        fitting = [
+            name
+            for name, source in (("own", even), ("other", dull))
+            if np.abs(reached - np.quantile(source, quantiles)).max() < 8
+        ]
+        told.update(fitting)
+        assert fitting
+    assert told == {"own", "other"}

@@ -19,6 +19,7 @@ from mtcae_dfer.face_crop import SIDES_PER_EYE_TO_MOUTH
 from mtcae_dfer.face_geometry import MIRRORED_LANDMARK_ORDER
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # by which the pixels of a batch are normalised
+TONE_KNOTS = 17  # of a clip's tone: so many quantiles of its grey values, from the darkest to the lightest
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class FaceAugmentation:
     shift: float = 0.08  # largest shift of the square, in sides
     degrees: float = 15.0  # largest turn
     aspect: float = 0.1  # largest logarithm of the ratio of width to height
+    tone: float = 0.9  # share of the clips that take the tone of another one of the set
     contrast: float = 0.35  # largest logarithm of the gain of all colours
     tint: float = 0.12  # largest logarithm of the gain of one colour
     light: float = 0.15  # largest change of brightness, and of a slope of light over width and height
@@ -54,17 +56,21 @@ class FaceSet:
         pictures: uint8 (N, T, 3, P, P), RGB, on the device on which batches are made.
         labels: (N,) expression class ids.
         targets: float32 (N, K), what the scores are trained towards: probabilities of the classes.
+        votes: float32 (N, K), how many raters saw each class; zeros where nobody was asked.
         face_boxes: float32 (N, T, 4), divided by the picture's side; NaN without a face.
         face_landmarks: float32 (N, T, 5, 2), likewise.
         subjects: (N,) names.
+        tones: float32 (N, `TONE_KNOTS`), from `measure_tones`.
     """
 
     pictures: torch.Tensor
     labels: np.ndarray
     targets: np.ndarray
+    votes: np.ndarray
     face_boxes: np.ndarray
     face_landmarks: np.ndarray
     subjects: np.ndarray
+    tones: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +92,19 @@ def join_faces(sets: Sequence[FaceSet]) -> FaceSet:
 def smooth_targets(labels: np.ndarray, classes: int, smoothing: float) -> np.ndarray:
     """Labels (N,) as probabilities float32 (N, K), a share of each spread over all classes."""
     return (np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes).astype(np.float32)
+
+
+def measure_tones(pictures: torch.Tensor) -> np.ndarray:
+    """How dark and light clips are: `TONE_KNOTS` quantiles of their grey values / 255, float32 (N, `TONE_KNOTS`).
+
+    Stills whose histograms were made even, as in releases of FER2013, differ in tone from everything that a camera
+    takes, and a network learns that. The curve from one clip's quantiles to another's gives it the other's tone.
+
+    Args:
+        pictures: uint8 (N, T, 3, P, P); every fourth row and column is looked at.
+    """
+    greys = pictures[..., ::4, ::4].float().mean(dim=2).flatten(1).div_(255).cpu().numpy()
+    return np.quantile(greys, np.linspace(0, 1, TONE_KNOTS), axis=1).T.astype(np.float32)
 
 
 @dataclass
@@ -175,6 +194,9 @@ def make_batch(
     pixels = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False).div_(255)
     pixels = pixels.unflatten(1, faces.pictures.shape[1:3])
     if augmentation is not None and random is not None:
+        chosen = np.flatnonzero(random.random(count) < augmentation.tone)
+        others = random.integers(len(faces), size=count)
+        pixels[chosen] = change_tone(pixels[chosen], faces.tones[indices[chosen]], faces.tones[others[chosen]])
         pixels = _change_light(_erase(pixels, augmentation, random), augmentation, random)
     boxes, landmarks = _map_labels(faces, indices, centres, turns, mirror)
     return FaceBatch(
@@ -207,6 +229,23 @@ def _map_labels(
         np.concatenate([middles - halves, middles + halves], axis=-1).astype(np.float32),
         landmarks.astype(np.float32),
     )
+
+
+def change_tone(pixels: torch.Tensor, own: np.ndarray, wanted: np.ndarray) -> torch.Tensor:
+    """Clips with other tones: all grey values go by the curve from a clip's own quantiles to the wanted ones.
+
+    Args:
+        pixels: (B, T, 3, S, S) from 0 to 1.
+        own: (B, `TONE_KNOTS`) of `measure_tones`.
+        wanted: likewise.
+    """
+    levels = np.linspace(0, 1, 256)
+    # Quantiles of even areas are equal; a curve needs knots that rise.
+    rising = own + 1e-6 * np.arange(TONE_KNOTS)
+    curves = np.array([np.interp(levels, *knots) for knots in zip(rising, wanted, strict=True)], np.float32)
+    places = pixels.mul(255).round_().long().flatten(1)
+    # (B, 256) -> (B, T * 3 * S * S) -> (B, T, 3, S, S)
+    return torch.from_numpy(curves.reshape(-1, len(levels))).to(pixels.device).gather(1, places).view_as(pixels)
 
 
 def _erase(pixels: torch.Tensor, augmentation: FaceAugmentation, random: np.random.Generator) -> torch.Tensor:
