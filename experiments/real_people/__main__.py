@@ -94,16 +94,16 @@ def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
     validation = read(options.stills[0], ["validation"])
     stills, official = join_faces(training), len(training[0])
     clips = join_faces([read(name, SPLITS) for name in options.clips]) if options.clips else None
-    test_clips = None
+    test_clips, tested = None, None
     if clips is not None and options.clip_fold is not None:
         fold = find_fold(resolve_protocol(options.clips[0], options.clip_protocol), options.clip_fold)
         tested = np.isin(clips.subjects, fold.test)
         first = np.arange(len(clips)) < len(read(options.clips[0], SPLITS))
-        test_clips, clips = clips.select(tested & first), clips.select(~tested)
+        test_clips = clips.select(tested & first)
     classifier = train_classifier(stills, official, validation, options)
     model = make_cascade(classifier, options.seed)
     model.to(device)  # type: ignore[arg-type]
-    train_cascade(model, stills, official, clips, options)
+    train_cascade(model, stills, official, clips, options, tested)
     answers = answer(model, validation)
     model.config.temperature = fit_temperature(answers.scores, answers.batch.labels)
     report = {"options": asdict(options), "temperature": model.config.temperature}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import recipe
@@ -27,10 +29,12 @@ from mtcae_dfer.experiments.real_people.recipe import (
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.data.faces import FaceAugmentation, FaceBatch, FaceCut, FaceSet, face_squares, make_batch
+from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.optimisation import WeightAverage
 
 CLIP_WEIGHT, FADE_WEIGHT, FADE_FRAMES = 0.5, 0.5, 8  # of the losses of clips and fades beside the stills'; frames
+STILL_VIEWS, CLIP_VIEWS = 2, 4  # random views in which the image model sees each
+FRAMES_AT_ONCE = 128
 SAVE_STEPS = 200
 
 
@@ -86,28 +90,108 @@ def fade_sequences(
     return torch.lerp(features[first].unsqueeze(1), features[last].unsqueeze(1), strengths), last
 
 
+@dataclass
+class EncodedBatch:
+    """What a step is trained on.
+
+    Attributes:
+        features: float32 (B, T, h * w, D), the image model's feature maps.
+        labels: (B,) class ids.
+        targets: (B, K) probabilities.
+        face_boxes: (B, T, 4), divided by the cut's side; NaN without a face.
+        face_landmarks: (B, T, 5, 2), likewise.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    targets: torch.Tensor
+    face_boxes: torch.Tensor
+    face_landmarks: torch.Tensor
+
+
+class EncodedFaces:
+    """Stills or clips as the image model sees them, each in some random views: it stays as it is, so once is enough.
+
+    Args:
+        encoder: of the cascade.
+        faces: N stills or clips.
+        num_views: how many views of each.
+        seed: of the views.
+        name: of the files, one for each view, that are kept.
+        output_dir: their folder.
+    """
+
+    def __init__(
+        self, encoder: FrameBackboneModel, faces: FaceSet, num_views: int, seed: int, name: str, output_dir: Path
+    ) -> None:
+        self.labels, self.targets, self.device = faces.labels, faces.targets, faces.pictures.device
+        views = []
+        for view in range(num_views):
+            file = output_dir / f"features-{name}-{view}.safetensors"
+            if not file.exists():
+                encoded = encode_view(
+                    encoder, faces, np.random.default_rng([seed, 4, view]), f"{name}, view {view + 1}"
+                )
+                with replacing(file) as temporary:
+                    save_file(encoded, temporary)
+            views.append(load_file(file))
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray, random: np.random.Generator) -> EncodedBatch:
+        """A random view of each of some stills or clips."""
+        chosen = zip(random.integers(len(self.views), size=len(indices)), indices.tolist(), strict=True)
+        rows = [{name: values[index] for name, values in self.views[view].items()} for view, index in chosen]
+        stacked = {name: torch.stack([row[name] for row in rows]).to(self.device).float() for name in rows[0]}
+        return EncodedBatch(
+            labels=torch.from_numpy(self.labels[indices]).long().to(self.device),
+            targets=torch.from_numpy(self.targets[indices]).to(self.device),
+            **stacked,
+        )
+
+
+@torch.no_grad()
+def encode_view(
+    encoder: FrameBackboneModel, faces: FaceSet, random: np.random.Generator, title: str
+) -> dict[str, torch.Tensor]:
+    """One random view of all stills or clips: features in bfloat16, boxes and points, as `EncodedBatch` has them."""
+    encoder.eval()
+    squares, parts = face_squares(faces.face_landmarks, FaceCut()), []
+    clips_at_once = max(1, FRAMES_AT_ONCE // faces.pictures.shape[1])
+    for begin in tqdm(range(0, len(faces), clips_at_once), desc=f"Encoding {title}", unit="batch"):
+        indices = np.arange(begin, min(begin + clips_at_once, len(faces)))
+        batch = make_batch(faces, squares, indices, recipe.SIZES[-1], FaceAugmentation(), random)
+        with precision(faces.pictures.device):
+            features = encoder.encode_frames(batch.pixel_values)
+        part = {"features": features.bfloat16(), "face_boxes": batch.face_boxes, "face_landmarks": batch.face_landmarks}
+        parts.append({name: values.cpu() for name, values in part.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 class CascadeTrainer:
     """Stage 2: a step sees stills, clips, and sequences of faded features. The image model stays as it is."""
 
     def __init__(
         self,
         model: MTCAEForMultiTaskVideo,
-        stills: FaceSet,
+        stills: EncodedFaces,
         official: int,
-        clips: FaceSet | None,
+        clips: EncodedFaces | None,
+        trained_clips: np.ndarray,
         options: RealPeopleOptions,
     ) -> None:
         self.model, self.stills, self.clips, self.options = model, stills, clips, options
-        self.still_squares = face_squares(stills.face_landmarks, FaceCut())
-        self.clip_squares = face_squares(clips.face_landmarks, FaceCut()) if clips is not None else None
+        self.trained_clips = trained_clips
         self.official, self.epoch, self.order = official, -1, np.zeros(0, int)
         self.encoder = encoder_of(model)
         # What it learned from stills stays; learning on gained nothing on the validation stills (docs/real_people.md).
         self.encoder.backbone.requires_grad_(False)
         self.optimiser = make_optimiser(model)
-        order = order_of_epoch(stills, official, 0, options.seed)
+        order = order_of_epoch(stills.labels, official, 0, options.seed)
         self.steps_per_epoch = len(order) // options.still_batch
-        self.class_weights = soft_class_weights(stills.labels[order]).to(stills.pictures.device)
+        self.class_weights = soft_class_weights(stills.targets[order]).to(stills.device)
         self.average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY)
         self.step = 0
 
@@ -116,13 +200,13 @@ class CascadeTrainer:
         epoch, number = divmod(self.step, self.steps_per_epoch)
         if epoch != self.epoch:
             # Other orders than those of stage 1.
-            self.order = order_of_epoch(self.stills, self.official, 1000 + epoch, self.options.seed)
+            self.order = order_of_epoch(self.stills.labels, self.official, 1000 + epoch, self.options.seed)
             self.epoch = epoch
         return self.order[number * self.options.still_batch : (number + 1) * self.options.still_batch]
 
     def run_step(self) -> dict[str, torch.Tensor]:
         """One step; its losses by name."""
-        options, device = self.options, self.stills.pictures.device
+        options, device = self.options, self.stills.device
         random = np.random.default_rng([options.seed, 3, self.step])
         for group in self.optimiser.param_groups:
             group["lr"] = one_cycle(self.step / options.cascade_steps, options.cascade_learning_rate)
@@ -130,25 +214,21 @@ class CascadeTrainer:
         self.encoder.backbone.eval()
         self.optimiser.zero_grad()
         indices = self.next_stills()
-        batch = make_batch(self.stills, self.still_squares, indices, recipe.SIZES[-1], FaceAugmentation(), random)
-        labels = self.stills.labels[indices]
+        batch = self.stills.batch(indices, random)
+        faded = fade_sequences(
+            batch.features[:, 0], self.stills.labels[indices], options.fade_batch, FADE_FRAMES, random
+        )
         with precision(device):
-            # (B, 1, 3, S, S) -> (B, 1, h * w, D)
-            features = self.encoder.encode_frames(batch.pixel_values)
-            faded = fade_sequences(features[:, 0], labels, options.fade_batch, FADE_FRAMES, random)
-            still_loss, losses = self._losses(self.encoder.encode_over_time(features), batch)
-            fade_loss = torch.zeros((), device=device)
+            loss, named = self._losses(batch)
+            named["faded"] = torch.zeros((), device=device)
             if faded is not None:
                 outputs = self.model(encoded_clips=self.encoder.encode_over_time(faded[0]))
-                fade_loss = soft_cross_entropy(outputs.logits, batch.targets[faded[1]], self.class_weights)
-        (still_loss + FADE_WEIGHT * fade_loss).backward()
-        named = losses | {"faded": fade_loss}
-        if self.clips is not None and self.clip_squares is not None:
-            indices = random.choice(len(self.clips), options.clip_batch, replace=False)
-            batch = make_batch(self.clips, self.clip_squares, indices, recipe.SIZES[-1], FaceAugmentation(), random)
+                named["faded"] = soft_cross_entropy(outputs.logits, batch.targets[faded[1]], self.class_weights)
+        (loss + FADE_WEIGHT * named["faded"]).backward()
+        if self.clips is not None:
+            indices = random.choice(self.trained_clips, options.clip_batch, replace=False)
             with precision(device):
-                features = self.encoder.encode_frames(batch.pixel_values)
-                clip_loss, losses = self._losses(self.encoder.encode_over_time(features), batch)
+                clip_loss, losses = self._losses(self.clips.batch(indices, random))
             (CLIP_WEIGHT * clip_loss).backward()
             named["clips"] = losses["expression"]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -157,13 +237,13 @@ class CascadeTrainer:
         self.step += 1
         return {name: loss.detach() for name, loss in named.items()}
 
-    def _losses(self, encoded: torch.Tensor, batch: FaceBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _losses(self, batch: EncodedBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         outputs = self.model(
-            encoded_clips=encoded,
+            encoded_clips=self.encoder.encode_over_time(batch.features),
             labels=batch.labels,
             face_boxes=batch.face_boxes,
             face_landmarks=batch.face_landmarks,
-            face_found=batch.face_found,
+            face_found=batch.face_boxes.isfinite().all(dim=-1),
         )
         expression_loss = soft_cross_entropy(outputs.logits, batch.targets, self.class_weights)
         losses = dict(outputs.task_losses) | {"expression": expression_loss}
@@ -171,15 +251,35 @@ class CascadeTrainer:
 
 
 def train_cascade(
-    model: MTCAEForMultiTaskVideo, stills: FaceSet, official: int, clips: FaceSet | None, options: RealPeopleOptions
+    model: MTCAEForMultiTaskVideo,
+    stills: FaceSet,
+    official: int,
+    clips: FaceSet | None,
+    options: RealPeopleOptions,
+    tested: np.ndarray | None = None,
 ) -> None:
-    """Stage 2, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights."""
+    """Stage 2, with a checkpoint every `SAVE_STEPS`; the model ends with its averaged weights.
+
+    Args:
+        model: the cascade on the image model of stage 1.
+        stills: all of them, the official ones first.
+        official: how many these are.
+        clips: None: stills alone.
+        options: of the command.
+        tested: (number of clips,) those on which nothing is trained; None: all are trained on.
+    """
     file = Path(options.output_dir) / f"cascade{options.fold_suffix}.pt"
     if finished(file).exists():
         model.load_state_dict(load_file(finished(file)))
         model.eval()
         return
-    trainer = CascadeTrainer(model, stills, official, clips, options)
+    views = [("stills", stills, STILL_VIEWS)] + ([("clips", clips, CLIP_VIEWS)] if clips is not None else [])
+    encoded = {
+        name: EncodedFaces(encoder_of(model), faces, count, options.seed, name, Path(options.output_dir))
+        for name, faces, count in views
+    }
+    trained = np.flatnonzero(~tested) if tested is not None else np.arange(len(encoded.get("clips", ())))
+    trainer = CascadeTrainer(model, encoded["stills"], official, encoded.get("clips"), trained, options)
     if file.exists():
         state = torch.load(file, weights_only=True, map_location=stills.pictures.device)
         model.load_state_dict(state["model"])

@@ -90,19 +90,19 @@ def make_classifier(start: str = "") -> StillClassifier:
     return StillClassifier(encoder.backbone)
 
 
-def order_of_epoch(stills: FaceSet, official: int, epoch: int, seed: int) -> np.ndarray:
+def order_of_epoch(labels: np.ndarray, official: int, epoch: int, seed: int) -> np.ndarray:
     """Positions of one epoch's stills: the official ones all, of the others those of rare classes more often.
 
     Args:
-        stills: those of all data sets, the official ones first.
+        labels: (N,) of the stills of all data sets, the official ones first.
         official: how many these are.
         epoch: decides the order, with the seed.
     """
     random = np.random.default_rng([seed, 1, epoch])
-    others = np.arange(official, len(stills))
-    common = others[np.isin(stills.labels[others], COMMON)]
-    rare = others[~np.isin(stills.labels[others], COMMON)]
-    disgust = np.flatnonzero(stills.labels[:official] == EXPRESSIONS.index("disgust"))
+    others = np.arange(official, len(labels))
+    common = others[np.isin(labels[others], COMMON)]
+    rare = others[~np.isin(labels[others], COMMON)]
+    disgust = np.flatnonzero(labels[:official] == EXPRESSIONS.index("disgust"))
     some = random.choice(common, len(common) // 3, replace=False)
     return random.permutation(np.concatenate([np.arange(official), disgust, rare, rare, some]))
 
@@ -131,9 +131,9 @@ def train_classifier(
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY, model.buffers())
     optimiser = make_optimiser(model)
-    orders = [order_of_epoch(stills, official, epoch, options.seed) for epoch in range(epochs)]
+    orders = [order_of_epoch(stills.labels, official, epoch, options.seed) for epoch in range(epochs)]
     total = sum(len(order) // batch_size for order in orders)
-    class_weights = soft_class_weights(stills.labels[orders[0]]).to(device)
+    class_weights = soft_class_weights(stills.targets[orders[0]]).to(device)
     squares, begun, step = face_squares(stills.face_landmarks, FaceCut()), 0, 0
     # The pictures have few sizes; a form for any size would be slower.
     predict = torch.compile(model, dynamic=False) if options.compile else model
@@ -203,8 +203,8 @@ def score_stills(model: StillClassifier, stills: FaceSet, size: int) -> tuple[to
     """Scores (N, K) of stills as they are, cut as at prediction, and the mean error of their points."""
     model.eval()
     squares, scores, points, labels = face_squares(stills.face_landmarks, FaceCut()), [], [], []
-    for begin in range(0, len(stills), 256):
-        indices = np.arange(begin, min(begin + 256, len(stills)))
+    for begin in range(0, len(stills), recipe.FRAMES_ASKED):
+        indices = np.arange(begin, min(begin + recipe.FRAMES_ASKED, len(stills)))
         batch = make_batch(stills, squares, indices, size)
         pictures = batch.pixel_values[:, 0]
         with precision(pictures.device):

@@ -45,7 +45,7 @@ def answer(model: MTCAEForMultiTaskVideo, faces: FaceSet) -> Answers:
     """Predictions for whole sets, cut as at prediction, in float32."""
     model.eval()
     squares, parts = face_squares(faces.face_landmarks, FaceCut()), []
-    clips_at_once = max(1, 128 // faces.pictures.shape[1])
+    clips_at_once = max(1, recipe.FRAMES_ASKED // faces.pictures.shape[1])
     for begin in range(0, len(faces), clips_at_once):
         indices = np.arange(begin, min(begin + clips_at_once, len(faces)))
         batch = make_batch(faces, squares, indices, recipe.SIZES[-1])

@@ -66,13 +66,13 @@ def test_votes_of_raters_are_half_of_a_target_where_there_are_enough() -> None:
 
 def test_an_epoch_holds_every_official_still_and_rare_classes_twice() -> None:
     stills = random_faces(42, 1)
-    order = order_of_epoch(stills, official=21, epoch=0, seed=0)
+    order = order_of_epoch(stills.labels, official=21, epoch=0, seed=0)
     counts = np.bincount(order, minlength=42)
     disgust = stills.labels == DISGUST
     assert (counts[:21] == np.where(disgust[:21], 2, 1)).all()
     common = stills.labels[21:] < 2  # neutral and happiness: a third of them
     assert (counts[21:][~common] == 2).all() and counts[21:][common].sum() == common.sum() // 3
-    assert not np.array_equal(order, order_of_epoch(stills, official=21, epoch=1, seed=0))
+    assert not np.array_equal(order, order_of_epoch(stills.labels, official=21, epoch=1, seed=0))
 
 
 def test_sequences_fade_from_neutral_features_to_the_labelled_ones() -> None:
@@ -89,6 +89,12 @@ def test_sequences_fade_from_neutral_features_to_the_labelled_ones() -> None:
         # Features are the labels here: a fade from 0 (neutral) never leaves the way to its own label.
         assert sequence.min() >= 0 and sequence.max() <= labels[position]
     assert fade_sequences(features[1:3], labels[1:3], 2, 8, random) is None
+
+
+def test_class_weights_fall_with_the_square_root_of_a_class_in_the_targets() -> None:
+    targets = np.array([[0.8, 0.2], [0.8, 0.2]] * 50, np.float32)  # 80 of the first class, 20 of the second
+    weights = recipe.soft_class_weights(targets).numpy()
+    assert weights[1] / weights[0] == pytest.approx(2) and (weights @ [0.8, 0.2]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
@@ -202,6 +208,24 @@ def test_without_steps_a_cascade_stays_as_it_was_and_is_kept(tmp_path: Path) -> 
     cascade.train_cascade(model, random_faces(14, 1), 14, None, options)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert (tmp_path / "cascade.safetensors").exists()
+
+
+def test_clips_that_are_tested_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, batch = [], cascade.EncodedFaces.batch
+
+    def note(self: cascade.EncodedFaces, indices: np.ndarray, random: np.random.Generator) -> cascade.EncodedBatch:
+        drawn.append(indices.tolist())
+        return batch(self, indices, random)
+
+    monkeypatch.setattr(cascade.EncodedFaces, "batch", note)
+    monkeypatch.setattr(recipe, "SIZES", (32, 32, 32))
+    options = RealPeopleOptions(
+        [], output_dir=str(tmp_path), cascade_steps=4, still_batch=7, clip_batch=3, fade_batch=2
+    )
+    tested = np.array([False, True, False, True, False])
+    clips = random_faces(5, 4, seed=1)
+    cascade.train_cascade(make_cascade(make_classifier(), 0), random_faces(14, 1), 14, clips, options, tested)
+    assert drawn[1::2] and all(set(indices) == {0, 2, 4} for indices in drawn[1::2])
 
 
 def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) -> None:
