@@ -211,6 +211,9 @@ class OptimisationArguments(StepArguments):
     )
     layer_decay: float = option(1.0, "Each block of the encoder learns so much slower than the next; 1 = alike.")
     label_smoothing_factor: float = option(0.0, "Label smoothing of the expression.")
+    vote_share: float = option(
+        0.0, "Share of the raters' votes in the expression's target, for clips that have them; the rest is the label."
+    )
     mixup_alpha: float = option(
         0.0,
         "Batches are blended with themselves in another order, by Beta(alpha, alpha); faces keep the "
@@ -503,6 +506,7 @@ def check_arguments(arguments: RunArguments) -> None:
         ("cache_features", not run.cache_features or run.freeze_encoder, "needs --freeze_encoder"),
         ("cache_features_views", run.cache_features_views >= 1, "must be at least 1"),
         ("cache_features_dtype", run.cache_features_dtype in FEATURE_TYPES, f"must be {' or '.join(FEATURE_TYPES)}"),
+        ("vote_share", 0 <= run.vote_share <= 1, "must be in [0, 1]"),
         ("label_smoothing_factor", 0 <= run.label_smoothing_factor < 1, "must be in [0, 1)"),
         *((name, 0 <= options[name] <= 1, "must be in [0, 1]") for name in SHARES),
         ("smallest_crop", 0 < run.smallest_crop <= 1, "must be in (0, 1]"),

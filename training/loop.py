@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader
 from transformers.dynamic_module_utils import custom_object_save
 
+from mtcae_dfer.hub_dataset.votes import VOTES
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
@@ -128,15 +129,23 @@ def make_loss(model: MTCAEForMultiTaskVideo, clips: TrainingClips, options: Opti
     """The loss by the options; class weights come from the training clips.
 
     Raises:
-        ValueError: run and model are both to learn the weights of the tasks.
+        ValueError: run and model are both to learn the weights of the tasks, or no training clip has votes that are to
+            be learned from.
     """
     weights = None
     if options.class_weights == "balanced":
         weights = balanced_class_weights(clips.labels["labels"], len(model.config.id2label or {}))
+    if options.vote_share and not (clips.labels[VOTES] > 0).any():
+        raise ValueError(
+            f"--vote_share {options.vote_share}: no training clip has votes; build the data set with them (an "
+            "attribute such as 'anger 3, neutral 4'), or leave the option out"
+        )
     uncertainty = options.task_weighting == "uncertainty"
     if uncertainty and model.uncertainty is not None:
         raise ValueError("--task_weighting uncertainty: the model learns its weights already; leave one of both")
-    return TrainingLoss(model.tasks, weights, options.label_smoothing_factor, uncertainty, model.uncertainty)
+    return TrainingLoss(
+        model.tasks, weights, options.label_smoothing_factor, options.vote_share, uncertainty, model.uncertainty
+    )
 
 
 def make_loader(
@@ -211,7 +220,7 @@ def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, f
             pixel_values, blend = blend_clips(clips["pixel_values"], options.mixup_alpha, options.cutmix_alpha)
             clips = {"pixel_values": pixel_values}
         outputs = training.stepped(**clips, **label_arguments(batch))
-        loss, task_losses = training.loss(outputs, batch["labels"], blend)
+        loss, task_losses = training.loss(outputs, batch["labels"], blend, batch.get(VOTES))
         value = refuse_nan_loss(loss, batch, training.clips)
         accelerator.backward(loss)
         if accelerator.sync_gradients:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
+from mtcae_dfer.hub_dataset.votes import FEWEST_VOTES
 from mtcae_dfer.task_losses import IGNORED_CLASS
 from mtcae_dfer.training.data.blending import Blend
 
@@ -38,6 +39,7 @@ class TrainingLoss(nn.Module):
         tasks: the model's tasks in their order.
         class_weights: (K,) for the task "expression"; None: every clip counts alike.
         label_smoothing: share of the target that is spread over all classes of "expression".
+        vote_share: share of the votes of a clip's raters in the target of "expression"; the rest is its label.
         uncertainty: learn the weights.
         model_combination: how the model itself joins weighted losses by task name; None: it sums them.
     """
@@ -47,13 +49,14 @@ class TrainingLoss(nn.Module):
         tasks: Sequence[TaskDescription],
         class_weights: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        vote_share: float = 0.0,
         uncertainty: bool = False,
         model_combination: Callable[[dict[str, torch.Tensor]], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.weights = {task.name: float(task.weight) for task in tasks}
         self.scales = {task.name: 0.5 if task.kind == "regression" else 1.0 for task in tasks}
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.vote_share = label_smoothing, vote_share
         # In a tuple, since the weights in it are the model's: they must not be registered a second time.
         self.model_combination = (model_combination,)
         self.register_buffer("class_weights", class_weights)
@@ -62,7 +65,7 @@ class TrainingLoss(nn.Module):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 
     def forward(
-        self, outputs: Any, labels: torch.Tensor, blend: Blend | None = None
+        self, outputs: Any, labels: torch.Tensor, blend: Blend | None = None, votes: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss to minimise, and every task's own one.
 
@@ -70,12 +73,17 @@ class TrainingLoss(nn.Module):
             outputs: of `MTCAEForMultiTaskVideo`, with `loss` and `task_losses`.
             labels: (B,) expression class ids.
             blend: what was blended into the clips; both expressions then count by their shares.
+            votes: (B, K) of raters; None: labels alone.
         """
         losses = dict(outputs.task_losses)
-        if "expression" in losses and (self.class_weights is not None or self.label_smoothing or blend is not None):
-            losses["expression"] = self._expression_loss(outputs.logits, labels)
+        own = self.class_weights is not None or self.label_smoothing or blend is not None or votes is not None
+        if "expression" in losses and own:
+            losses["expression"] = self._expression_loss(outputs.logits, labels, votes)
             if blend is not None:
-                other = self._expression_loss(outputs.logits, labels[blend.partners.to(labels.device)])
+                partners = blend.partners.to(labels.device)
+                other = self._expression_loss(
+                    outputs.logits, labels[partners], votes[partners] if votes is not None else None
+                )
                 losses["expression"] = torch.lerp(losses["expression"], other, blend.share)
         return self._join(outputs, losses), losses
 
@@ -100,7 +108,7 @@ class TrainingLoss(nn.Module):
         (combination,) = self.model_combination
         return combination(weighted) if combination is not None else torch.stack(list(weighted.values())).sum()
 
-    def _expression_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _expression_loss(self, logits: torch.Tensor, labels: torch.Tensor, votes: torch.Tensor | None) -> torch.Tensor:
         # The mean over clips, not over their weights: class weights then mean the same whatever else is in the batch.
         losses = functional.cross_entropy(
             logits.float(),
@@ -110,6 +118,12 @@ class TrainingLoss(nn.Module):
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
+        if votes is not None:
+            counts = votes.sum(dim=1)
+            shares = votes / counts.clamp(min=1)[:, None]
+            voted = functional.cross_entropy(logits.float(), shares, weight=self.class_weights, reduction="none")
+            enough = (counts >= FEWEST_VOTES) & (labels != IGNORED_CLASS)
+            losses = torch.where(enough, torch.lerp(losses, voted, self.vote_share), losses)
         return losses.sum() / (labels != IGNORED_CLASS).sum().clamp(min=1)
 
     def task_weights(self) -> dict[str, float]:

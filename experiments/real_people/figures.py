@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import recipe
+from mtcae_dfer.hub_dataset.votes import FEWEST_VOTES
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceBatch, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.evaluation.metrics import (
@@ -101,7 +102,7 @@ def figures_of(answers: Answers, votes: np.ndarray) -> dict[str, Any]:
     probabilities = answers.scores.softmax(dim=-1).numpy()
     predicted, classes = probabilities.argmax(axis=1), len(EXPRESSIONS)
     most = votes.max(axis=1)
-    agreed = (most >= recipe.FEWEST_VOTES) & ((votes == most[:, None]).sum(axis=1) == 1)
+    agreed = (most >= FEWEST_VOTES) & ((votes == most[:, None]).sum(axis=1) == 1)
     figures = {
         "count": len(labels),
         "accuracy": weighted_average_recall(predicted, labels, classes),

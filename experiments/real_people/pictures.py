@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
-from mtcae_dfer.experiments.real_people.recipe import FEWEST_VOTES, SMOOTHING, VOTES_SHARE
+from mtcae_dfer.experiments.real_people.recipe import SMOOTHING, VOTES_SHARE
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import hash_file, replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
-from mtcae_dfer.hub_dataset.stills.sources import VOTES
+from mtcae_dfer.hub_dataset.votes import FEWEST_VOTES, read_votes
 from mtcae_dfer.training.data.faces import FaceCut, FaceSet, face_squares, measure_tones, smooth_targets
 from mtcae_dfer.training.data.frame_cache import READING_THREADS
 from mtcae_dfer.video_reading import read_clip, resize_frames
@@ -62,10 +61,10 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
             kept = list(tqdm(readers.map(read, known), total=len(known), desc="Decoding", unit="clip"))
         pictures, boxes, landmarks = (np.stack(column) for column in zip(*kept, strict=True))
         labels = np.array([EXPRESSIONS.index(names[row["expression"]]) for row in known])
-        votes = np.array([count_votes(json.loads(row["attributes"]).get(VOTES, "")) for row in known], np.float32)
+        titles, told = ([row[name] for row in known] for name in ("name", "attributes"))
         subjects = np.frombuffer("\n".join(row["subject"] for row in known).encode(), np.uint8)
         arrays = {"pictures": pictures, "face_boxes": boxes, "face_landmarks": landmarks, "labels": labels}
-        arrays |= {"votes": votes, "subjects": subjects}
+        arrays |= {"votes": read_votes(titles, told, EXPRESSIONS), "subjects": subjects}
         with replacing(file) as temporary:
             save_file(arrays, temporary)
     stored = load_file(file)
@@ -80,21 +79,6 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
         subjects=np.array(stored["subjects"].tobytes().decode().split("\n")),
         tones=measure_tones(stored_pictures),
     )
-
-
-def count_votes(told: str) -> list[int]:
-    """Votes for each of `EXPRESSIONS`, (K,), out of what a data set tells; other names do not count.
-
-    Raises:
-        DatasetError: it is not like "anger 3, neutral 4, unknown 1".
-    """
-    counts = {}
-    for entry in filter(None, told.split(",")):
-        name, _, count = entry.strip().rpartition(" ")
-        if not (name and count.isdecimal()):
-            raise DatasetError(f"votes {told!r}: write names and whole numbers, such as 'anger 3, neutral 4'")
-        counts[name] = int(count)
-    return [counts.get(name, 0) for name in EXPRESSIONS]
 
 
 def join_votes(targets: np.ndarray, votes: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ from mtcae_dfer.hub_dataset.files import replacing
 SIZES, SIZE_SHARES = (48, 64, 80), (0.3, 0.4, 0.3)  # shares of the epochs
 SMOOTHING = 0.1  # share of a label that is spread over all classes
 VOTES_SHARE = 0.5  # of a target, where several raters voted on a still; the rest is its label, smoothed
-FEWEST_VOTES = 5  # for one of `EXPRESSIONS`; with fewer the label stands alone
 MOTION_FRAMES = 16  # the most frames of a clip
 # Asked at a time where nothing is learned. Tensors of more frames are above 32 MB, and glibc fetches those from the
 # system anew each time: a quarter slower.

@@ -32,6 +32,7 @@ from mtcae_dfer.hub_dataset.corpora.folder import (
 )
 from mtcae_dfer.hub_dataset.files import walk_folder
 from mtcae_dfer.hub_dataset.folds import SPLITS
+from mtcae_dfer.hub_dataset.votes import VOTES
 
 # Other spellings of the eight names, as corpora of stills have them.
 SPELLINGS = {
@@ -67,7 +68,6 @@ FER_PLUS_VOTES = (
 AFFECTNET_EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 AFFECTNET_LISTS = {"training.csv": "train", "validation.csv": "validation"}
 ROWS_AT_ONCE = 256
-VOTES = "votes"  # attribute of a still that several raters looked at, such as "anger 3, neutral 4, unknown 1"
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,22 @@ def test_smoothing_and_class_weights_change_the_expression_as_torch_has_it() -> 
     assert losses["face_box"] is outputs.task_losses["face_box"]
 
 
+def test_votes_of_raters_are_a_share_of_the_target_where_there_are_enough() -> None:
+    model, labels = tiny_model(), random_labels()
+    outputs = model(pixel_values=random_clips(), **labels)
+    votes = torch.tensor([[3.0, 1, 0, 0, 0, 0, 4], [0, 2, 2, 0, 0, 0, 0]])  # eight raters, and four
+    loss = TrainingLoss(model.tasks, vote_share=0.25)
+    _, losses = loss(outputs, labels["labels"], votes=votes)
+    shares = torch.zeros(2, 7)
+    shares[range(2), labels["labels"]] = torch.tensor([0.75, 1.0])
+    shares[0] += 0.25 * votes[0] / 8
+    log_probabilities = functional.log_softmax(outputs.logits, -1)
+    assert torch.allclose(losses["expression"], -(shares * log_probabilities).sum(-1).mean())
+    # A clip without a label stays out, whatever raters saw.
+    _, losses = loss(outputs, torch.tensor([-100, int(labels["labels"][1])]), votes=votes)
+    assert torch.allclose(losses["expression"], -(shares[1] * log_probabilities[1]).sum())
+
+
 def test_learned_weights_reach_the_minimum_that_calculus_gives() -> None:
     # d/ds of exp(-s) L / 2 + s / 2 is zero at exp(s) = L; for classification, of exp(-s) L + s / 2 at exp(s) = 2 L.
     tasks = [TaskDescription("face_box", output_shape=[4]), TaskDescription("expression", kind="classification")]

@@ -1,5 +1,6 @@
 """Whole runs of the main job by other recipes: killed at any step, on two processes, from cached features."""
 
+import dataclasses
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from mtcae_dfer.training import loop, run, running
 from mtcae_dfer.training.arguments import OptimisationArguments
 from mtcae_dfer.training.evaluation.report import load_report
+from mtcae_dfer.training.threads import THREADS_VARIABLE
 from tests.support.runs import words_of
 
 SECONDS = 240
@@ -25,6 +27,7 @@ RECIPE = {
     "gradient_accumulation_steps": 2,
     "task_weighting": "uncertainty",
     "label_smoothing_factor": 0.1,
+    "vote_share": 0.5,
     "class_weights": "balanced",
     "balanced_sampling": True,
     "drop_path": 0.3,
@@ -41,12 +44,15 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def six_clip_dataset(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six training clips; with --train_on_all they stand for all splits."""
+    """Six training clips, four with votes; with --train_on_all they stand for all splits."""
     from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
     from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 
     names = ("neutral", "happiness")
     clips = read_folder(small_corpus / "videos" / "clips.csv", class_names=names)
+    votes = ("neutral 4, happiness 6", "neutral 10", "", "happiness 5, anger 5", "neutral 1, unknown 9", "neutral 7")
+    told = [{"votes": each} if each else {} for each in votes]
+    clips = [dataclasses.replace(clip, attributes=more) for clip, more in zip(clips, told, strict=True)]
     folder = tmp_path_factory.mktemp("six") / "dataset"
     build_dataset(clips, folder, BuildOptions(class_names=names, splits="none"), workers=1, progress=False)
     return folder
@@ -143,8 +149,10 @@ def plain_options(recipe_options: dict, **changes) -> dict:
 
 
 def test_two_processes_have_the_loss_curve_of_one_with_twice_the_batch(
-    six_clip_dataset: Path, recipe_options: dict, tmp_path: Path
+    six_clip_dataset: Path, recipe_options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As each of the two: the whitened embedding of six clips, and all that follows, knows rounding.
+    monkeypatch.setenv(THREADS_VARIABLE, "1")
     one = words_of(six_clip_dataset, tmp_path / "one", plain_options(recipe_options, per_device_train_batch_size=2))
     assert run.main(one) == 0
     two = words_of(six_clip_dataset, tmp_path / "two", plain_options(recipe_options, per_device_train_batch_size=1))
@@ -172,12 +180,19 @@ def test_cached_features_train_to_the_same_result_as_frames(
     assert reports[0]["test"]["face_box_iou"] == pytest.approx(reports[1]["test"]["face_box_iou"], abs=1e-4)
 
 
+def test_votes_that_no_clip_has_are_refused(
+    small_dataset: Path, recipe_options: dict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run.main(words_of(small_dataset, tmp_path / "run", plain_options(recipe_options, vote_share=0.5))) == 2
+    assert "--vote_share 0.5: no training clip has votes; build the data set with them" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_no_number_names_its_clips_and_keeps_the_checkpoint(
     six_clip_dataset: Path, recipe_options: dict, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     class Breaking(loop.TrainingLoss):
-        def forward(self, outputs, labels, blend=None):
-            loss, losses = super().forward(outputs, labels, blend)
+        def forward(self, outputs, labels, blend=None, votes=None):
+            loss, losses = super().forward(outputs, labels, blend, votes)
             return loss * float("nan"), losses
 
     monkeypatch.setattr(loop, "TrainingLoss", Breaking)

@@ -18,6 +18,7 @@ from mtcae_dfer.face_crop import FACE_CROP_MARGIN, FaceCrop, face_crop
 from mtcae_dfer.face_geometry import map_to_crop
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes
 from mtcae_dfer.hub_dataset.schema import labels_from_rows
+from mtcae_dfer.hub_dataset.votes import VOTES, read_votes
 from mtcae_dfer.training.affect.tasks import affect_tasks, label_key, read_affect_labels
 from mtcae_dfer.training.arguments import FaceCropArguments
 from mtcae_dfer.training.data.augmentation import (
@@ -66,6 +67,7 @@ class ClipDataset(Dataset):
         segments: so many windows of a clip, one after the other as one clip of more frames.
         crop: how all frames are cropped to the face by its labels, which move along; None: they stay whole.
         optional_labels: labels of affect that the rows do not have are unknown, instead of an error.
+        votes: read what several raters saw, too.
         cache: decode every clip once for all runs, and keep its frames in files.
     """
 
@@ -81,6 +83,7 @@ class ClipDataset(Dataset):
         segments: int = 1,
         crop: FaceCropConfig | None = None,
         optional_labels: bool = False,
+        votes: bool = False,
         cache: FrameCacheConfig | None = None,
     ) -> None:
         self.rows = rows
@@ -92,6 +95,8 @@ class ClipDataset(Dataset):
         self.names, self.subjects = list(rows["name"]), list(rows["subject"])
         affect = read_affect_labels(rows, tasks, optional_labels)
         self.labels = read_labels(rows) | affect
+        if votes:
+            self.labels[VOTES] = torch.from_numpy(read_votes(self.names, rows["attributes"], class_names(rows)))
         self.affect_names = list(affect)
         self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}
         self.frame_labels |= {label_key(task) for task in affect_tasks(tasks) if task.per == "frame"}

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mtcae_dfer.hub_dataset.votes import VOTES
 from mtcae_dfer.modeling_encoders import encode_clips
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
@@ -66,7 +67,7 @@ class EncodedClips(Dataset):
         view = (int(self.epoch) + index) % self.views
         values = {name: torch.from_numpy(array[index, view].astype(np.float32)) for name, array in self.arrays.items()}
         labels = self.clips.view_labels(index, view)
-        unmoved = ("labels", "face_found", *self.affect_names)
+        unmoved = ("labels", "face_found", *([VOTES] if VOTES in labels else []), *self.affect_names)
         return {**values, **{name: labels[name] for name in unmoved}, "index": torch.tensor(index)}
 
 

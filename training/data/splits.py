@@ -136,6 +136,7 @@ def open_splits(
         "window": FrameWindow(model.config.num_frames, options.frame_stride) if options.frame_stride else None,
         "crop": FaceCropConfig.chosen(options),
         "optional_labels": bool(others),
+        "votes": bool(arguments.optimisation.vote_share),
     }
 
     cache_folder = options.frame_cache

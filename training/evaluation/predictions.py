@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from mtcae_dfer.configuration_mtcae import TaskDescription
 from mtcae_dfer.face_geometry import flip_horizontally
 from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.hub_dataset.votes import VOTES
 from mtcae_dfer.training.affect.tasks import affect_figures, affect_tasks, constant_affect, label_key
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.evaluation.metrics import (
@@ -196,7 +197,7 @@ def clip_arguments(processor: Any, batch: dict[str, torch.Tensor]) -> dict[str, 
 
 def label_arguments(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The labels of a batch as `MTCAEForMultiTaskVideo.forward` takes them."""
-    return {name: values for name, values in batch.items() if name not in ("frames", "encoded", "index")}
+    return {name: values for name, values in batch.items() if name not in ("frames", "encoded", "index", VOTES)}
 
 
 def compute_metrics(predictions: Predictions, classes: list[str]) -> dict[str, Any]:

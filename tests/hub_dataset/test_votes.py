@@ -1,0 +1,20 @@
+"""Votes of raters as rows tell them."""
+
+import pytest
+
+from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.votes import count_votes, read_votes
+
+CLASSES = ("neutral", "anger", "fear")
+
+
+def test_votes_are_counted_by_the_names_of_the_classes() -> None:
+    assert count_votes("anger 3, neutral 4, unknown 1", CLASSES) == [4, 3, 0]
+    assert count_votes("", CLASSES) == [0, 0, 0]
+    assert count_votes("mild anger 2,fear 1", CLASSES) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("told", ["anger", "anger three", "anger -1", "3"])
+def test_votes_that_cannot_be_read_name_their_row(told: str) -> None:
+    with pytest.raises(DatasetError, match=f"b.mp4: votes '{told}': write names and whole numbers, such as 'anger 3"):
+        read_votes(["a.mp4", "b.mp4"], ['{"age": "30"}', f'{{"votes": "{told}"}}'], CLASSES)
