@@ -34,7 +34,7 @@ from mtcae_dfer.training.optimisation import WeightAverage
 
 CLIP_WEIGHT, FADE_WEIGHT, FADE_FRAMES = 0.5, 0.5, 8  # of the losses of clips and fades beside the stills'; frames
 STILL_VIEWS, CLIP_VIEWS = 2, 4  # random views in which the image model sees each
-FRAMES_AT_ONCE = 128
+FRAMES_AT_ONCE = 128  # that the image model looks at
 SAVE_STEPS = 200
 
 
