@@ -33,6 +33,12 @@ def read_votes(names: Sequence[str], attributes: Sequence[str], class_names: Seq
     return counts
 
 
+def vote_shares(votes: np.ndarray) -> np.ndarray:
+    """Votes (N, K) as shares of each row, float32; zeros where there are fewer than `FEWEST_VOTES`."""
+    counts = votes.sum(axis=1, keepdims=True)
+    return np.where(counts >= FEWEST_VOTES, votes / np.maximum(counts, 1), 0).astype(np.float32)
+
+
 def count_votes(told: str, class_names: Sequence[str]) -> list[int]:
     """Votes for each class out of what a row tells; other names do not count.
 

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional
 
 from mtcae_dfer.configuration_mtcae import TaskDescription
-from mtcae_dfer.hub_dataset.votes import FEWEST_VOTES
 from mtcae_dfer.task_losses import IGNORED_CLASS
 from mtcae_dfer.training.data.blending import Blend
 
@@ -73,7 +72,7 @@ class TrainingLoss(nn.Module):
             outputs: of `MTCAEForMultiTaskVideo`, with `loss` and `task_losses`.
             labels: (B,) expression class ids.
             blend: what was blended into the clips; both expressions then count by their shares.
-            votes: (B, K) of raters; None: labels alone.
+            votes: (B, K), a row's votes of raters as shares; zeros where there are too few; None: labels alone.
         """
         losses = dict(outputs.task_losses)
         own = self.class_weights is not None or self.label_smoothing or blend is not None or votes is not None
@@ -119,10 +118,8 @@ class TrainingLoss(nn.Module):
             label_smoothing=self.label_smoothing,
         )
         if votes is not None:
-            counts = votes.sum(dim=1)
-            shares = votes / counts.clamp(min=1)[:, None]
-            voted = functional.cross_entropy(logits.float(), shares, weight=self.class_weights, reduction="none")
-            enough = (counts >= FEWEST_VOTES) & (labels != IGNORED_CLASS)
+            voted = functional.cross_entropy(logits.float(), votes, weight=self.class_weights, reduction="none")
+            enough = votes.any(dim=1) & (labels != IGNORED_CLASS)
             losses = torch.where(enough, torch.lerp(losses, voted, self.vote_share), losses)
         return losses.sum() / (labels != IGNORED_CLASS).sum().clamp(min=1)
 

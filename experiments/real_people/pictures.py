@@ -17,7 +17,7 @@ from mtcae_dfer.experiments.real_people.recipe import SMOOTHING, VOTES_SHARE
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import hash_file, replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
-from mtcae_dfer.hub_dataset.votes import FEWEST_VOTES, read_votes
+from mtcae_dfer.hub_dataset.votes import read_votes, vote_shares
 from mtcae_dfer.training.data.faces import FaceCut, FaceSet, face_squares, measure_tones, smooth_targets
 from mtcae_dfer.training.data.frame_cache import READING_THREADS
 from mtcae_dfer.video_reading import read_clip, resize_frames
@@ -82,10 +82,10 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
 
 
 def join_votes(targets: np.ndarray, votes: np.ndarray) -> np.ndarray:
-    """Targets (N, K), `VOTES_SHARE` of them the shares of the votes (N, K) where there are `FEWEST_VOTES`."""
-    counts = votes.sum(axis=1, keepdims=True)
-    joined = (1 - VOTES_SHARE) * targets + VOTES_SHARE * votes / np.maximum(counts, 1)
-    return np.where(counts >= FEWEST_VOTES, joined, targets).astype(np.float32)
+    """Targets (N, K), `VOTES_SHARE` of them the shares of the votes (N, K) where there are enough."""
+    shares = vote_shares(votes)
+    joined = (1 - VOTES_SHARE) * targets + VOTES_SHARE * shares
+    return np.where(shares.any(axis=1, keepdims=True), joined, targets).astype(np.float32)
 
 
 def keep_face(

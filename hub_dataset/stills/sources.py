@@ -89,6 +89,7 @@ class StillsSource:
     contents: Callable[[], Iterator[bytes | Path]]  # a file's bytes, or where it is
     label_source: str | None = None  # where labels come from, for the card; None where nobody knows
     left_out: Mapping[str, str] = field(default_factory=dict)  # reason by name of pictures without a usable label
+    votes: Path | None = None  # the table of votes that was read beside it
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def read_stills(source: str | os.PathLike, reading: StillsReading | None = None)
         raise DatasetError(f"{path} is a video, not a source of stills: use `mtcae dataset build folder`.")
     else:
         raise DatasetError(f"{path} is no folder, .csv or .parquet file: give one of these.")
-    if reading.votes is not None and not any(VOTES in still.attributes for still in found.stills):
+    if found.votes != reading.votes:
         raise DatasetError(
             f"{reading.votes} holds votes by the rows of FER2013's CSV file (emotion, pixels, Usage); {path} is none."
         )
@@ -292,7 +293,8 @@ def _read_fer2013(table: Path, votes_file: Path | None) -> StillsSource:
             Image.fromarray(values).save(file, format="PNG")
             yield file.getvalue()
 
-    return StillsSource(tuple(stills), contents, "FER2013's own, of the pictures' finders; known to be noisy.")
+    told = "FER2013's own, of the pictures' finders; known to be noisy."
+    return StillsSource(tuple(stills), contents, told, votes=votes_file)
 
 
 def _read_fer_plus(file: Path) -> list[tuple[str, str]]:

@@ -180,6 +180,12 @@ def test_the_votes_of_fer_plus_stand_beside_fer2013s_rows(tmp_path):
     write(tmp_path / "folder" / "anger" / "1.png", encoded(noise(20, 20)))
     with pytest.raises(DatasetError, match="new.csv holds votes by the rows of FER2013's CSV file .*folder is none"):
         read_stills(tmp_path / "folder", StillsReading(votes=file))
+    own = write_table(
+        tmp_path / "own.csv", [("path", "expression", "votes"), ("folder/anger/1.png", "anger", "fear 9")]
+    )
+    assert read_stills(own).stills[0].attributes == {"votes": "fear 9"}
+    with pytest.raises(DatasetError, match="new.csv holds votes by the rows of FER2013's CSV file .*own.csv is none"):
+        read_stills(own, StillsReading(votes=file))
 
 
 def test_a_parquet_file_with_bytes_or_with_the_hubs_pictures(tmp_path):

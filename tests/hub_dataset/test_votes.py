@@ -1,9 +1,10 @@
 """Votes of raters as rows tell them."""
 
+import numpy as np
 import pytest
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.votes import count_votes, read_votes
+from mtcae_dfer.hub_dataset.votes import count_votes, read_votes, vote_shares
 
 CLASSES = ("neutral", "anger", "fear")
 
@@ -12,6 +13,11 @@ def test_votes_are_counted_by_the_names_of_the_classes() -> None:
     assert count_votes("anger 3, neutral 4, unknown 1", CLASSES) == [4, 3, 0]
     assert count_votes("", CLASSES) == [0, 0, 0]
     assert count_votes("mild anger 2,fear 1", CLASSES) == [0, 0, 1]
+
+
+def test_shares_of_fewer_than_five_votes_are_none() -> None:
+    shares = vote_shares(np.array([[3, 2, 0], [2, 2, 0], [0, 0, 0]], np.float32))
+    np.testing.assert_allclose(shares, [[0.6, 0.4, 0], [0, 0, 0], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("told", ["anger", "anger three", "anger -1", "3"])

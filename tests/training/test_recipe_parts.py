@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils.data import BatchSampler
 
 from mtcae_dfer.configuration_mtcae import TaskDescription, paper_tasks
+from mtcae_dfer.hub_dataset.votes import vote_shares
 from mtcae_dfer.modeling_encoders import build_encoder, build_encoder_config, encode_clips
 from mtcae_dfer.training.arguments import OptimisationArguments
 from mtcae_dfer.training.data.sampling import EpochSampler
@@ -131,12 +133,13 @@ def test_smoothing_and_class_weights_change_the_expression_as_torch_has_it() -> 
 def test_votes_of_raters_are_a_share_of_the_target_where_there_are_enough() -> None:
     model, labels = tiny_model(), random_labels()
     outputs = model(pixel_values=random_clips(), **labels)
-    votes = torch.tensor([[3.0, 1, 0, 0, 0, 0, 4], [0, 2, 2, 0, 0, 0, 0]])  # eight raters, and four
+    counts = np.array([[3, 1, 0, 0, 0, 0, 4], [0, 2, 2, 0, 0, 0, 0]], np.float32)  # eight raters, and four
+    votes = torch.from_numpy(vote_shares(counts))
     loss = TrainingLoss(model.tasks, vote_share=0.25)
     _, losses = loss(outputs, labels["labels"], votes=votes)
     shares = torch.zeros(2, 7)
     shares[range(2), labels["labels"]] = torch.tensor([0.75, 1.0])
-    shares[0] += 0.25 * votes[0] / 8
+    shares[0] += 0.25 * torch.tensor(counts[0]) / 8
     log_probabilities = functional.log_softmax(outputs.logits, -1)
     assert torch.allclose(losses["expression"], -(shares * log_probabilities).sum(-1).mean())
     # A clip without a label stays out, whatever raters saw.

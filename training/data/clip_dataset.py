@@ -18,7 +18,7 @@ from mtcae_dfer.face_crop import FACE_CROP_MARGIN, FaceCrop, face_crop
 from mtcae_dfer.face_geometry import map_to_crop
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes
 from mtcae_dfer.hub_dataset.schema import labels_from_rows
-from mtcae_dfer.hub_dataset.votes import VOTES, read_votes
+from mtcae_dfer.hub_dataset.votes import VOTES, read_votes, vote_shares
 from mtcae_dfer.training.affect.tasks import affect_tasks, label_key, read_affect_labels
 from mtcae_dfer.training.arguments import FaceCropArguments
 from mtcae_dfer.training.data.augmentation import (
@@ -96,7 +96,9 @@ class ClipDataset(Dataset):
         affect = read_affect_labels(rows, tasks, optional_labels)
         self.labels = read_labels(rows) | affect
         if votes:
-            self.labels[VOTES] = torch.from_numpy(read_votes(self.names, rows["attributes"], class_names(rows)))
+            self.labels[VOTES] = torch.from_numpy(
+                vote_shares(read_votes(self.names, rows["attributes"], class_names(rows)))
+            )
         self.affect_names = list(affect)
         self.frame_labels = {"face_boxes", "face_landmarks", "face_found"}
         self.frame_labels |= {label_key(task) for task in affect_tasks(tasks) if task.per == "frame"}

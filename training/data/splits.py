@@ -136,7 +136,6 @@ def open_splits(
         "window": FrameWindow(model.config.num_frames, options.frame_stride) if options.frame_stride else None,
         "crop": FaceCropConfig.chosen(options),
         "optional_labels": bool(others),
-        "votes": bool(arguments.optimisation.vote_share),
     }
 
     cache_folder = options.frame_cache
@@ -153,11 +152,11 @@ def open_splits(
 
     changes = {change.name: getattr(options, change.name) for change in fields(AugmentationConfig)}
     augmentation = AugmentationConfig(**changes) if options.augment else None
-    seed = arguments.optimisation.seed
+    seed, votes = arguments.optimisation.seed, bool(arguments.optimisation.vote_share)
     dataset = describe_dataset(dataset_dir)
     title = SEEN_CLIPS_PROTOCOL if options.train_on_all else fold_title(dataset_dir, options.protocol, options.fold)
     splits = Splits(
-        train=ClipDataset(rows["train"], size, augmentation, seed, **kept(dataset)),
+        train=ClipDataset(rows["train"], size, augmentation, seed, votes=votes, **kept(dataset)),
         validation=ClipDataset(rows[names[1]], size, **kept(dataset)),
         test=ClipDataset(rows[names[2]], size, segments=arguments.optimisation.test_segments, **kept(dataset)),
         # What of the frames the model sees, too: figures of crops and whole frames differ.
@@ -168,7 +167,9 @@ def open_splits(
             FurtherClips(
                 source,
                 # A seed of its own: clips of one number in two data sets are not changed alike.
-                train=ClipDataset(clips["train"], size, augmentation, seed + SEEDS_APART * number, **kept(described)),
+                train=ClipDataset(
+                    clips["train"], size, augmentation, seed + SEEDS_APART * number, votes=votes, **kept(described)
+                ),
                 validation=ClipDataset(clips["validation"], size, **kept(described)) if "validation" in clips else None,
                 dataset=described,
             )
