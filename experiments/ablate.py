@@ -38,9 +38,6 @@ from mtcae_dfer.training.initialisation import choose_tasks
 
 REFERENCE = "cascaded"
 REFERENCE_TITLE = "6 cascaded, ViT"
-# Enough for the structures to part (a shorter run ends on the plateau of the tiny preset's first epochs),
-# and little enough for two cores.
-REHEARSAL_WORDS = ("--num_train_epochs", "40", "--learning_rate", "1e-3")
 
 
 @dataclass(frozen=True)
@@ -190,10 +187,9 @@ def ablate(parsed: argparse.Namespace, run_words: Sequence[str]) -> Ablation:
     from mtcae_dfer.experiments.plots import draw_results
     from mtcae_dfer.experiments.tables import write_tables
 
-    words = [*(() if parsed.dataset else REHEARSAL_WORDS), *run_words]
     axes = [axis.strip() for axis in parsed.axes.split(",") if axis.strip()]
-    variants = plan_variants(axes, preset_config(parse_run_arguments(words).model))
-    plan, output_dir = make_plan(parsed, words), Path(parsed.output_dir)
+    variants = plan_variants(axes, preset_config(parse_run_arguments(run_words).model))
+    plan, output_dir = make_plan(parsed, run_words), Path(parsed.output_dir)
     reports = run_experiments(order_by_fold(plan, variants), output_dir, parsed.jobs)
     results = collect_ablation(plan, variants, output_dir, reports)
     write_results(results, output_dir)

@@ -49,8 +49,6 @@ from mtcae_dfer.training.evaluation.percents import with_deviation
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "comparison.md"
 SIZES = ("tiny", "paper")
 ALONE = ("--structure", "single_task", "--tasks", "expression")
-# Enough for the cascade to leave the plateau of its first epochs, and little enough for thirteen systems on two cores.
-REHEARSAL_WORDS = ("--num_train_epochs", "12", "--learning_rate", "1e-3")
 # Of each of its three stages; the published depth is 2.
 MTFORMER_DEPTH = {"tiny": (), "paper": ("--decoder_num_layers", "2")}
 # What sets systems apart, or belongs to one preset alone.
@@ -181,8 +179,7 @@ def compare(parsed: argparse.Namespace, run_words: Sequence[str]) -> Comparison:
     systems = choose_systems(parsed.systems, plan_systems(parsed.size, encoders))
     if not parsed.dataset:
         parsed.protocol = parsed.protocol or REHEARSAL_PROTOCOL
-    rehearsal = () if parsed.dataset else REHEARSAL_WORDS
-    plan = make_plan(parsed, [*recipe_words(parsed.size), *rehearsal, *run_words])
+    plan = make_plan(parsed, [*recipe_words(parsed.size), *run_words])
     refuse_missing_faces(plan, systems, parsed.protocol)
     output_dir = Path(parsed.output_dir)
     reports = run_experiments(order_by_fold(plan, systems), output_dir, parsed.jobs)

@@ -39,6 +39,17 @@ def vote_shares(votes: np.ndarray) -> np.ndarray:
     return np.where(counts >= FEWEST_VOTES, votes / np.maximum(counts, 1), 0).astype(np.float32)
 
 
+def majority_of_votes(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What most raters saw: the class with the most of each row's votes (N, K), and whether it stands.
+
+    Returns:
+        Class ids (N,), and bool (N,): True where one class alone has the most votes and no fewer than `FEWEST_VOTES`.
+    """
+    most = votes.max(axis=1)
+    alone = (votes == most[:, None]).sum(axis=1) == 1
+    return votes.argmax(axis=1), (most >= FEWEST_VOTES) & alone
+
+
 def count_votes(told: str, class_names: Sequence[str]) -> list[int]:
     """Votes for each class out of what a row tells; other names do not count.
 

@@ -208,21 +208,28 @@ def whiten_patch_embedding(
     channels = [projection.out_channels - share * orders] + [share] * orders
     filters = [_whitening_filters(pixels, order, count, floor) for order, count in enumerate(channels)]
     # A random rotation spreads every component over all channels, as the attention heads expect.
-    rotation = torch.linalg.qr(torch.randn(projection.out_channels, projection.out_channels)).Q
+    rotation = torch.linalg.qr(torch.randn(projection.out_channels, projection.out_channels).double()).Q
     weight = rotation @ torch.cat(filters).flatten(1)
     projection.weight.copy_(weight.view_as(projection.weight))
     assert projection.bias is not None  # of nn.Conv3d's default
-    projection.bias.copy_(-(weight @ pixels.flatten(1).mean(dim=0)))
+    projection.bias.copy_(-(weight @ pixels.flatten(1).double().mean(dim=0)))
 
 
 def _whitening_filters(pixels: torch.Tensor, order: int, channels: int, floor: float) -> torch.Tensor:
-    """Filters (channels, 3, time, patch pixels) of unit output variance for one cosine component over time."""
+    """Filters (channels, 3, time, patch pixels) of unit output variance for one cosine component over time.
+
+    The same clips give the same filters however many threads add them up: directions of nearly equal variance need
+    float64 for that, and their signs a rule.
+    """
     frames = pixels.shape[2]
-    phases = math.pi * order * (torch.arange(frames) + 0.5) / frames
+    phases = math.pi * order * (torch.arange(frames, dtype=torch.float64) + 0.5) / frames
     wave = torch.cos(phases) * (math.sqrt(2 / frames) if order else 1 / frames)
-    component = torch.einsum("nctp,t->ncp", pixels, wave).flatten(1)
+    component = torch.einsum("nctp,t->ncp", pixels.double(), wave).flatten(1)
     centred = component - component.mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    # An eigenvector is known up to its sign: that which a fixed vector, in general position, has a positive part along.
+    fixed = torch.randn(len(directions), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    directions = directions * (fixed @ directions).sign()
     # eigh sorts upwards: the strongest directions stand last
     deviations = variances[-channels:].flip(0).clamp(min=1e-8).sqrt()
     scaled = directions[:, -channels:].flip(1) / (deviations + floor * deviations[0])

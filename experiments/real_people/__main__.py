@@ -8,7 +8,8 @@
     clips ──┴► 2. box → landmarks → expression: the cascade on this encoder, on stills (clips of one frame), on clips,
                   and on sequences that fade from the features of a neutral still to those of an expressive one
                   │
-    stills ──► 3. a temperature for the scores on the validation stills; then the test stills, once
+    stills ──► 3. scores towards rare expressions, and a temperature for them on the validation stills; then the test
+                  stills, once
 
 The data sets are built by `mtcae dataset build stills` and `mtcae dataset build ravdess`. Every stage is kept in the
 output folder: the same command goes on where it was stopped.
@@ -32,14 +33,14 @@ from transformers import HfArgumentParser
 from mtcae_dfer.experiments.real_people import recipe
 from mtcae_dfer.experiments.real_people.cascade import make_cascade, train_cascade
 from mtcae_dfer.experiments.real_people.classifier import train_classifier
-from mtcae_dfer.experiments.real_people.figures import answer, figures_of, fit_temperature
+from mtcae_dfer.experiments.real_people.figures import answer, figures_of, fit_temperature, take_off_prior
 from mtcae_dfer.experiments.real_people.pictures import read_faces
 from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
 from mtcae_dfer.hub_dataset.files import write_json, writing_in
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
-from mtcae_dfer.training.data.faces import PIXEL_MEAN, PIXEL_STD, FaceCut, FaceSet, join_faces
+from mtcae_dfer.training.data.faces import PIXEL_MEAN, PIXEL_STD, FaceCut, FaceSet, join_faces, middle_frames
 from mtcae_dfer.training.errors import line_for_the_user
 
 MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
@@ -71,8 +72,13 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
     """All stages; returns the report, which also stands in `real_people.json`.
 
     Raises:
-        ValueError: another command works in the output folder, or it holds stages of other options.
+        ValueError: an option breaks its rule, another command works in the output folder, or it holds stages of other
+            options.
     """
+    if not 0 <= options.vote_share <= 1:
+        raise ValueError(f"--vote_share {options.vote_share}: must be in [0, 1]")
+    if not 0 <= options.clip_stills <= recipe.MOTION_FRAMES // 2:
+        raise ValueError(f"--clip_stills {options.clip_stills}: must be in [0, {recipe.MOTION_FRAMES // 2}]")
     output_dir = Path(options.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with writing_in(output_dir):
@@ -87,7 +93,7 @@ def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
     started = time.perf_counter()
 
     def read(name: str, splits: Sequence[str]) -> FaceSet:
-        faces = read_faces(name, splits, output_dir)
+        faces = read_faces(name, splits, output_dir, options.vote_share)
         return replace(faces, pictures=faces.pictures.to(device))
 
     training = [read(name, ["train"]) for name in options.stills]
@@ -100,10 +106,14 @@ def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
         tested = np.isin(clips.subjects, fold.test)
         first = np.arange(len(clips)) < len(read(options.clips[0], SPLITS))
         test_clips = clips.select(tested & first)
+    if clips is not None and options.clip_stills:
+        trained = clips if tested is None else clips.select(~tested)
+        stills = join_faces([stills, middle_frames(trained, options.clip_stills)])
     classifier = train_classifier(stills, official, validation, options)
     model = make_cascade(classifier, options.seed)
     model.to(device)  # type: ignore[arg-type]
     train_cascade(model, stills, official, clips, options, tested)
+    take_off_prior(model, stills.targets[:official], recipe.PRIOR_SHARE)
     answers = answer(model, validation)
     model.config.temperature = fit_temperature(answers.scores, answers.batch.labels)
     report = {"options": asdict(options), "temperature": model.config.temperature}

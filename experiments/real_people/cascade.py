@@ -275,7 +275,9 @@ def train_cascade(
         return
     views = [("stills", stills, STILL_VIEWS)] + ([("clips", clips, CLIP_VIEWS)] if clips is not None else [])
     encoded = {
-        name: EncodedFaces(encoder_of(model), faces, count, options.seed, name, Path(options.output_dir))
+        name: EncodedFaces(
+            encoder_of(model), faces, count, options.seed, name + options.image_suffix, Path(options.output_dir)
+        )
         for name, faces, count in views
     }
     trained = np.flatnonzero(~tested) if tested is not None else np.arange(len(encoded.get("clips", ())))

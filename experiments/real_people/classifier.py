@@ -29,6 +29,7 @@ from mtcae_dfer.experiments.real_people.recipe import (
     soft_cross_entropy,
 )
 from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.hub_dataset.votes import majority_of_votes
 from mtcae_dfer.image_backbones import build_image_backbone_config
 from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_heads import MTCAEHeatMapHead
@@ -121,7 +122,7 @@ def train_classifier(
         validation: stills whose figures are printed; nothing is chosen by them.
         options: of the command.
     """
-    file, epochs = Path(options.output_dir) / "backbone.pt", options.backbone_epochs
+    file, epochs = Path(options.output_dir) / f"backbone{options.image_suffix}.pt", options.backbone_epochs
     device, batch_size = stills.pictures.device, options.backbone_batch
     torch.manual_seed(options.seed)
     model = make_classifier(options.start)
@@ -175,11 +176,9 @@ def train_classifier(
             average.update()
         with average.in_place():
             scores, points_error = score_stills(model, validation, size)
-        told = (scores.argmax(dim=-1).cpu().numpy(), validation.labels, len(EXPRESSIONS))
-        accuracy, uar = weighted_average_recall(*told), unweighted_average_recall(*told)
         print(
             f"stage 1, epoch {epoch + 1} of {epochs}, {size} pixels: loss {losses.item() / (number + 1):.3f}, "
-            f"validation accuracy {accuracy:.3f}, UAR {uar:.3f}, landmark error {points_error:.3f}, "
+            f"validation {tell_rates(scores, validation)}, landmark error {points_error:.3f}, "
             f"{time.perf_counter() - start:.1f} s",
             flush=True,
         )
@@ -189,6 +188,19 @@ def train_classifier(
     average.keep()
     finish(model, file)
     return model
+
+
+def tell_rates(scores: torch.Tensor, stills: FaceSet) -> str:
+    """Accuracy and UAR of scores (N, K) in words: by the labels, and by what most raters saw where they were asked."""
+    predicted, classes = scores.argmax(dim=-1).cpu().numpy(), len(EXPRESSIONS)
+    majority, agreed = majority_of_votes(stills.votes)
+    told = []
+    for name, known, truth in (("", np.ones(len(stills), bool), stills.labels), (" by raters", agreed, majority)):
+        if known.any():
+            rates = (predicted[known], truth[known], classes)
+            accuracy, uar = weighted_average_recall(*rates), unweighted_average_recall(*rates)
+            told.append(f"accuracy{name} {accuracy:.3f}, UAR{name} {uar:.3f}")
+    return ", ".join(told)
 
 
 def size_of_epoch(epoch: int, epochs: int) -> int:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import recipe
-from mtcae_dfer.hub_dataset.votes import FEWEST_VOTES
+from mtcae_dfer.hub_dataset.votes import majority_of_votes
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceBatch, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.evaluation.metrics import (
@@ -63,6 +64,21 @@ def answer(model: MTCAEForMultiTaskVideo, faces: FaceSet) -> Answers:
     )
 
 
+@torch.no_grad()
+def take_off_prior(model: MTCAEForMultiTaskVideo, targets: np.ndarray, share: float) -> None:
+    """Moves the scores of a trained model towards rare expressions (logit adjustment; Menon et al., ICLR 2021).
+
+    Args:
+        model: its scores' biases are changed.
+        targets: (N, K) that it was trained on.
+        share: of the logarithm of each expression's part in them, which is taken off its score.
+    """
+    parts = np.log(targets.mean(axis=0).clip(min=1e-6))
+    output = model.heads["expression"].output
+    assert isinstance(output, nn.Linear)
+    output.bias -= share * torch.from_numpy(parts - parts.mean()).to(output.bias)
+
+
 def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """The temperature that makes the softmax of scores / temperature most likely for the labels (Guo et al., 2017)."""
     log_temperature = torch.zeros((), requires_grad=True)
@@ -95,14 +111,12 @@ def figures_of(answers: Answers, votes: np.ndarray) -> dict[str, Any]:
 
     Args:
         answers: for N clips or stills.
-        votes: (N, K) of raters. Where one expression has the most, and no fewer than `FEWEST_VOTES`, the answers are
-            compared with it as well: "voted".
+        votes: (N, K) of raters. Where most agree on one expression the answers are compared with it as well: "voted".
     """
     labels, found = answers.batch.labels.numpy(), answers.batch.face_found.numpy()
     probabilities = answers.scores.softmax(dim=-1).numpy()
     predicted, classes = probabilities.argmax(axis=1), len(EXPRESSIONS)
-    most = votes.max(axis=1)
-    agreed = (most >= FEWEST_VOTES) & ((votes == most[:, None]).sum(axis=1) == 1)
+    majority, agreed = majority_of_votes(votes)
     figures = {
         "count": len(labels),
         "accuracy": weighted_average_recall(predicted, labels, classes),
@@ -114,7 +128,7 @@ def figures_of(answers: Answers, votes: np.ndarray) -> dict[str, Any]:
         "landmark_nme": landmark_nme(answers.landmarks.numpy(), answers.batch.face_landmarks.numpy(), found),
     }
     if agreed.any():
-        voted = (predicted[agreed], votes[agreed].argmax(axis=1), classes)
+        voted = (predicted[agreed], majority[agreed], classes)
         accuracy, uar = weighted_average_recall(*voted), unweighted_average_recall(*voted)
         figures["voted"] = {"count": int(agreed.sum()), "accuracy": accuracy, "uar": uar}
     return figures

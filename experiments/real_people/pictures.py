@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
-from mtcae_dfer.experiments.real_people.recipe import SMOOTHING, VOTES_SHARE
+from mtcae_dfer.experiments.real_people.recipe import SMOOTHING
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import hash_file, replacing
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
@@ -26,10 +26,16 @@ PICTURE_SIDE = 128  # pixels of a kept picture
 KEPT_FACES = 1.6  # side of a kept picture / side of the square that is cut around the face, where there is so much
 
 
-def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> FaceSet:
+def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path, vote_share: float = 0.0) -> FaceSet:
     """Clips of a built data set as square pictures of `PICTURE_SIDE` pixels around the face, those of all given splits.
 
     They are kept in `cache_dir` once they are decoded. Clips of other classes than `EXPRESSIONS` are left out.
+
+    Args:
+        dataset_dir: folder of a built data set.
+        splits: which are read, one after the other.
+        cache_dir: where the pictures are kept.
+        vote_share: share of raters' votes in the targets, where there are enough; the rest is the label, smoothed.
 
     Raises:
         DatasetError: there is no such data set, or none of its clips has one of `EXPRESSIONS`.
@@ -72,7 +78,7 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
     return FaceSet(
         pictures=stored_pictures,
         labels=stored["labels"],
-        targets=join_votes(smooth_targets(stored["labels"], len(EXPRESSIONS), SMOOTHING), stored["votes"]),
+        targets=join_votes(smooth_targets(stored["labels"], len(EXPRESSIONS), SMOOTHING), stored["votes"], vote_share),
         votes=stored["votes"],
         face_boxes=stored["face_boxes"],
         face_landmarks=stored["face_landmarks"],
@@ -81,10 +87,10 @@ def read_faces(dataset_dir: str, splits: Sequence[str], cache_dir: Path) -> Face
     )
 
 
-def join_votes(targets: np.ndarray, votes: np.ndarray) -> np.ndarray:
-    """Targets (N, K), `VOTES_SHARE` of them the shares of the votes (N, K) where there are enough."""
+def join_votes(targets: np.ndarray, votes: np.ndarray, vote_share: float) -> np.ndarray:
+    """Targets (N, K), `vote_share` of them the shares of the votes (N, K) where there are enough."""
     shares = vote_shares(votes)
-    joined = (1 - VOTES_SHARE) * targets + VOTES_SHARE * shares
+    joined = (1 - vote_share) * targets + vote_share * shares
     return np.where(shares.any(axis=1, keepdims=True), joined, targets).astype(np.float32)
 
 

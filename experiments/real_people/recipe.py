@@ -18,7 +18,9 @@ from mtcae_dfer.hub_dataset.files import replacing
 # Sides of the cut frames in pixels: stage 1 begins small, where an epoch is cheap; the last is that of all else.
 SIZES, SIZE_SHARES = (48, 64, 80), (0.3, 0.4, 0.3)  # shares of the epochs
 SMOOTHING = 0.1  # share of a label that is spread over all classes
-VOTES_SHARE = 0.5  # of a target, where several raters voted on a still; the rest is its label, smoothed
+# How much of the logarithm of an expression's part in the official stills' targets is taken off its scores at the end:
+# rare ones are answered more often. Chosen on the validation stills out of 0 to 0.7 (docs/real_people.md).
+PRIOR_SHARE = 0.2
 MOTION_FRAMES = 16  # the most frames of a clip
 # Asked at a time where nothing is learned. Tensors of more frames are above 32 MB, and glibc fetches those from the
 # system anew each time: a quarter slower.
@@ -64,6 +66,16 @@ class RealPeopleOptions:
             "help": "Folder of a model of an earlier call, with whose backbone stage 1 goes on; empty: at random."
         },
     )
+    vote_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of raters' votes in a still's target, where a data set tells them; the rest: its label."
+        },
+    )
+    clip_stills: int = field(
+        default=0,
+        metadata={"help": "Frames of every clip, from its middle half, that are learned from as stills too."},
+    )
     backbone_epochs: int = field(default=30, metadata={"help": "Passes over the stills in stage 1."})
     backbone_batch: int = field(default=128, metadata={"help": "Stills of a step of stage 1."})
     backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 1."})
@@ -79,8 +91,13 @@ class RealPeopleOptions:
 
     @property
     def fold_suffix(self) -> str:
-        """Behind the names of what belongs to one fold of the clips: such runs share stage 1."""
+        """Behind the names of what belongs to one fold of the clips."""
         return f"-fold_{self.clip_fold}" if self.clip_fold is not None else ""
+
+    @property
+    def image_suffix(self) -> str:
+        """Behind the names of what the image model decides: folds share it unless it learns from their clips."""
+        return self.fold_suffix if self.clip_stills else ""
 
 
 def cascade_config() -> MTCAEConfig:

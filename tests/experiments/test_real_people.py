@@ -17,11 +17,12 @@ from mtcae_dfer.experiments.real_people.figures import (
     expected_calibration_error,
     figures_of,
     fit_temperature,
+    take_off_prior,
 )
 from mtcae_dfer.experiments.real_people.pictures import join_votes, keep_face
 from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
 from mtcae_dfer.hub_dataset.files import writing_in
-from mtcae_dfer.hub_dataset.votes import count_votes
+from mtcae_dfer.hub_dataset.votes import count_votes, vote_shares
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceSet, measure_tones, smooth_targets
 from tests.support.tiny_models import tiny_model
@@ -47,16 +48,18 @@ def random_faces(count: int, frames: int, seed: int = 0) -> FaceSet:
     )
 
 
-def test_votes_of_raters_are_half_of_a_target_where_there_are_enough() -> None:
+def test_votes_of_raters_are_a_share_of_a_target_where_there_are_enough() -> None:
     told = ["neutral 4, anger 3, disgust 1, contempt 1, unknown 1", "anger 2, NF 8", ""]
     votes = [count_votes(each, EXPRESSIONS) for each in told]
     labels = np.array([EXPRESSIONS.index("anger"), NEUTRAL, DISGUST])
     targets = smooth_targets(labels, len(EXPRESSIONS), 0.1)
-    joined = join_votes(targets, np.array(votes, np.float32))
+    joined = join_votes(targets, np.array(votes, np.float32), 0.5)
     np.testing.assert_array_equal(joined[1:], targets[1:])
     by_hand = targets[0] / 2
     by_hand[[NEUTRAL, EXPRESSIONS.index("anger"), DISGUST]] += np.array([4, 3, 1]) / 16
     np.testing.assert_allclose(joined[0], by_hand, atol=1e-6)
+    alone = join_votes(targets, np.array(votes, np.float32), 1.0)[0]
+    np.testing.assert_allclose(alone, vote_shares(np.array(votes, np.float32))[0])
 
 
 def test_an_epoch_holds_every_official_still_and_rare_classes_twice() -> None:
@@ -90,6 +93,18 @@ def test_class_weights_fall_with_the_square_root_of_a_class_in_the_targets() -> 
     targets = np.array([[0.8, 0.2], [0.8, 0.2]] * 50, np.float32)  # 80 of the first class, 20 of the second
     weights = recipe.soft_class_weights(targets).numpy()
     assert weights[1] / weights[0] == pytest.approx(2) and (weights @ [0.8, 0.2]) == pytest.approx(1)
+
+
+def test_a_share_of_the_prior_is_taken_off_the_scores() -> None:
+    model = make_cascade(make_classifier(), seed=0).eval()
+    clips = torch.zeros(1, 1, 3, 80, 80)
+    before = model(clips).logits.detach()
+    parts = np.array([0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], np.float32)
+    take_off_prior(model, np.stack([parts, parts]), 0.5)
+    moved = (model(clips).logits.detach() - before)[0]
+    # The first expression is four times as frequent as each other: half of log 4 less than they.
+    np.testing.assert_allclose(moved[1:] - moved[0], np.log(4) / 2, atol=1e-5)
+    assert float(moved.sum()) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
@@ -245,6 +260,20 @@ def test_a_classifier_tells_scores_and_the_points_of_the_cascades_heads() -> Non
 def test_frames_grow_with_the_epochs() -> None:
     assert [size_of_epoch(epoch, 10) for epoch in range(10)] == [48] * 3 + [64] * 4 + [80] * 3
     assert size_of_epoch(0, 1) == 48
+
+
+def test_a_share_of_votes_above_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["--stills", "A", "--output_dir", str(tmp_path / "run"), "--vote_share", "1.5"]
+    assert command.main(words) == 2
+    assert capsys.readouterr().err.strip() == "real_people: error: --vote_share 1.5: must be in [0, 1]"
+    assert not (tmp_path / "run").exists()
+
+
+def test_folds_share_the_image_model_unless_it_learns_from_their_clips() -> None:
+    alone = RealPeopleOptions([], clip_fold="2")
+    assert (alone.fold_suffix, alone.image_suffix) == ("-fold_2", "")
+    assert RealPeopleOptions([], clip_fold="2", clip_stills=3).image_suffix == "-fold_2"
+    assert RealPeopleOptions([], clip_stills=3).image_suffix == ""
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.votes import count_votes, read_votes, vote_shares
+from mtcae_dfer.hub_dataset.votes import count_votes, majority_of_votes, read_votes, vote_shares
 
 CLASSES = ("neutral", "anger", "fear")
 
@@ -18,6 +18,12 @@ def test_votes_are_counted_by_the_names_of_the_classes() -> None:
 def test_shares_of_fewer_than_five_votes_are_none() -> None:
     shares = vote_shares(np.array([[3, 2, 0], [2, 2, 0], [0, 0, 0]], np.float32))
     np.testing.assert_allclose(shares, [[0.6, 0.4, 0], [0, 0, 0], [0, 0, 0]])
+
+
+def test_a_majority_is_one_class_alone_with_five_votes() -> None:
+    majority, stands = majority_of_votes(np.array([[2, 7, 0], [5, 5, 0], [4, 3, 3], [0, 0, 5], [0, 0, 0]], np.float32))
+    assert stands.tolist() == [True, False, False, True, False]
+    assert majority[stands].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("told", ["anger", "anger three", "anger -1", "3"])

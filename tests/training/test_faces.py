@@ -12,6 +12,7 @@ from mtcae_dfer.training.data.faces import (
     join_faces,
     make_batch,
     measure_tones,
+    middle_frames,
     smooth_targets,
 )
 
@@ -36,6 +37,19 @@ def dotted_faces(count: int = 6, frames: int = 2) -> FaceSet:
         subjects=np.array(["a"] * count),
         tones=measure_tones(torch.from_numpy(pictures)),
     )
+
+
+def test_stills_come_from_the_middle_half_of_clips_with_their_own_places_and_tones() -> None:
+    clips = dotted_faces(count=2, frames=16)
+    clips.pictures[:] = torch.arange(16, dtype=torch.uint8)[:, None, None, None] * 10  # a frame is its number
+    clips.face_boxes[:] = np.arange(16)[:, None] / 100
+    stills = middle_frames(clips, 2)
+    # Two of the frames 4 to 11: the centres of their halves.
+    assert stills.pictures.shape == (4, 1, 3, SIDE, SIDE)
+    assert stills.pictures[:, 0, 0, 0, 0].tolist() == [60, 60, 100, 100]
+    np.testing.assert_allclose(stills.face_boxes[:, 0, 0], [0.06, 0.06, 0.1, 0.1])
+    np.testing.assert_allclose(stills.tones[:, 0], np.array([60, 60, 100, 100]) / 255)
+    assert stills.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_the_square_is_measured_from_eyes_to_mouth() -> None:

@@ -44,6 +44,18 @@ def test_temporal_components_do_not_see_what_stands_still() -> None:
     assert torch.linalg.matrix_rank(weight, tol=1e-4) == 16
 
 
+@torch.no_grad()
+def test_the_start_does_not_know_in_which_order_clips_are_added_up() -> None:
+    # Another number of threads adds the same numbers up in another order; so do the same clips in another order.
+    clips, starts = random_clips(64), []
+    for ordered in (clips, clips.flip(0)):
+        model = tiny_model()
+        torch.manual_seed(0)  # of the rotation
+        whiten_patch_embedding(model, ordered, temporal_orders=1)
+        starts.append(model.encoder.embeddings.patch_embeddings.projection.weight)
+    assert torch.allclose(starts[0], starts[1], rtol=0, atol=1e-6 * float(starts[0].abs().max()))
+
+
 def test_a_fresh_model_has_the_data_sets_classes() -> None:
     config = {"encoder_config": tiny_model().config.encoder_config, "decoder_head_dim": 8, "decoder_num_layers": 1}
     model = build_model(ModelArguments(model="tiny", model_config=config), ["calm", "angry"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -87,6 +87,19 @@ def join_faces(sets: Sequence[FaceSet]) -> FaceSet:
     """Several sets with the same number of frames as one, in their order."""
     pictures, *arrays = zip(*(vars(faces).values() for faces in sets), strict=True)
     return FaceSet(torch.cat(pictures), *(np.concatenate(array) for array in arrays))
+
+
+def middle_frames(clips: FaceSet, count: int) -> FaceSet:
+    """Frames of clips as stills: `count` of every clip, evenly from the middle half, where its expression is shown."""
+    frames = clips.pictures.shape[1]
+    moments = ((np.arange(count) + 0.5) / count * frames / 2 + frames / 4).astype(int)
+    parts = []
+    for moment in moments.tolist():
+        pictures = clips.pictures[:, moment : moment + 1]
+        boxes, landmarks = (places[:, moment : moment + 1] for places in (clips.face_boxes, clips.face_landmarks))
+        tones = measure_tones(pictures)
+        parts.append(replace(clips, pictures=pictures, face_boxes=boxes, face_landmarks=landmarks, tones=tones))
+    return join_faces(parts)
 
 
 def smooth_targets(labels: np.ndarray, classes: int, smoothing: float) -> np.ndarray:
