@@ -76,7 +76,7 @@ def take_off_prior(model: MTCAEForMultiTaskVideo, targets: np.ndarray, share: fl
     parts = np.log(targets.mean(axis=0).clip(min=1e-6))
     output = model.heads["expression"].output
     assert isinstance(output, nn.Linear)
-    output.bias -= share * torch.from_numpy(parts - parts.mean()).to(output.bias)
+    output.bias.sub_(share * torch.from_numpy(parts - parts.mean()).to(output.bias))
 
 
 def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
