@@ -18,9 +18,9 @@ from mtcae_dfer.hub_dataset.files import replacing
 # Sides of the cut frames in pixels: stage 1 begins small, where an epoch is cheap; the last is that of all else.
 SIZES, SIZE_SHARES = (48, 64, 80), (0.3, 0.4, 0.3)  # shares of the epochs
 SMOOTHING = 0.1  # share of a label that is spread over all classes
-# How much of the logarithm of an expression's part in the official stills' targets is taken off its scores at the end:
-# rare ones are answered more often. Chosen on the validation stills out of 0 to 0.7 (docs/real_people.md).
-PRIOR_SHARE = 0.2
+# How much of the logarithm of an expression's part in the official stills' targets is taken off its scores at the end.
+# The classes' weights take one half of it, this takes the other: as if all expressions were equally frequent.
+PRIOR_SHARE = 0.5
 MOTION_FRAMES = 16  # the most frames of a clip
 # Asked at a time where nothing is learned. Tensors of more frames are above 32 MB, and glibc fetches those from the
 # system anew each time: a quarter slower.
@@ -42,7 +42,7 @@ BACKBONE: dict[str, Any] = {
 
 @dataclass
 class RealPeopleOptions:
-    """Options of the command. The published weights come from two calls with others (docs/real_people.md)."""
+    """Options of the command. The published weights come from three calls with others (docs/real_people.md)."""
 
     stills: list[str] = field(
         metadata={"help": "Data sets of stills; the first has official validation and test splits."}
