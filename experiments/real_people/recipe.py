@@ -67,7 +67,7 @@ class RealPeopleOptions:
         },
     )
     vote_share: float = field(
-        default=1.0,
+        default=0.75,
         metadata={
             "help": "Share of raters' votes in a still's target, where a data set tells them; the rest: its label."
         },
