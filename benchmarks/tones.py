@@ -8,8 +8,10 @@ random; expressions do not change by that.
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,24 +37,39 @@ def with_tones_of(faces: FaceSet, others: FaceSet, seed: int) -> FaceSet:
     return replace(faces, pictures=torch.cat(changed), tones=wanted)
 
 
-def main() -> None:
-    """Prints the table and keeps it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """What benchmarks on stills and their tones are asked for; `name` is that of the kept table."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="folder of a built data set of stills")
     parser.add_argument("--split", default="validation", help="(default: %(default)s)")
     parser.add_argument("--tones", required=True, help="folder of the data set whose tones are taken (training split)")
-    parser.add_argument("--models", nargs="+", default=["."], help="folders of models (default: the repository's)")
     parser.add_argument("--seed", type=int, default=0, help="of who gets whose tone (default: %(default)s)")
     parser.add_argument("--cache_dir", type=Path, default=Path("runs/tones"), help="of decoded pictures")
-    parser.add_argument("--name", default="tones", help="of the kept table (default: %(default)s)")
-    arguments = parser.parse_args()
+    parser.add_argument("--name", default=name, help="of the kept table (default: %(default)s)")
+    return parser
+
+
+def read_sets(arguments: argparse.Namespace) -> dict[str, FaceSet]:
+    """The stills as they are, and with the tones of the other data set, by title."""
     arguments.cache_dir.mkdir(parents=True, exist_ok=True)
     faces = read_faces(arguments.dataset, [arguments.split], arguments.cache_dir)
     others = read_faces(arguments.tones, ["train"], arguments.cache_dir)
-    sets = {
-        "as they are": faces,
-        f"tones of {Path(arguments.tones).name}": with_tones_of(faces, others, arguments.seed),
-    }
+    toned = with_tones_of(faces, others, arguments.seed)
+    return {"as they are": faces, f"tones of {Path(arguments.tones).name}": toned}
+
+
+def rate_cells(figures: Mapping[str, Any]) -> list[str]:
+    """Accuracy and UAR by the labels, then by the raters, in percent."""
+    voted = figures.get("voted", {})
+    return [percent(rates.get(name)) for rates in (figures, voted) for name in ("accuracy", "uar")]
+
+
+def main() -> None:
+    """Prints the table and keeps it."""
+    parser = make_parser(__doc__, "tones")
+    parser.add_argument("--models", nargs="+", default=["."], help="folders of models (default: the repository's)")
+    arguments = parser.parse_args()
+    sets = read_sets(arguments)
     lines = [
         "| model | stills | accuracy | UAR | of what raters agree on: accuracy | UAR |",
         "|---|---|---:|---:|---:|---:|",
@@ -60,10 +77,8 @@ def main() -> None:
     for folder in arguments.models:
         model = MTCAEForMultiTaskVideo.from_pretrained(folder)
         for title, clips in sets.items():
-            figures = figures_of(answer(model, clips), clips.votes)
-            voted = figures.get("voted", {})
-            cells = [figures["accuracy"], figures["uar"], voted.get("accuracy"), voted.get("uar")]
-            lines.append(f"| {folder} | {title} | {' | '.join(percent(cell) for cell in cells)} |")
+            cells = rate_cells(figures_of(answer(model, clips), clips.votes))
+            lines.append(f"| {folder} | {title} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     print("\n".join(lines))
     print(f"kept in {keep_table(arguments.name, 'Expressions by the tone of the stills', lines)}")

@@ -201,7 +201,7 @@ def whiten_patch_embedding(
     projection = projections[0]
     tubelet_size, *patch = projection.kernel_size
     # (B, N, time, patch pixels, 3) -> (B * N, 3, time, patch pixels)
-    pixels = cut_tubelets(pixel_values, tubelet_size, (patch[0], patch[1])).flatten(0, 1).movedim(-1, 1)
+    pixels = cut_tubelets(pixel_values, tubelet_size, (patch[0], patch[1])).flatten(0, 1).movedim(-1, 1).double()
     orders = min(temporal_orders, pixels.shape[2] - 1)
     # Two shares of the channels for the mean over time, one for each cosine component.
     share = projection.out_channels // (orders + 2)
@@ -212,11 +212,11 @@ def whiten_patch_embedding(
     weight = rotation @ torch.cat(filters).flatten(1)
     projection.weight.copy_(weight.view_as(projection.weight))
     assert projection.bias is not None  # of nn.Conv3d's default
-    projection.bias.copy_(-(weight @ pixels.flatten(1).double().mean(dim=0)))
+    projection.bias.copy_(-(weight @ pixels.flatten(1).mean(dim=0)))
 
 
 def _whitening_filters(pixels: torch.Tensor, order: int, channels: int, floor: float) -> torch.Tensor:
-    """Filters (channels, 3, time, patch pixels) of unit output variance for one cosine component over time.
+    """Filters (channels, 3, time, patch pixels) of unit output variance for one cosine component of float64 pixels.
 
     The same clips give the same filters however many threads add them up: directions of nearly equal variance need
     float64 for that, and their signs a rule.
@@ -224,7 +224,7 @@ def _whitening_filters(pixels: torch.Tensor, order: int, channels: int, floor: f
     frames = pixels.shape[2]
     phases = math.pi * order * (torch.arange(frames, dtype=torch.float64) + 0.5) / frames
     wave = torch.cos(phases) * (math.sqrt(2 / frames) if order else 1 / frames)
-    component = torch.einsum("nctp,t->ncp", pixels.double(), wave).flatten(1)
+    component = torch.einsum("nctp,t->ncp", pixels, wave).flatten(1)
     centred = component - component.mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
     # An eigenvector is known up to its sign: that which a fixed vector, in general position, has a positive part along.

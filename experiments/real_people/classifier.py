@@ -16,6 +16,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import recipe
+from mtcae_dfer.experiments.real_people.figures import rates_of, voted_rates
 from mtcae_dfer.experiments.real_people.recipe import (
     BACKBONE,
     RealPeopleOptions,
@@ -29,13 +30,12 @@ from mtcae_dfer.experiments.real_people.recipe import (
     soft_cross_entropy,
 )
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.hub_dataset.votes import majority_of_votes
 from mtcae_dfer.image_backbones import build_image_backbone_config
 from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_heads import MTCAEHeatMapHead
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
-from mtcae_dfer.training.evaluation.metrics import landmark_nme, unweighted_average_recall, weighted_average_recall
+from mtcae_dfer.training.evaluation.metrics import landmark_nme
 from mtcae_dfer.training.optimisation import WeightAverage
 
 PLACES_WEIGHT = 20.0  # of the mean distance of boxes and points, in sides of the cut, beside the expression's loss
@@ -192,14 +192,9 @@ def train_classifier(
 
 def tell_rates(scores: torch.Tensor, stills: FaceSet) -> str:
     """Accuracy and UAR of scores (N, K) in words: by the labels, and by what most raters saw where they were asked."""
-    predicted, classes = scores.argmax(dim=-1).cpu().numpy(), len(EXPRESSIONS)
-    majority, agreed = majority_of_votes(stills.votes)
-    told = []
-    for name, known, truth in (("", np.ones(len(stills), bool), stills.labels), (" by raters", agreed, majority)):
-        if known.any():
-            rates = (predicted[known], truth[known], classes)
-            accuracy, uar = weighted_average_recall(*rates), unweighted_average_recall(*rates)
-            told.append(f"accuracy{name} {accuracy:.3f}, UAR{name} {uar:.3f}")
+    predicted = scores.argmax(dim=-1).cpu().numpy()
+    rates = {"": rates_of(predicted, stills.labels), " by raters": voted_rates(predicted, stills.votes)}
+    told = [f"accuracy{by} {rate['accuracy']:.3f}, UAR{by} {rate['uar']:.3f}" for by, rate in rates.items() if rate]
     return ", ".join(told)
 
 

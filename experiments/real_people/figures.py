@@ -73,10 +73,15 @@ def take_off_prior(model: MTCAEForMultiTaskVideo, targets: np.ndarray, share: fl
         targets: (N, K) that it was trained on.
         share: of the logarithm of each expression's part in them, which is taken off its score.
     """
-    parts = np.log(targets.mean(axis=0).clip(min=1e-6))
     output = model.heads["expression"].output
     assert isinstance(output, nn.Linear)
-    output.bias.sub_(share * torch.from_numpy(parts - parts.mean()).to(output.bias))
+    output.bias.sub_(share * log_prior(targets).to(output.bias))
+
+
+def log_prior(targets: np.ndarray) -> torch.Tensor:
+    """The logarithm of each expression's part in targets (N, K), less their mean: (K,)."""
+    parts = np.log(targets.mean(axis=0).clip(min=1e-6))
+    return torch.from_numpy(parts - parts.mean())
 
 
 def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -106,6 +111,18 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return float(sum(gaps))
 
 
+def rates_of(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and UAR of class ids (N,)."""
+    told = (predicted, labels, len(EXPRESSIONS))
+    return {"accuracy": weighted_average_recall(*told), "uar": unweighted_average_recall(*told)}
+
+
+def voted_rates(predicted: np.ndarray, votes: np.ndarray) -> dict[str, Any]:
+    """Count, accuracy and UAR of class ids (N,) where most raters (N, K) agree on one expression; empty: nowhere."""
+    majority, agreed = majority_of_votes(votes)
+    return {"count": int(agreed.sum()), **rates_of(predicted[agreed], majority[agreed])} if agreed.any() else {}
+
+
 def figures_of(answers: Answers, votes: np.ndarray) -> dict[str, Any]:
     """Accuracy, UAR, recalls, confusion, calibration, and the face tasks' figures where a face was found.
 
@@ -116,19 +133,14 @@ def figures_of(answers: Answers, votes: np.ndarray) -> dict[str, Any]:
     labels, found = answers.batch.labels.numpy(), answers.batch.face_found.numpy()
     probabilities = answers.scores.softmax(dim=-1).numpy()
     predicted, classes = probabilities.argmax(axis=1), len(EXPRESSIONS)
-    majority, agreed = majority_of_votes(votes)
-    figures = {
+    figures: dict[str, Any] = {
         "count": len(labels),
-        "accuracy": weighted_average_recall(predicted, labels, classes),
-        "uar": unweighted_average_recall(predicted, labels, classes),
+        **rates_of(predicted, labels),
         "recall": dict(zip(EXPRESSIONS, per_class_recall(predicted, labels, classes).tolist(), strict=True)),
         "confusion_matrix": confusion_matrix(predicted, labels, classes).tolist(),
         "expected_calibration_error": expected_calibration_error(probabilities, labels),
         "face_box_iou": face_box_iou(answers.boxes.numpy(), answers.batch.face_boxes.numpy(), found),
         "landmark_nme": landmark_nme(answers.landmarks.numpy(), answers.batch.face_landmarks.numpy(), found),
     }
-    if agreed.any():
-        voted = (predicted[agreed], majority[agreed], classes)
-        accuracy, uar = weighted_average_recall(*voted), unweighted_average_recall(*voted)
-        figures["voted"] = {"count": int(agreed.sum()), "accuracy": accuracy, "uar": uar}
-    return figures
+    voted = voted_rates(predicted, votes)
+    return figures | {"voted": voted} if voted else figures
