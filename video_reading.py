@@ -24,15 +24,12 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from torchvision.transforms.v2 import functional as transforms
 
+from .git_lfs import GIT_LFS_HEAD
 from .video_packets import FrameClock, PacketCount, Packets, announced_index, count_packets
 
 VideoSource = str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]
 
-# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-GIT_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 NOT_FETCHED = "is a Git LFS pointer, not the video itself: run `git lfs pull`"
-
-
 LAST_SIDE_DATA = 127  # far beyond the kinds of side data that FFmpeg 8 has
 
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-GIT_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+from .git_lfs import GIT_LFS_HEAD
+
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 Model = TypeVar("Model", bound="CheckedPreTrainedModel")

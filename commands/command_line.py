@@ -25,12 +25,12 @@ class Command:
     when_stopped: str = ""  # how to go on after Ctrl-C
 
 
-GO_ON = " Go on with the same command."
+GO_ON = "Go on with the same command."
 COMMANDS = {
     "predict": Command(
         "predict",
         "expressions and faces of videos, or of a camera",
-        when_stopped=" With --output-dir, go on with the same command.",
+        when_stopped="With --output-dir, go on with the same command.",
     ),
     "explain": Command("explain", "where the model looked in a video"),
     "demo": Command("demo", "a web page on this machine to try a model on clips"),
@@ -62,17 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         logging.disable_progress_bar()  # of loading weights, which takes a moment; our own bars stay
         return options.run(options)
-    except KeyboardInterrupt:
-        print(f"\nStopped.{command.when_stopped}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        from mtcae_dfer.training.errors import line_for_the_user
+    except (Exception, KeyboardInterrupt) as error:
+        from mtcae_dfer.training.errors import tell_user  # imports torch, which --help does not wait for
 
-        told = line_for_the_user(error, MEMORY_ADVICE)
-        if told is None:
-            raise
-        print(f"mtcae: error: {told}", file=sys.stderr)
-        return 2
+        return tell_user(error, "mtcae", MEMORY_ADVICE, command.when_stopped)
 
 
 def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:

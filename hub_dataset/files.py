@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mtcae_dfer.video_reading import GIT_LFS_HEAD
+from mtcae_dfer.git_lfs import GIT_LFS_HEAD
 
 LONGEST_POINTER = 1024  # bytes, by the specification of Git LFS
 

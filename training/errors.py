@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -9,11 +11,27 @@ from safetensors import SafetensorError
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, SafetensorError, StrictDataclassError)
 
 
-def line_for_the_user(error: BaseException, memory_advice: str) -> str | None:
-    """An error as one line, with advice where memory ran out; None where it is a fault of the program."""
+def tell_user(error: BaseException, name: str, memory_advice: str, when_stopped: str) -> int:
+    """Tells on standard error, in one line, why a command ends; returns its exit status.
+
+    Args:
+        error: what ended it.
+        name: of the command, before its errors.
+        memory_advice: what to do where memory ran out.
+        when_stopped: how to go on after Ctrl-C.
+
+    Raises:
+        BaseException: the error itself, where it is a fault of the program.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        print(f"\nStopped. {when_stopped}".rstrip(), file=sys.stderr)
+        return 130
     line = " ".join(str(error).split())
     words = ("can't allocate memory", "not enough memory", "out of memory")  # of a tensor, on whatever device
-    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    told = isinstance(error, RuntimeError) and any(word in line.lower() for word in words)
     if told or isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory: {memory_advice} ({line[:200]})"
-    return line if isinstance(error, MENDABLE) else None
+        line = f"out of memory: {memory_advice} ({line[:200]})"
+    elif not isinstance(error, MENDABLE):
+        raise error
+    print(f"{name}: error: {line}", file=sys.stderr)
+    return 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ from mtcae_dfer.training.checkpoints import (
     refuse_other_architecture,
 )
 from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
-from mtcae_dfer.training.errors import line_for_the_user
+from mtcae_dfer.training.errors import tell_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
 from mtcae_dfer.training.threads import share_threads
@@ -105,16 +104,10 @@ def run_script(
         with held_folder(Path(arguments.optimisation.output_dir)):
             work(arguments)
         return 0
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
         where = arguments.optimisation.output_dir if arguments else "the run"
-        print(f"\nStopped. Go on with the same command and --resume_from_checkpoint latest ({where}).", file=sys.stderr)
-        return 130
-    except Exception as error:
-        told = line_for_the_user(error, MEMORY_ADVICE)
-        if told is None:
-            raise
-        print(f"{name}: error: {told}", file=sys.stderr)
-        return 2
+        how = f"Go on with the same command and --resume_from_checkpoint latest ({where})."
+        return tell_user(error, name, MEMORY_ADVICE, how)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.data.faces import PIXEL_MEAN, PIXEL_STD, FaceCut, FaceSet, join_faces, middle_frames
-from mtcae_dfer.training.errors import line_for_the_user
+from mtcae_dfer.training.errors import tell_user
 
 MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
 
@@ -150,15 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options,) = parser.parse_args_into_dataclasses(args=arguments)
     try:
         report = run(options)
-    except KeyboardInterrupt:
-        print("\nStopped. Go on with the same command.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        told = line_for_the_user(error, MEMORY_ADVICE)
-        if told is None:
-            raise
-        print(f"real_people: error: {told}", file=sys.stderr)
-        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        return tell_user(error, "real_people", MEMORY_ADVICE, "Go on with the same command.")
     figures = ("temperature", "validation", "test", "test_clips")
     print(json.dumps({name: report[name] for name in figures if name in report}, indent=2))
     return 0

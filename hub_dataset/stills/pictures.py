@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtcae_dfer.video_reading import GIT_LFS_HEAD
+from mtcae_dfer.git_lfs import GIT_LFS_HEAD
 
 if TYPE_CHECKING:
     from PIL.Image import Image

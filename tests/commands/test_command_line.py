@@ -137,7 +137,7 @@ def run_a_command_that_raises(error: BaseException, monkeypatch: pytest.MonkeyPa
     def run(options: argparse.Namespace) -> int:
         raise error
 
-    command = Command("push", "stands for any command", when_stopped=" Go on with the same command.")
+    command = Command("push", "stands for any command", when_stopped="Go on with the same command.")
     monkeypatch.setitem(command_line.COMMANDS, "failing", command)
     monkeypatch.setattr(command_line, "parse_command", lambda name, words: argparse.Namespace(run=run))
     return main(["failing"])

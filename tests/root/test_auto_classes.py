@@ -33,6 +33,7 @@ MODULES = {
     "face_crop.py",
     "face_detection.py",
     "face_geometry.py",
+    "git_lfs.py",
     "image_backbones.py",
     "masked_tubelets.py",
     "modeling_encoders.py",
