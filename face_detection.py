@@ -16,8 +16,10 @@ the search with the complete pyramid has the reference's limits and finds its ve
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import floor, log
 
+import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
@@ -274,37 +276,43 @@ class _Cascade:
 
 
 class _PixelSums:
-    """Running sums over rows and columns of a stack of frames, from which any area average is four look-ups."""
+    """Running sums over rows and columns of a stack of frames, from which any area average is four look-ups.
+
+    The table holds the part of the frames that was asked for so far: the whole frames for the pyramid, and no more than
+    the surroundings of the faces where they are followed.
+
+    Args:
+        frames: uint8 (T, 3, H, W).
+    """
 
     def __init__(self, frames: torch.Tensor):
-        """Takes frames uint8 (T, 3, H, W)."""
-        count, channels, self.height, self.width = frames.shape
-        # Whole numbers: every area average comes out exact, whatever the order of the sums (and a table that runs over
-        # 2^31 still gives the right differences).
-        self.table = torch.zeros(
-            count, self.height + 1, self.width + 1, channels, dtype=torch.int32, device=frames.device
-        )
-        for table, frame in zip(self.table, frames.permute(0, 2, 3, 1), strict=True):  # one fits a CPU's cache
-            torch.cumsum(frame, dim=1, dtype=torch.int32, out=table[1:, 1:])
-            rows = table.view(self.height + 1, -1)  # (H+1, (W+1) * 3)
-            torch.cumsum(rows, dim=0, out=rows)
+        self.frames = frames.permute(0, 2, 3, 1)  # (T, H, W, 3)
+        self.height, self.width = frames.shape[-2:]
+        self.left, self.top, self.right, self.bottom = 0, 0, 0, 0  # pixels of the table's part, the last two exclusive
+        self.table = torch.zeros(len(frames), 1, 1, 3, dtype=torch.int32, device=frames.device)
 
     def resized(self, height: int, width: int) -> torch.Tensor:
         """All frames, area-averaged to (T, 3, height, width) and scaled for the networks; channels last."""
+        self._cover(0, 0, self.width, self.height)
         size = torch.tensor([self.height, self.width], device=self.table.device)[:, None]  # (2, 1)
         top, bottom = (pixels[0] for pixels in _bins(torch.zeros_like(size[0]), size[0], height))
         left, right = (pixels[0] for pixels in _bins(torch.zeros_like(size[1]), size[1], width))
-        rows = self.table.index_select(1, bottom).sub_(self.table.index_select(1, top))  # (T, h, W+1, 3)
-        sums = rows.index_select(2, right).sub_(rows.index_select(2, left))  # (T, h, w, 3)
+        sums = self.table.new_empty(len(self.table), height, width, 3)
+        for table, picture in zip(self.table, sums, strict=True):  # what is read of one frame fits a CPU's cache
+            rows = table.index_select(0, bottom).sub_(table.index_select(0, top))  # (h, W+1, 3)
+            torch.sub(rows.index_select(1, right), rows.index_select(1, left), out=picture)
         return _network_input(sums, (bottom - top)[:, None] * (right - left))
 
     def crops(self, frame_index: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
         """Crops (N, 3, size, size), area-averaged from whole-pixel boxes `corners` (N, 4), x2 and y2 exclusive."""
-        left, right = _bins(corners[:, 0], corners[:, 2], size)
-        top, bottom = _bins(corners[:, 1], corners[:, 3], size)
-        pixels = self.table.view(-1, self.table.shape[-1])  # (T * (H+1) * (W+1), 3)
-        rows = frame_index[:, None] * (self.height + 1)
-        top_row, bottom_row = (rows + top) * (self.width + 1), (rows + bottom) * (self.width + 1)
+        if len(corners) > 0:
+            self._cover(*corners[:, :2].amin(dim=0).tolist(), *corners[:, 2:].amax(dim=0).tolist())
+        left, right = _bins(corners[:, 0] - self.left, corners[:, 2] - self.left, size)
+        top, bottom = _bins(corners[:, 1] - self.top, corners[:, 3] - self.top, size)
+        _, row_count, column_count, channels = self.table.shape
+        pixels = self.table.view(-1, channels)  # (T * (h+1) * (w+1), 3)
+        rows = frame_index[:, None] * row_count
+        top_row, bottom_row = (rows + top) * column_count, (rows + bottom) * column_count
 
         def look_up(row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
             return pixels.index_select(0, (row[:, :, None] + column[:, None, :]).view(-1))
@@ -312,7 +320,38 @@ class _PixelSums:
         sums = look_up(bottom_row, right)
         sums.sub_(look_up(top_row, right)).sub_(look_up(bottom_row, left)).add_(look_up(top_row, left))
         area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
-        return _network_input(sums.view(len(corners), size, size, pixels.shape[-1]), area)
+        return _network_input(sums.view(len(corners), size, size, channels), area)
+
+    def _cover(self, left: int, top: int, right: int, bottom: int) -> None:
+        """Makes the table of a part of the frames, with room for boxes that move, where it does not hold it yet."""
+        if self.left <= left and self.top <= top and right <= self.right and bottom <= self.bottom:
+            return
+        room = max(right - left, bottom - top) // 4
+        self.left, self.top = max(0, left - room), max(0, top - room)
+        self.right, self.bottom = min(self.width, right + room), min(self.height, bottom + room)
+        part = self.frames[:, self.top : self.bottom, self.left : self.right]
+        self.table = _running_sums(part)
+
+
+def _running_sums(pictures: torch.Tensor) -> torch.Tensor:
+    """Sums over all pixels above and to the left, int32 (T, h+1, w+1, 3), of pictures uint8 (T, h, w, 3).
+
+    Whole numbers: every area average comes out exact, whatever the order of the sums (and a table that runs over 2^31
+    still gives the right differences).
+    """
+    count, height, width, channels = pictures.shape
+    table = torch.empty(count, height + 1, width + 1, channels, dtype=torch.int32, device=pictures.device)
+    table[:, 0] = 0
+    table[:, :, 0] = 0
+    if table.device.type != "cpu":
+        torch.cumsum(pictures, dim=2, dtype=torch.int32, out=table[:, 1:, 1:])
+        return table.cumsum_(dim=1)
+    # On a processor torch.cumsum goes down one column after the other, through memory in leaps: seven times the time.
+    for sums, picture in zip(table.numpy(), pictures.numpy(), strict=True):
+        np.cumsum(picture, axis=1, dtype=np.int32, out=sums[1:, 1:])
+        for above, row in pairwise(sums.reshape(height + 1, -1)):  # (h+1, (w+1) * 3)
+            np.add(row, above, out=row)
+    return table
 
 
 def _check_frames(frames: torch.Tensor) -> None:

@@ -302,6 +302,10 @@ def test_area_averages_are_torchs_area_interpolation():
     frames = drawn(1, "neutral")[0][..., :150, :201]
     expected = (interpolate(frames.float(), size=(47, 61), mode="area") - 127.5) / 128
     torch.testing.assert_close(_PixelSums(frames).resized(47, 61), expected, atol=1e-5, rtol=0)
-    crop = (interpolate(frames[1:2, :, 20:131, 7:50].float(), size=(24, 24), mode="area") - 127.5) / 128
-    found = _PixelSums(frames).crops(torch.tensor([1]), torch.tensor([[7, 20, 50, 131]]), 24)
-    torch.testing.assert_close(found, crop, atol=1e-5, rtol=0)
+    # One table after the other: of a small part, of one that reaches beyond it, and of the whole frames.
+    sums = _PixelSums(frames)
+    for left, top, right, bottom in ((90, 60, 120, 85), (92, 61, 119, 84), (7, 20, 50, 131), (150, 0, 201, 150)):
+        crop = (interpolate(frames[1:2, :, top:bottom, left:right].float(), size=(24, 24), mode="area") - 127.5) / 128
+        found = sums.crops(torch.tensor([1]), torch.tensor([[left, top, right, bottom]]), 24)
+        torch.testing.assert_close(found, crop, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sums.resized(47, 61), expected, atol=1e-5, rtol=0)
