@@ -33,6 +33,10 @@ from .face_geometry import (
 
 FACE_POLICIES = ("track", "largest", "central")
 
+# What a model learns from unless a data set is built otherwise: frames of this height and width, and the side in pixels
+# of the smallest face that is looked for first.
+LABELLED_SIZE, LABELLED_MIN_FACE = (224, 224), 56.0
+
 # facenet-pytorch's defaults: the smallest face of its pyramid in pixels, the step between two rungs of the pyramid, and
 # the probabilities that a candidate must reach in the three stages.
 REFERENCE_MIN_FACE = 20.0
@@ -99,7 +103,7 @@ class FaceDetector:
     def __init__(
         self,
         device: str | torch.device = "cpu",
-        min_face: float = 56.0,
+        min_face: float = LABELLED_MIN_FACE,
         policy: str = "track",
         search_small_faces: bool = True,
     ):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from .face_detection import FaceDetections, FaceDetector
+from .face_detection import LABELLED_MIN_FACE, LABELLED_SIZE, FaceDetections, FaceDetector
 from .face_geometry import (
     best_pairs,
     box_intersection_over_union,
@@ -37,6 +37,7 @@ BEGIN_CONFIDENCE = 0.95  # a track begins with a face this sure; it goes on with
 MIN_OVERLAP = 0.2  # intersection over union of a face with the place where its track expects it
 MAX_STEP = 0.6  # or else: distance of their centres, in sides of the face
 MAX_GROWTH = 1.6  # and ratio of their sides
+ROUNDING = 5e-4  # seconds: times are rounded in some containers
 TRACKING_INTERVAL = 0.15  # seconds between two searched frames at most: people move on between windows' samples
 MAX_PAUSE = 1.0  # seconds without a face after which a track has ended
 THUMBNAIL = (18, 32)  # rows and columns in which frames are compared for cuts
@@ -44,7 +45,6 @@ CUT_DIFFERENCE = 0.09  # mean difference of gray values (0–1) between two fram
 CUT_CONTRAST = 3.0  # … if it is this many times the usual difference
 CONFIRMING_FACES = 3  # a track with fewer faces is taken for a false alarm
 SMALLEST_PERSON = 12  # of a single clip, faces are looked for whose side is this part of the frame's shorter side
-SINGLE_SIZE = (224, 224)  # what MTCNN searches in single-person mode: the size that it labels training frames in
 
 
 @dataclass
@@ -95,7 +95,7 @@ class FaceSearch:
         self.tracker, self.cuts = Tracker(confirming_faces), CutFinder()
         self.last: _Found | None = None  # of the frame searched last
         if single:
-            self.searched_size, self.detector = SINGLE_SIZE, _detector(56.0, True)
+            self.searched_size, self.detector = LABELLED_SIZE, _detector(LABELLED_MIN_FACE, True)
             return
         self.searched_size, self.detector = _search_settings(size, min_face)
 
@@ -283,7 +283,7 @@ class Tracker:
 
     def between(self, start: float, end: float) -> list[Track]:
         """The tracks seen between two times; those that ended before are forgotten."""
-        self.recent = [track for track in self.recent if track.end >= start - 5e-4]
+        self.recent = [track for track in self.recent if track.end >= start - ROUNDING]
         return [track for track in self.recent if track.begin < end]
 
 

@@ -22,10 +22,9 @@ from transformers import Pipeline
 
 from .face_crop import FaceCrop, face_crop
 from .face_geometry import boxes_to_pixels, map_from_crop, points_to_pixels
-from .people_tracking import CONFIRMING_FACES, MAX_PAUSE, FaceSearch, SeenFrame, Track
+from .people_tracking import CONFIRMING_FACES, MAX_PAUSE, ROUNDING, FaceSearch, SeenFrame, Track
 from .processing_mtcae import is_frame, is_list_of_videos, stack_frames, to_rgb
 from .timeline_windows import (
-    ROUNDING,
     ScoredClip,
     TimelineOptions,
     WindowPlan,

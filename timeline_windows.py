@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .people_tracking import SeenFrame, frames_between
+from .people_tracking import ROUNDING, SeenFrame, frames_between
 from .video_reading import uniform_frame_indices
 
 PEOPLE = ("all", "single")
-
-# Half a millisecond: times are rounded in some containers.
-ROUNDING = 5e-4
 
 SHORT_SECONDS = 0.5  # a window that rests on less of a face is called short: its scores are not to be relied on
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import multiprocessing.connection
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from mtcae_dfer.hub_dataset.clips import Clip
 from mtcae_dfer.hub_dataset.labelling.one_machine import label_clips
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig, draw_clip
 from mtcae_dfer.hub_dataset.synthetic.corpus import encode_clip
-from mtcae_dfer.hub_dataset.workers import worker_pool
+from mtcae_dfer.hub_dataset.workers import available_processors, worker_pool
 from mtcae_dfer.video_reading import read_clip
 
 SIZE = (224, 224)
@@ -107,7 +106,7 @@ def real_clips(folder: Path) -> list[BenchClip]:
 
 def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> list[str]:
     """Prints the tables of one set of clips; returns their lines."""
-    processors = os.cpu_count() or 1
+    processors = available_processors()
     heading = f"## {title}: {len(clips)} clips of {NUM_FRAMES} frames, {processors} processors, {rounds} rounds"
     with WorkerPool(clips, processors, Reference) as reference_pool, WorkerPool(clips, processors, Detector) as pool:
         contestants = [
@@ -128,7 +127,7 @@ def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> 
 
 def build_rates(folder: Path) -> list[str]:
     """How many files per second a build on all processors reads, hashes and labels; prints and returns the lines."""
-    workers = os.cpu_count() or 1
+    workers = available_processors()
     lines = [f"## From video files to labels, {workers} processes, each file read {REPEATS} times", ""]
     head = (
         "| files | clips per second | hours for a million clips | decoding alone, clips per second | time / decoding |"

@@ -1,6 +1,5 @@
 """Where the benchmarks keep their tables: `benchmarks/results/NAME.md`, with date, machine, versions and command."""
 
-import os
 import platform
 import shlex
 import sys
@@ -10,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from mtcae_dfer.hub_dataset.workers import available_processors
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "accelerate", "av", "facenet-pytorch", "onnxruntime", "torchao")
@@ -38,7 +39,7 @@ def machine(device: str = "cpu") -> str:
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {available_processors()} cores, {torch.get_num_threads()} threads"
 
 
 def _processor() -> str:

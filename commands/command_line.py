@@ -62,10 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         logging.disable_progress_bar()  # of loading weights, which takes a moment; our own bars stay
         return options.run(options)
-    except (Exception, KeyboardInterrupt) as error:
-        from mtcae_dfer.training.errors import tell_user  # imports torch, which --help does not wait for
+    except KeyboardInterrupt:
+        # Without an import: torch may be half imported.
+        print(f"\nStopped. {command.when_stopped}".rstrip(), file=sys.stderr)
+        return 130
+    except Exception as error:
+        from mtcae_dfer.training.errors import tell_user
 
-        return tell_user(error, "mtcae", MEMORY_ADVICE, command.when_stopped)
+        return tell_user(error, "mtcae", MEMORY_ADVICE)
 
 
 def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:

@@ -12,7 +12,6 @@ folds. A command that was stopped goes on when started again.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +41,7 @@ from mtcae_dfer.experiments.tables import (
 )
 from mtcae_dfer.hub_dataset.files import write_json, write_text
 from mtcae_dfer.hub_dataset.loading.protocols import load_fold
+from mtcae_dfer.hub_dataset.workers import available_processors
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import read_preset
 from mtcae_dfer.training.evaluation.percents import with_deviation
@@ -196,7 +196,7 @@ def compare(parsed: argparse.Namespace, run_words: Sequence[str]) -> Comparison:
 
 def summarise(results: Ablation, plan: Plan, output_dir: Path, size: str) -> Comparison:
     """The table's content, with every system's cost measured on this machine."""
-    machine = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    machine = f"CPU, {torch.get_num_threads()} of {available_processors()} threads"
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
     systems = []

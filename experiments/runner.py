@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 from mtcae_dfer.hub_dataset.files import write_json
+from mtcae_dfer.hub_dataset.workers import available_processors
 from mtcae_dfer.training.evaluation.percents import percent
 from mtcae_dfer.training.evaluation.report import REPORT_FILE, Report, load_report
 from mtcae_dfer.training.threads import THREADS_VARIABLE
@@ -201,10 +202,12 @@ def _folder_lock(folder: Path) -> Iterator[int | None]:
     """A file descriptor that holds the folder's lock; None where another process holds it."""
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    except BlockingIOError:
-        yield None
+        held: int | None = descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = None
+        yield held
     finally:
         os.close(descriptor)
 
@@ -213,7 +216,7 @@ def _environment(place: int, jobs: int) -> dict[str, str]:
     """The environment of one of `jobs` processes: its share of the threads, and its own CUDA device of several."""
     import torch
 
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, available_processors() // jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, THREADS_VARIABLE: threads}
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")

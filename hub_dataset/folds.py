@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
@@ -83,6 +83,29 @@ def split_kinds(corpus: str | None = None) -> tuple[str, ...]:
 def divided_units(clips: Iterable[Clip], kind: str) -> list[str]:
     """What a division of this kind keeps in one split, of each clip: its subject, or its part of the official lists."""
     return [clip.part if kind in KINDS_OF_PARTS else clip.subject for clip in clips]
+
+
+def divide_present(protocol: Protocol, units: Collection[str]) -> Protocol:
+    """A protocol of what is there alone: where no clip of a subject could be read, it stands in no split.
+
+    Args:
+        protocol: made of all clips of a corpus.
+        units: the subjects, or parts of official lists, that have clips.
+
+    Returns:
+        The protocol without the others, and without the folds in which nobody is left to be tested.
+
+    Raises:
+        DatasetError: no fold is left.
+    """
+    folds = []
+    for fold in protocol.folds:
+        train, validation, test = (tuple(unit for unit in getattr(fold, split) if unit in units) for split in SPLITS)
+        if test or not fold.test:
+            folds.append(Fold(fold.name, train, validation, test))
+    if not folds:
+        raise DatasetError(f"Protocol {protocol.name!r}: no clip of the subjects that it tests could be read.")
+    return Protocol(protocol.name, protocol.kind, tuple(folds))
 
 
 def splits_of_units(protocol: Protocol) -> dict[str, tuple[str, ...]]:

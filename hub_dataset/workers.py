@@ -19,6 +19,13 @@ from mtcae_dfer.hub_dataset.clips import DatasetError
 ENGINES = ("processes", "ray")  # what works side by side: processes of this machine, or a Ray cluster
 
 
+def available_processors() -> int:
+    """How many processors this process may use: of a shared machine perhaps a few."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class ScriptlessProcess(SpawnProcess):
     """A fresh process that does not import the calling script: one without a guard would begin its work anew in it."""
 

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 
-from mtcae_dfer.face_detection import FaceDetector
+from mtcae_dfer.face_detection import LABELLED_SIZE, FaceDetector
 from mtcae_dfer.inference.pictures import draw_clip_picture
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.pipeline_mtcae import NO_NUMBERS
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.video_reading import VideoReadingError, read_clip
-
-LABELLED_SIZE = (224, 224)  # height and width in which MTCNN labels training frames
 
 
 @torch.inference_mode()

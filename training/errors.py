@@ -11,21 +11,17 @@ from safetensors import SafetensorError
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, SafetensorError, StrictDataclassError)
 
 
-def tell_user(error: BaseException, name: str, memory_advice: str, when_stopped: str) -> int:
+def tell_user(error: Exception, name: str, memory_advice: str) -> int:
     """Tells on standard error, in one line, why a command ends; returns its exit status.
 
     Args:
         error: what ended it.
         name: of the command, before its errors.
         memory_advice: what to do where memory ran out.
-        when_stopped: how to go on after Ctrl-C.
 
     Raises:
-        BaseException: the error itself, where it is a fault of the program.
+        Exception: the error itself, where it is a fault of the program.
     """
-    if isinstance(error, KeyboardInterrupt):
-        print(f"\nStopped. {when_stopped}".rstrip(), file=sys.stderr)
-        return 130
     line = " ".join(str(error).split())
     words = ("can't allocate memory", "not enough memory", "out of memory")  # of a tensor, on whatever device
     told = isinstance(error, RuntimeError) and any(word in line.lower() for word in words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -104,10 +105,12 @@ def run_script(
         with held_folder(Path(arguments.optimisation.output_dir)):
             work(arguments)
         return 0
-    except (Exception, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
         where = arguments.optimisation.output_dir if arguments else "the run"
-        how = f"Go on with the same command and --resume_from_checkpoint latest ({where})."
-        return tell_user(error, name, MEMORY_ADVICE, how)
+        print(f"\nStopped. Go on with the same command and --resume_from_checkpoint latest ({where}).", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return tell_user(error, name, MEMORY_ADVICE)
 
 
 @contextmanager

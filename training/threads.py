@@ -2,6 +2,8 @@
 
 import os
 
+from mtcae_dfer.hub_dataset.workers import available_processors
+
 THREADS_VARIABLE = "MTCAE_THREADS"  # threads of one run, where several share the machine
 
 
@@ -9,5 +11,5 @@ def share_threads(processes: int) -> None:
     """Gives this process its share of the run's threads: `accelerate launch` would leave one to each process."""
     import torch  # not before it is needed: who only starts runs goes without
 
-    threads = int(os.environ.get(THREADS_VARIABLE) or os.cpu_count() or 1)
+    threads = int(os.environ.get(THREADS_VARIABLE) or available_processors())
     torch.set_num_threads(max(1, threads // processes))

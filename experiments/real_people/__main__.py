@@ -18,7 +18,6 @@ output folder: the same command goes on where it was stopped.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -32,63 +31,72 @@ from transformers import HfArgumentParser
 
 from mtcae_dfer.experiments.real_people import recipe
 from mtcae_dfer.experiments.real_people.cascade import make_cascade, train_cascade
-from mtcae_dfer.experiments.real_people.classifier import train_classifier
+from mtcae_dfer.experiments.real_people.classifier import order_of_epoch, train_classifier
 from mtcae_dfer.experiments.real_people.figures import answer, figures_of, fit_temperature, take_off_prior
 from mtcae_dfer.experiments.real_people.pictures import read_faces
 from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
 from mtcae_dfer.hub_dataset.files import write_json, writing_in
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
+from mtcae_dfer.hub_dataset.workers import available_processors
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.data.faces import PIXEL_MEAN, PIXEL_STD, FaceCut, FaceSet, join_faces, middle_frames
 from mtcae_dfer.training.errors import tell_user
 
+OPTIONS_FILE = "options.json"  # what decided the stages of an output folder
 MEMORY_ADVICE = "give fewer data sets: their pictures are kept in memory"
 
 
+def deciding_options(options: RealPeopleOptions) -> dict[str, Any]:
+    """The options that decide the stages of an output folder."""
+    # Folds of the clips share the first stages and have names of their own; where it runs decides no stage.
+    free = ("clip_fold", "output_dir", "device", "threads")
+    return {name: value for name, value in asdict(options).items() if name not in free}
+
+
 def refuse_other_options(options: RealPeopleOptions, file: Path) -> None:
-    """Keeps what decides the stages, or compares it with what an earlier call kept.
+    """Compares what decides the stages with what an earlier call kept in `file`, where there was one.
 
     Raises:
         ValueError: the folder holds stages that were made with other options.
     """
-    # Folds of the clips share the first stages and have names of their own; where it runs decides no stage.
-    free = ("clip_fold", "output_dir", "device", "threads")
-    asked = {name: value for name, value in asdict(options).items() if name not in free}
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [
-            f"--{name} {before.get(name)} -> {value}" for name, value in asked.items() if before.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{file.parent}: holds stages made with other options ({', '.join(changed)}): repeat those, or give "
-                "another --output_dir"
-            )
-    write_json(file, asked)
+    if not file.exists():
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    asked = deciding_options(options)
+    changed = [f"--{name} {before.get(name)} -> {value}" for name, value in asked.items() if before.get(name) != value]
+    if changed:
+        raise ValueError(
+            f"{file.parent}: holds stages made with other options ({', '.join(changed)}): repeat those, or give "
+            "another --output_dir"
+        )
 
 
 def run(options: RealPeopleOptions) -> dict[str, Any]:
     """All stages; returns the report, which also stands in `real_people.json`.
 
     Raises:
-        ValueError: an option breaks its rule, another command works in the output folder, or it holds stages of other
-            options.
+        ValueError: an option breaks its rule or needs more stills or clips than there are, another command works in the
+            output folder, or it holds stages of other options.
     """
     if not 0 <= options.vote_share <= 1:
         raise ValueError(f"--vote_share {options.vote_share}: must be in [0, 1]")
     if not 0 <= options.clip_stills <= recipe.MOTION_FRAMES // 2:
         raise ValueError(f"--clip_stills {options.clip_stills}: must be in [0, {recipe.MOTION_FRAMES // 2}]")
+    if options.fade_batch > options.still_batch:
+        raise ValueError(f"--fade_batch {options.fade_batch}: must be at most --still_batch {options.still_batch}")
+    if not options.clips and (options.clip_stills or options.clip_fold is not None):
+        raise ValueError("--clip_stills and --clip_fold need clips: give --clips")
     output_dir = Path(options.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with writing_in(output_dir):
-        refuse_other_options(options, output_dir / "options.json")
+        refuse_other_options(options, output_dir / OPTIONS_FILE)
         return run_stages(options, output_dir)
 
 
 def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
     """What `run` does in its folder."""
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    torch.set_num_threads(options.threads or available_processors())
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     started = time.perf_counter()
 
@@ -99,16 +107,22 @@ def run_stages(options: RealPeopleOptions, output_dir: Path) -> dict[str, Any]:
     training = [read(name, ["train"]) for name in options.stills]
     validation = read(options.stills[0], ["validation"])
     stills, official = join_faces(training), len(training[0])
-    clips = join_faces([read(name, SPLITS) for name in options.clips]) if options.clips else None
+    parts = [read(name, SPLITS) for name in options.clips]
+    clips = join_faces(parts) if parts else None
     test_clips, tested = None, None
     if clips is not None and options.clip_fold is not None:
         fold = find_fold(resolve_protocol(options.clips[0], options.clip_protocol), options.clip_fold)
         tested = np.isin(clips.subjects, fold.test)
-        first = np.arange(len(clips)) < len(read(options.clips[0], SPLITS))
-        test_clips = clips.select(tested & first)
-    if clips is not None and options.clip_stills:
-        trained = clips if tested is None else clips.select(~tested)
+        test_clips = parts[0].select(np.isin(parts[0].subjects, fold.test))
+    trained = clips if clips is None or tested is None else clips.select(~tested)
+    if trained is not None and options.clip_stills:
         stills = join_faces([stills, middle_frames(trained, options.clip_stills)])
+    epoch = len(order_of_epoch(stills.labels, official, 0, options.seed))
+    limits = {"backbone_batch": epoch, "still_batch": epoch} | ({} if trained is None else {"clip_batch": len(trained)})
+    for name, limit in limits.items():
+        if (batch := getattr(options, name)) > limit:
+            raise ValueError(f"--{name} {batch}: there are no more than {limit} to learn from; give a smaller batch")
+    write_json(output_dir / OPTIONS_FILE, deciding_options(options))  # not before it is known that they fit
     classifier = train_classifier(stills, official, validation, options)
     model = make_cascade(classifier, options.seed)
     model.to(device)  # type: ignore[arg-type]
@@ -150,8 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options,) = parser.parse_args_into_dataclasses(args=arguments)
     try:
         report = run(options)
-    except (Exception, KeyboardInterrupt) as error:
-        return tell_user(error, "real_people", MEMORY_ADVICE, "Go on with the same command.")
+    except KeyboardInterrupt:
+        print("\nStopped. Go on with the same command.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return tell_user(error, "real_people", MEMORY_ADVICE)
     figures = ("temperature", "validation", "test", "test_clips")
     print(json.dumps({name: report[name] for name in figures if name in report}, indent=2))
     return 0

@@ -48,13 +48,13 @@ from mtcae_dfer.hub_dataset.clips import (
     order_class_names,
 )
 from mtcae_dfer.hub_dataset.files import write_json
-from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, make_protocol
+from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divide_present, divided_units, make_protocol
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.labelling.shards import read_labels, write_labels
 from mtcae_dfer.hub_dataset.schema import dataset_features
 from mtcae_dfer.hub_dataset.stills.camera_path import move_labels
 from mtcae_dfer.hub_dataset.stills.preparing import StillsOptions
-from mtcae_dfer.hub_dataset.workers import check_engine
+from mtcae_dfer.hub_dataset.workers import available_processors, check_engine
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,9 @@ def build_dataset(
     repeated = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
     if repeated:
         raise DatasetError(f"{len(repeated)} clips have the same name as another one, such as {repeated[0]!r}.")
+    units = {None if clip.frame_labels is None else clip.frame_labels.action_unit_numbers for clip in clips}
+    if len(units) > 1:
+        raise DatasetError("Some clips have labels of valence, arousal and action units; others none, or other units.")
     class_names = order_class_names((clip.expression for clip in clips), options.class_names)
     protocol = make_protocol(
         divided_units(clips, options.splits),
@@ -157,14 +160,10 @@ def build_dataset(
             shutil.rmtree(workplace)
             raise DatasetError(f"None of {len(clips)} clips could be read; the first: {failures[clips[0].name]}")
         failures |= findings.left_out
+        protocol = divide_present(protocol, set(divided_units((each.clip for each in built), protocol.kind)))
         report = summarise(built, failures, class_names, protocol, output, identity, findings.remarks)
         result = workplace / "result"
         shutil.rmtree(result, ignore_errors=True)  # of an interrupted call; cheap to write again
-        units = {None if clip.frame_labels is None else clip.frame_labels.action_unit_numbers for clip in clips}
-        if len(units) > 1:
-            raise DatasetError(
-                "Some clips have labels of valence, arousal and action units; others none, or other units."
-            )
         features = dataset_features(class_names, options.labelling.num_frames, options.embed_videos, units.pop())
         files = write_groups(built, protocol, features, result / "data", progress)
         draw_contact_sheets(built, class_names, result / SHEETS_FOLDER, progress)
@@ -294,7 +293,7 @@ def _label_all(
 
         results = label_clips_on_ray(wanted, options, workers, ray_address)
     else:
-        usual = max(1, min(os.cpu_count() or 1, len(wanted) // CLIPS_PER_WORKER))
+        usual = max(1, min(available_processors(), len(wanted) // CLIPS_PER_WORKER))
         results = label_clips(wanted, options, usual if workers is None else workers)
     with tqdm(
         total=len(clips), initial=len(clips) - len(wanted), desc="Labelling faces", unit="clip", disable=not progress

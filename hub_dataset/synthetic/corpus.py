@@ -36,7 +36,7 @@ from mtcae_dfer.hub_dataset.synthetic.acting import (
     draw_performance,
 )
 from mtcae_dfer.hub_dataset.synthetic.anatomy import ACTION_UNITS
-from mtcae_dfer.hub_dataset.workers import worker_pool
+from mtcae_dfer.hub_dataset.workers import available_processors, worker_pool
 
 # One thread and nothing that looks ahead: with its look-ahead, libx264 encodes the same frames to different bytes from
 # one call to the next, even on one thread.
@@ -101,7 +101,7 @@ def make_synthetic_corpus(
     with tqdm(
         total=len(jobs), initial=len(jobs) - len(missing), desc="Drawing clips", unit="clip", disable=not progress
     ) as bar:
-        workers = min(workers or os.cpu_count() or 1, max(1, len(missing)))
+        workers = min(workers or available_processors(), max(1, len(missing)))
         write = partial(_write_clip, folder / "videos", config)
         if workers == 1:
             for job in missing:

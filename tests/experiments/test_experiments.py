@@ -198,3 +198,10 @@ def test_the_last_line_of_a_log_is_read_past_progress_bars(tmp_path: Path) -> No
     assert last_line(log) == "run.py: error: no clips"
     log.write_text("")
     assert last_line(log) == "no output"
+
+
+def test_an_error_of_what_a_folder_is_held_for_is_told_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="no more processes"), runner._folder_lock(tmp_path):
+        raise BlockingIOError("no more processes")
+    with runner._folder_lock(tmp_path) as held, runner._folder_lock(tmp_path) as second:
+        assert held is not None and second is None

@@ -21,7 +21,7 @@ from mtcae_dfer.experiments.real_people.figures import (
 )
 from mtcae_dfer.experiments.real_people.pictures import join_votes, keep_face
 from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
-from mtcae_dfer.hub_dataset.files import writing_in
+from mtcae_dfer.hub_dataset.files import write_json, writing_in
 from mtcae_dfer.hub_dataset.votes import count_votes, vote_shares
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceSet, measure_tones, smooth_targets
@@ -269,6 +269,25 @@ def test_a_share_of_votes_above_one_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "run").exists()
 
 
+def test_options_that_need_clips_or_more_stills_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--stills", "A", "--output_dir", str(tmp_path / "run")]
+
+    def told(*more: str) -> str:
+        assert command.main([*words, *more]) == 2
+        return capsys.readouterr().err.strip()
+
+    assert told("--clip_fold", "1") == "real_people: error: --clip_stills and --clip_fold need clips: give --clips"
+    assert told("--clip_stills", "3") == "real_people: error: --clip_stills and --clip_fold need clips: give --clips"
+    assert "--fade_batch 16: must be at most --still_batch 8" in told("--still_batch", "8")
+    monkeypatch.setattr(command, "read_faces", lambda name, *others: random_faces(28 if name == "A" else 5, 4))
+    # 28 stills in equal parts, those of disgust twice.
+    assert "--backbone_batch 128: there are no more than 32 to learn from; give a" in told("--clips", "B")
+    fitting = ("--clips", "B", "--backbone_batch", "8", "--still_batch", "16")
+    assert "--clip_batch 8: there are no more than 5 to learn from; give a" in told(*fitting)
+
+
 def test_folds_share_the_image_model_unless_it_learns_from_their_clips() -> None:
     alone = RealPeopleOptions([], clip_fold="2")
     assert (alone.fold_suffix, alone.image_suffix) == ("-fold_2", "")
@@ -290,6 +309,7 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
 def test_a_folder_holds_stages_of_one_set_of_options_and_folds_share_it(tmp_path: Path) -> None:
     file = tmp_path / "options.json"
     command.refuse_other_options(RealPeopleOptions(stills=["A"]), file)
+    write_json(file, command.deciding_options(RealPeopleOptions(stills=["A"])))
     command.refuse_other_options(RealPeopleOptions(stills=["A"], clip_fold="2", threads=1), file)
     with pytest.raises(ValueError, match="made with other options .--backbone_epochs 30 -> 5."):
         command.refuse_other_options(RealPeopleOptions(stills=["A"], backbone_epochs=5), file)

@@ -227,6 +227,19 @@ def test_one_bad_clip_is_reported_and_the_others_are_built(clips, tmp_path):
     assert report.face_coverage == pytest.approx(8 / 9)
 
 
+def test_a_subject_without_a_readable_clip_stands_in_no_fold(clips, tmp_path):
+    bad = Clip(write_text_as_video(tmp_path / "text.mp4"), "sadness", "S99", "sadness/text.mp4")
+    options = dataclasses.replace(OPTIONS, splits="leave-one-subject-out")
+    report = build([*clips, bad], tmp_path / "out", options)
+    assert report.clip_count == 8 and len(report.failures) == 1
+    folds = report.protocol["folds"]
+    assert len(folds) == 4
+    divided = {subject for fold in folds for split in ("train", "validation", "test") for subject in fold[split]}
+    assert divided == {clip.subject for clip in clips}
+    # The same call finds it finished.
+    assert build([*clips, bad], tmp_path / "out", options) == report
+
+
 def test_when_no_clip_can_be_read_nothing_is_left_behind(clips, tmp_path):
     bad = write_text_as_video(tmp_path / "text.mp4")
     with pytest.raises(DatasetError, match="None of 3 clips could be read; the first: .*0.mp4"):

@@ -11,6 +11,9 @@ from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
 from mtcae_dfer.hub_dataset.folds import (
     PARTS_PER_FOLD,
     SPLITS,
+    Fold,
+    Protocol,
+    divide_present,
     divided_units,
     fold_table,
     make_protocol,
@@ -135,6 +138,16 @@ def test_published_folds_without_their_actors_are_left_out_and_told():
     assert protocol.name == (
         "MAE-DFER's 6 folds of ravdess (validation subjects: seed 0), 3 of them without subjects left out"
     )
+
+
+def test_who_has_no_readable_clip_stands_in_no_split():
+    folds = (Fold("one", ("a", "b"), ("c",), ("d",)), Fold("two", ("c", "d"), ("a",), ("b",)))
+    left = divide_present(Protocol("p", "folds", folds), {"a", "c", "d"})
+    assert left == Protocol("p", "folds", (Fold("one", ("a",), ("c",), ("d",)),))
+    with pytest.raises(DatasetError, match="'p': no clip of the subjects that it tests"):
+        divide_present(Protocol("p", "folds", folds), {"a", "c"})
+    undivided = Protocol("all", "none", (Fold("all", ("a", "b")),))
+    assert divide_present(undivided, {"b"}).folds == (Fold("all", ("b",)),)
 
 
 def test_the_papers_folds_are_five_and_say_that_they_are_a_division_of_our_own():
