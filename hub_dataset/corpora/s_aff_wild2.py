@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -71,26 +70,6 @@ def read_s_aff_wild2(file: str | os.PathLike) -> dict[str, AffectLabels]:
             name=f"{file}, {video}",
         )
     return told
-
-
-def list_frames(folder: str | os.PathLike, labels: Mapping[str, AffectLabels]) -> dict[str, list[Path]]:
-    """The image of every labelled frame, by video.
-
-    Args:
-        folder: of the cropped (and aligned) images, one sub-folder a video.
-        labels: of `read_s_aff_wild2`.
-
-    Raises:
-        DatasetError: images are missing; the first is named, the others counted.
-    """
-    found, missing = {}, []
-    for video, told in labels.items():
-        there = images_by_frame(Path(folder) / video)
-        missing += [f"{video}/{frame + 1:05d}" for frame in told.frame_indices.tolist() if frame not in there]
-        found[video] = [there[frame] for frame in told.frame_indices.tolist() if frame in there]
-    if missing:
-        raise DatasetError(f"{folder} lacks {len(missing)} labelled frames, first {missing[0]}: look at the folder.")
-    return found
 
 
 def images_by_frame(folder: Path) -> dict[int, Path]:

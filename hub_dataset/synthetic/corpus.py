@@ -30,10 +30,8 @@ from mtcae_dfer.hub_dataset.synthetic.acting import (
     ClipTruth,
     SyntheticCorpusConfig,
     clip_path,
-    clip_slot,
     clip_truth,
     draw_clip,
-    draw_performance,
 )
 from mtcae_dfer.hub_dataset.synthetic.anatomy import ACTION_UNITS
 from mtcae_dfer.hub_dataset.workers import available_processors, worker_pool
@@ -145,32 +143,6 @@ def load_ground_truth(corpus_dir: str | os.PathLike) -> dict[str, ClipTruth]:
         )
         for row in parquet.read_table(file).to_pylist()
     }
-
-
-def draw_contact_sheet(config: SyntheticCorpusConfig, output_png: str | os.PathLike) -> Path:
-    """Writes one picture of subjects (rows) by expressions (columns), each at the apex of its first take.
-
-    The apex is the frame with the strongest expression and open eyes.
-    """
-    rows = []
-    for subject in range(1, config.subjects + 1):
-        row = []
-        for expression in config.expressions:
-            clip = draw_clip(config, subject, expression, take=1)
-            blink = clip.truth.action_units[:, ACTION_UNITS.index(45)]
-            strength = draw_performance(config, subject, clip_slot(config, subject, expression, 1)).strength
-            frame = clip.frames[int(np.argmax(strength - blink))].copy()
-            cv2.putText(frame, expression, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-            row.append(frame)
-        rows.append(np.concatenate(row, axis=1))
-    sheet = cv2.cvtColor(np.concatenate(rows, axis=0), cv2.COLOR_RGB2BGR)
-    written, data = cv2.imencode(".png", sheet)
-    if not written:
-        raise ValueError(f"The contact sheet of {sheet.shape[1]}x{sheet.shape[0]} pixels could not be encoded.")
-    file = Path(output_png)
-    with replacing(file) as temporary:
-        temporary.write_bytes(data.tobytes())
-    return file
 
 
 def _config_values(config: SyntheticCorpusConfig) -> dict[str, Any]:

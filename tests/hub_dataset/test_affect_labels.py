@@ -12,7 +12,7 @@ from mtcae_dfer.commands.command_line import main as mtcae
 from mtcae_dfer.configuration_mtl_er import AFFECT_ACTION_UNITS, AFFECT_EXPRESSIONS
 from mtcae_dfer.hub_dataset.affect_labels import labels_from_truth
 from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import list_frames, read_s_aff_wild2
+from mtcae_dfer.hub_dataset.corpora.s_aff_wild2 import read_s_aff_wild2
 from mtcae_dfer.hub_dataset.synthetic.corpus import load_ground_truth
 from mtcae_dfer.training.affect.extract_features import FrameEncoder, clip_positions, list_videos
 from mtcae_dfer.training.affect.frame_features import (
@@ -74,16 +74,6 @@ def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
         read_s_aff_wild2(write_labels(tmp_path))
     with pytest.raises(DatasetError, match="cannot be read"):
         read_s_aff_wild2(tmp_path / "nothing.txt")
-
-
-def test_frames_are_found_by_their_numbers(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    for number in (1, 3, 12):
-        Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"{number:05d}.jpg")
-    labels = {"a": some_labels(2, frame_indices=np.array([0, 11]))}
-    assert [path.name for path in list_frames(tmp_path, labels)["a"]] == ["00001.jpg", "00012.jpg"]
-    with pytest.raises(DatasetError, match="lacks 1 labelled frames, first a/00002"):
-        list_frames(tmp_path, {"a": some_labels(2, frame_indices=np.array([1, 2]))})
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

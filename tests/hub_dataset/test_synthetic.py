@@ -33,7 +33,6 @@ from mtcae_dfer.hub_dataset.synthetic.anatomy import (
     place_in_frame,
 )
 from mtcae_dfer.hub_dataset.synthetic.corpus import (
-    draw_contact_sheet,
     encode_clip,
     load_ground_truth,
     make_synthetic_corpus,
@@ -183,13 +182,6 @@ def test_ground_truth_reads_back_as_drawn(corpus):
 def test_ground_truth_of_a_missing_corpus_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="make the corpus first"):
         load_ground_truth(tmp_path)
-
-
-def test_contact_sheet_shows_subjects_by_expressions(tmp_path):
-    file = draw_contact_sheet(SMALL, tmp_path / "sheet.png")
-    with av.open(str(file)) as container:
-        picture = next(container.decode(video=0))
-    assert (picture.width, picture.height) == (3 * SMALL.frame_size, 2 * SMALL.frame_size)
 
 
 # -- configuration
