@@ -108,13 +108,98 @@ def order_of_epoch(labels: np.ndarray, official: int, epoch: int, seed: int) -> 
     return random.permutation(np.concatenate([np.arange(official), disgust, rare, rare, some]))
 
 
+class StillTrainer:
+    """Stage 1: AdamW, one cycle; where it begins at random, small frames first, and mixup.
+
+    Args:
+        model: as it begins, on the device of the stills.
+        stills: all of them, the official ones first.
+        official: how many these are.
+        options: of the command.
+    """
+
+    def __init__(self, model: StillClassifier, stills: FaceSet, official: int, options: RealPeopleOptions) -> None:
+        self.model, self.stills, self.options, self.epoch, self.step = model, stills, options, 0, 0
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY, model.buffers())
+        self.optimiser = make_optimiser(model)
+        epochs = range(options.backbone_epochs)
+        self.orders = [order_of_epoch(stills.labels, official, epoch, options.seed) for epoch in epochs]
+        self.total_steps = sum(len(order) // options.backbone_batch for order in self.orders)
+        self.class_weights = soft_class_weights(stills.targets[self.orders[0]]).to(stills.pictures.device)
+        self.squares = face_squares(stills.face_landmarks, FaceCut())
+        # The pictures have few sizes; a form for any size would be slower.
+        self.predict = torch.compile(model, dynamic=False) if options.compile else model
+
+    @property
+    def size(self) -> int:
+        """The side of the cut frames in the epoch that is next."""
+        if self.options.start:  # what was learned before is finished on large frames, and without mixup
+            return recipe.SIZES[-1]
+        return size_of_epoch(self.epoch, self.options.backbone_epochs)
+
+    def run_epoch(self) -> float:
+        """One pass over the stills; the mean loss of the expressions."""
+        options, order = self.options, self.orders[self.epoch]
+        random = np.random.default_rng([options.seed, 2, self.epoch])
+        torch.manual_seed(1000 * options.seed + self.epoch)  # dropout is drawn anew in every epoch, also after a stop
+        self.model.train()
+        losses = torch.zeros((), device=self.stills.pictures.device)
+        steps = len(order) // options.backbone_batch
+        for number in range(steps):
+            indices = order[number * options.backbone_batch : (number + 1) * options.backbone_batch]
+            losses += self._run_step(indices, random)
+        self.epoch += 1
+        return losses.item() / steps
+
+    def _run_step(self, indices: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+        """One step; its loss of the expressions."""
+        device = self.stills.pictures.device
+        batch = make_batch(self.stills, self.squares, indices, self.size, FaceAugmentation(), random)
+        pictures, targets = batch.pixel_values[:, 0], batch.targets
+        places = torch.cat([batch.face_boxes[:, 0], batch.face_landmarks[:, 0].flatten(1)], dim=1)
+        if not self.options.start and random.random() < 0.5:
+            share, partners = random.beta(0.4, 0.4), torch.from_numpy(random.permutation(len(indices))).to(device)
+            pictures = torch.lerp(pictures[partners], pictures, share)
+            targets = torch.lerp(targets[partners], targets, share)
+            places = torch.full_like(places, math.nan)  # of which face?
+        for group in self.optimiser.param_groups:
+            group["lr"] = one_cycle(self.step / self.total_steps, self.options.backbone_learning_rate)
+        with precision(device):
+            scores, found_places = self.predict(pictures.contiguous(memory_format=torch.channels_last))
+        loss = soft_cross_entropy(scores, targets, self.class_weights)
+        known = places.isfinite()
+        distances = (found_places - places.nan_to_num()).abs() * known
+        self.optimiser.zero_grad()
+        (loss + PLACES_WEIGHT * distances.sum() / known.sum().clamp(min=1)).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+        self.optimiser.step()
+        self.average.update()
+        self.step += 1
+        return loss.detach()
+
+    def save(self, file: Path) -> None:
+        """A checkpoint, whole or not at all."""
+        parts = {"model": self.model, "average": self.average, "optimiser": self.optimiser}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        with replacing(file) as temporary:
+            torch.save(state | {"epoch": self.epoch, "step": self.step}, temporary)
+
+    def load(self, file: Path) -> None:
+        """Goes on from a checkpoint."""
+        state = torch.load(file, weights_only=True, map_location=self.stills.pictures.device)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch, self.step = state["epoch"], state["step"]
+
+
 def train_classifier(
     stills: FaceSet, official: int, validation: FaceSet, options: RealPeopleOptions
 ) -> StillClassifier:
     """Trains a classifier of stills; returns it with averaged weights and normalisation statistics.
 
-    AdamW, one cycle; where it begins at random, small frames first, and mixup. A checkpoint after every epoch; what
-    is finished is only loaded.
+    A checkpoint after every epoch; what is finished is only loaded.
 
     Args:
         stills: all of them, the official ones first.
@@ -123,69 +208,28 @@ def train_classifier(
         options: of the command.
     """
     file, epochs = Path(options.output_dir) / f"backbone{options.image_suffix}.pt", options.backbone_epochs
-    device, batch_size = stills.pictures.device, options.backbone_batch
     torch.manual_seed(options.seed)
     model = make_classifier(options.start)
+    model.to(stills.pictures.device)
     if finished(file).exists():
         model.load_state_dict(load_file(finished(file)))
-        return model.to(device)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY, model.buffers())
-    optimiser = make_optimiser(model)
-    orders = [order_of_epoch(stills.labels, official, epoch, options.seed) for epoch in range(epochs)]
-    total = sum(len(order) // batch_size for order in orders)
-    class_weights = soft_class_weights(stills.targets[orders[0]]).to(device)
-    squares, begun, step = face_squares(stills.face_landmarks, FaceCut()), 0, 0
-    # The pictures have few sizes; a form for any size would be slower.
-    predict = torch.compile(model, dynamic=False) if options.compile else model
+        return model
+    trainer = StillTrainer(model, stills, official, options)
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        begun, step = state["epoch"], state["step"]
-    for epoch in range(begun, epochs):
-        size, start = recipe.SIZES[-1] if options.start else size_of_epoch(epoch, epochs), time.perf_counter()
-        random = np.random.default_rng([options.seed, 2, epoch])
-        torch.manual_seed(1000 * options.seed + epoch)  # dropout is drawn anew in every epoch, also after a stop
-        losses = torch.zeros((), device=device)
-        model.train()
-        for number in range(len(orders[epoch]) // batch_size):
-            indices = orders[epoch][number * batch_size : (number + 1) * batch_size]
-            batch = make_batch(stills, squares, indices, size, FaceAugmentation(), random)
-            pictures, targets = batch.pixel_values[:, 0], batch.targets
-            places = torch.cat([batch.face_boxes[:, 0], batch.face_landmarks[:, 0].flatten(1)], dim=1)
-            if not options.start and random.random() < 0.5:  # what was learned before is finished on whole faces
-                share, partners = random.beta(0.4, 0.4), torch.from_numpy(random.permutation(batch_size)).to(device)
-                pictures = torch.lerp(pictures[partners], pictures, share)
-                targets = torch.lerp(targets[partners], targets, share)
-                places = torch.full_like(places, math.nan)  # of which face?
-            for group in optimiser.param_groups:
-                group["lr"] = one_cycle(step / total, options.backbone_learning_rate)
-            with precision(device):
-                scores, found_places = predict(pictures.contiguous(memory_format=torch.channels_last))
-            loss = soft_cross_entropy(scores, targets, class_weights)
-            known = places.isfinite()
-            distances = (found_places - places.nan_to_num()).abs() * known
-            optimiser.zero_grad()
-            (loss + PLACES_WEIGHT * distances.sum() / known.sum().clamp(min=1)).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-            optimiser.step()
-            step += 1
-            losses += loss.detach()
-            average.update()
-        with average.in_place():
+        trainer.load(file)
+    while trainer.epoch < epochs:
+        size, start = trainer.size, time.perf_counter()
+        loss = trainer.run_epoch()
+        with trainer.average.in_place():
             scores, points_error = score_stills(model, validation, size)
         print(
-            f"stage 1, epoch {epoch + 1} of {epochs}, {size} pixels: loss {losses.item() / (number + 1):.3f}, "
+            f"stage 1, epoch {trainer.epoch} of {epochs}, {size} pixels: loss {loss:.3f}, "
             f"validation {tell_rates(scores, validation)}, landmark error {points_error:.3f}, "
             f"{time.perf_counter() - start:.1f} s",
             flush=True,
         )
-        state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-        with replacing(file) as temporary:
-            torch.save(state | {"epoch": epoch + 1, "step": step}, temporary)
-    average.keep()
+        trainer.save(file)
+    trainer.average.keep()
     finish(model, file)
     return model
 
