@@ -32,9 +32,9 @@ from mtcae_dfer.experiments.results import (
 )
 from mtcae_dfer.experiments.runner import Experiment, run_experiments
 from mtcae_dfer.experiments.statistics import SubjectSums
-from mtcae_dfer.training.arguments import ModelArguments, parse_run_arguments
+from mtcae_dfer.training.arguments import ModelArguments, available_presets, parse_run_arguments
 from mtcae_dfer.training.evaluation.report import Report
-from mtcae_dfer.training.initialisation import choose_tasks
+from mtcae_dfer.training.initialisation import config_fields
 
 REFERENCE = "cascaded"
 REFERENCE_TITLE = "6 cascaded, ViT"
@@ -79,7 +79,7 @@ def order_variants(config: MTCAEConfig) -> list[VariantPlan]:
 
 
 def task_variants(config: MTCAEConfig) -> list[VariantPlan]:
-    """The expression alone, and with every smaller set of the other tasks before it."""
+    """The expression alone, and with each one of the other tasks before it."""
     names = [task.name for task in config.task_descriptions]
     others = [name for name in names if name != "expression"]
     subsets = [["expression"], *([name, "expression"] for name in others if len(others) > 1)]
@@ -172,14 +172,18 @@ def plan_variants(axes: Sequence[str], config: MTCAEConfig) -> list[VariantPlan]
 
 
 def preset_config(model: ModelArguments) -> MTCAEConfig:
-    """The config of the model that the runs train.
+    """The config of the model that the runs train, with the options that all of them have.
 
     Raises:
-        ValueError: it is a checkpoint: its structure is fixed.
+        ValueError: it is a checkpoint: its structure is fixed; or an option cannot be used.
     """
-    tasks = choose_tasks(model)
-    fields = model.model_config if tasks is None else {**model.model_config, "tasks": tasks}
-    return MTCAEConfig(**fields)
+    presets = available_presets()
+    if model.model not in presets:
+        raise ValueError(
+            f"--model {model.model}: variants are built of a preset ({', '.join(presets)}); a pre-trained encoder goes "
+            "under them by --encoder"
+        )
+    return MTCAEConfig(**config_fields(model))
 
 
 def ablate(parsed: argparse.Namespace, run_words: Sequence[str]) -> Ablation:

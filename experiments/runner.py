@@ -27,6 +27,7 @@ from typing import Any
 
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.workers import available_processors
+from mtcae_dfer.training.checkpoints import CHECKPOINTS_FOLDER
 from mtcae_dfer.training.evaluation.percents import percent
 from mtcae_dfer.training.evaluation.report import REPORT_FILE, Report, load_report
 from mtcae_dfer.training.threads import THREADS_VARIABLE
@@ -67,7 +68,7 @@ class _Running:
 
 def has_checkpoints(folder: Path) -> bool:
     """Whether a run was begun in this folder."""
-    return any((folder / "checkpoints").glob("*"))
+    return any((folder / CHECKPOINTS_FOLDER).glob("*"))
 
 
 def run_experiments(experiments: Sequence[Experiment], output_dir: Path, jobs: int = 1) -> dict[str, Report]:
@@ -233,7 +234,7 @@ def _announce(ended: _Running, output_dir: Path, count: str) -> str | None:
     minutes = (time.perf_counter() - ended.start) / 60
     if ended.process.returncode == 0 and (folder / REPORT_FILE).exists():
         # What resuming needs, and nobody resumes it: the optimiser states of many large runs would fill a disk.
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
         test: Any = read_result(experiment, output_dir).get("test", {})
         summary = "".join(f"{key.upper()} {percent(test[key])} %, " for key in ("uar", "war") if key in test)
         print(f"{count} {experiment.name}: {summary}{minutes:.1f} min", flush=True)

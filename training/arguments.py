@@ -55,18 +55,24 @@ class FaceCropArguments:
 
 
 @dataclass
-class DataArguments(FaceCropArguments, SyntheticArguments):
-    """Which clips a run trains and tests on."""
+class ProtocolArguments:
+    """Which division of a built data set's subjects, and which fold of it."""
 
-    dataset: str | None = option(
-        None, "Folder of a built data set (`mtcae dataset build`); empty = draw the synthetic corpus."
-    )
     protocol: str | None = option(
         None,
         "How subjects are divided: as-built (default), folds:NUMBER, leave-one-subject-out, a published "
         "division of the corpus such as mae-dfer, or a JSON file.",
     )
     fold: str | None = option(None, "Name of a fold of the protocol, such as fold_1; empty = the first.")
+
+
+@dataclass
+class DataArguments(FaceCropArguments, ProtocolArguments, SyntheticArguments):
+    """Which clips a run trains and tests on."""
+
+    dataset: str | None = option(
+        None, "Folder of a built data set (`mtcae dataset build`); empty = draw the synthetic corpus."
+    )
     videos: str | None = option(None, "Folder of the corpus's videos, for a data set of labels without videos.")
     train_on_all: bool = option(
         False,
@@ -172,7 +178,7 @@ class ModelArguments:
 
 @dataclass
 class StepArguments:
-    """How a model is trained, with labels or without. Names are those of transformers' TrainingArguments."""
+    """How any model is trained, with labels or without. Names are those of transformers' TrainingArguments."""
 
     output_dir: str = option("runs/run", "Model folder, checkpoints and report are written here.")
     overwrite_output_dir: bool = option(False, "Replace the run in output_dir.")
@@ -190,18 +196,24 @@ class StepArguments:
     bf16: bool = option(False, "Mixed precision in bfloat16.")
     fp16: bool = option(False, "Mixed precision in float16.")
     optim: str = option("adamw_torch", "adamw_torch, or adamw_torch_fused: one kernel for all weights.")
+    save_total_limit: int = option(2, "Training checkpoints that are kept.")
+    resume_from_checkpoint: str | None = option(None, "'latest', or a folder under output_dir/checkpoints.")
+
+
+@dataclass
+class ClipStepArguments(StepArguments):
+    """The same for a model that learns from clips, whose epochs are long and whose activations are many."""
+
     gradient_checkpointing: bool = option(False, "Less memory for about a third more time.")
     dataloader_num_workers: int = option(0, "Loading processes per training process.")
-    save_total_limit: int = option(2, "Training checkpoints that are kept.")
     save_seconds: float = option(60.0, "At least so much time lies between two training checkpoints.")
-    resume_from_checkpoint: str | None = option(None, "'latest', or a folder under output_dir/checkpoints.")
     report_to: str | None = option(
         None, "Trackers of losses and validation figures: tensorboard, trackio, wandb, or several."
     )
 
 
 @dataclass
-class OptimisationArguments(StepArguments):
+class OptimisationArguments(ClipStepArguments):
     """How a run trains and what becomes of its result."""
 
     per_device_eval_batch_size: int = option(32, "Evaluated clips per step and process.")
@@ -497,6 +509,7 @@ def check_arguments(arguments: RunArguments) -> None:
         *((name, options[name] >= 0, "must be at least 0") for name in BLENDS),
         *((name, not options[name] or not run.cache_features, "needs frames") for name in BLENDS),
         *((name, not options[name] or run.per_device_train_batch_size > 1, "needs batches") for name in BLENDS),
+        ("dataloader_num_workers", run.dataloader_num_workers >= 0, "must be at least 0"),
         ("dataloader_prefetch_factor", run.dataloader_prefetch_factor >= 1, "must be at least 1"),
         ("class_weights", run.class_weights in CLASS_WEIGHTS, f"must be {' or '.join(CLASS_WEIGHTS)}"),
         ("task_weighting", run.task_weighting in TASK_WEIGHTINGS, f"must be {' or '.join(TASK_WEIGHTINGS)}"),
@@ -527,7 +540,7 @@ def check_step_arguments(options: dict[str, Any]) -> None:
     """The same for the options that every training has, with labels or without."""
     for name in ("num_train_epochs", "per_device_train_batch_size", "learning_rate"):
         _require(options[name] > 0, name, options[name], "must be greater than 0")
-    for name in ("min_learning_rate", "weight_decay", "warmup_epochs", "max_grad_norm", "dataloader_num_workers"):
+    for name in ("min_learning_rate", "weight_decay", "warmup_epochs", "max_grad_norm"):
         _require(options[name] >= 0, name, options[name], "must be at least 0")
     _require(options["save_total_limit"] >= 1, "save_total_limit", options["save_total_limit"], "must be at least 1")
     optimisers = ("adamw_torch", "adamw_torch_fused")

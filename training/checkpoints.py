@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from mtcae_dfer.hub_dataset.files import plain_values
 
+CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of a run
 PROGRESS_FILE, MANIFEST_FILE, WEIGHTS_FILE = "progress.json", "manifest.json", "model.safetensors"
 CHUNK_BYTES = 1 << 24
 LISTED_MISMATCHES = 5

@@ -22,9 +22,14 @@ logger = logging.get_logger(__name__)
 
 # Options of a run that are fields of the model's config by the same name.
 NAMED_CONFIG_FIELDS = (
-    *("structure", "decoder_type", "pooling"),
-    *("decoder_num_layers", "decoder_head_dim", "share_decoder_layers"),
-    *("uncertainty_weighting", "contrastive_weight"),
+    "structure",
+    "decoder_type",
+    "pooling",
+    "decoder_num_layers",
+    "decoder_head_dim",
+    "share_decoder_layers",
+    "uncertainty_weighting",
+    "contrastive_weight",
 )
 WHITENING_CLIPS = 128
 
@@ -40,9 +45,7 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
         ValueError: the name is neither a preset nor a checkpoint of one of these, or it is a checkpoint and
             `--encoder` names another one, or `--encoder_overrides` cannot be used.
     """
-    named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS} | {"tasks": choose_tasks(arguments)}
-    chosen = {name: value for name, value in named.items() if value is not None}
-    overrides = {**arguments.model_config, **chosen, "id2label": dict(enumerate(classes))}
+    overrides = config_fields(arguments) | {"id2label": dict(enumerate(classes))}
     if arguments.encoder_overrides and arguments.encoder is None:
         raise ValueError(f"--encoder_overrides {arguments.encoder_overrides}: needs --encoder, whose fields they are")
     if arguments.model in available_presets() and arguments.encoder is not None:
@@ -63,6 +66,16 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
     if arguments.freeze_encoder:
         model.freeze_encoder()
     return model
+
+
+def config_fields(arguments: ModelArguments) -> dict[str, Any]:
+    """Fields of the model's config: the preset's, and over them those that the options name.
+
+    Raises:
+        ValueError: `--tasks` or `--task_weights` cannot be used.
+    """
+    named = {name: getattr(arguments, name) for name in NAMED_CONFIG_FIELDS} | {"tasks": choose_tasks(arguments)}
+    return arguments.model_config | {name: value for name, value in named.items() if value is not None}
 
 
 def pretrained_source(arguments: ModelArguments) -> str | None:

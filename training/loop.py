@@ -18,15 +18,21 @@ from mtcae_dfer.hub_dataset.votes import VOTES
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
-from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
+from mtcae_dfer.training.checkpoints import CHECKPOINTS_FOLDER, Progress, save_checkpoint
 from mtcae_dfer.training.data.blending import blend_clips
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, change_batch
 from mtcae_dfer.training.data.feature_cache import EncodedClips
 from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler
-from mtcae_dfer.training.data.sampling import EpochSampler
+from mtcae_dfer.training.data.sampling import EpochSampler, draw_seed
 from mtcae_dfer.training.evaluation.predictions import clip_arguments, label_arguments
 from mtcae_dfer.training.losses import TrainingLoss, balanced_class_weights
-from mtcae_dfer.training.optimisation import WeightAverage, make_optimiser, make_schedule, peak_learning_rate
+from mtcae_dfer.training.optimisation import (
+    WeightAverage,
+    make_optimiser,
+    make_schedule,
+    peak_learning_rate,
+    step_optimiser,
+)
 
 TrainingClips: TypeAlias = ClipDataset | EncodedClips | MixedClips
 TrainingSampler: TypeAlias = EpochSampler | MixtureSampler
@@ -186,8 +192,7 @@ def train_epoch(training: Training, state: TrainingState) -> dict[str, Any]:
     every = options.save_steps * options.gradient_accumulation_steps
     for batch in training.loader:
         # A step of a process has its own seed, so that a resumed run draws what an undisturbed one does.
-        drawn = torch.Generator().manual_seed((options.seed * 10_007 + state.epoch) * 1_000_003 + state.step)
-        set_seed(int(torch.randint(0, 2**31, (training.accelerator.process_index + 1,), generator=drawn)[-1]))
+        set_seed(draw_seed(options.seed, state.epoch, state.step, training.accelerator.process_index))
         for name, value in take_step(training, batch).items():
             sums[name] = sums.get(name, 0.0) + value
         state.step, state.clips = state.step + 1, state.clips + clips_a_step
@@ -228,14 +233,10 @@ def take_step(training: Training, batch: dict[str, torch.Tensor]) -> dict[str, f
             for parameter in training.loss.parameters():
                 if parameter.grad is not None:
                     parameter.grad = accelerator.reduce(parameter.grad, "mean")
-            if options.max_grad_norm:
-                accelerator.clip_grad_norm_(training.model.parameters(), options.max_grad_norm)
-        training.optimiser.step()
-        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+        if step_optimiser(accelerator, training.model, training.optimiser, options.max_grad_norm):
             training.schedule.step()
             if training.average is not None:
                 training.average.update()
-        training.optimiser.zero_grad()
     reported = task_losses | {f"{name}_heat_map": loss for name, loss in (outputs.heat_map_losses or {}).items()}
     names, values = list(reported), torch.stack([loss.detach() for loss in reported.values()]).tolist()
     return {"train_loss": value, **dict(zip(names, values, strict=True))}
@@ -275,7 +276,7 @@ def save_after_epoch(training: Training, state: TrainingState, done: bool) -> No
 
 def save_progress(training: Training, state: TrainingState) -> None:
     """Saves a checkpoint, which the Auto* classes load as well."""
-    folder, keep = training.output_dir / "checkpoints", training.options.save_total_limit
+    folder, keep = training.output_dir / CHECKPOINTS_FOLDER, training.options.save_total_limit
     save_checkpoint(training.accelerator, folder, vars(state), keep, lambda place: describe_model(training, place))
     training.last_save = time.monotonic()
 

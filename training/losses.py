@@ -122,10 +122,3 @@ class TrainingLoss(nn.Module):
             enough = votes.any(dim=1) & (labels != IGNORED_CLASS)
             losses = torch.where(enough, torch.lerp(losses, voted, self.vote_share), losses)
         return losses.sum() / (labels != IGNORED_CLASS).sum().clamp(min=1)
-
-    def task_weights(self) -> dict[str, float]:
-        """What every task's loss is multiplied with at present."""
-        learned = {
-            name: self.scales[name] * float(torch.exp(-value.detach())) for name, value in self.log_variances.items()
-        }
-        return learned or self.weights

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import get_scheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -103,7 +104,7 @@ def peak_learning_rate(options: OptimisationArguments, processes: int) -> float:
 def make_schedule(
     optimiser: torch.optim.Optimizer, options: StepArguments, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up, then constant or cosine, stepped once an optimiser step."""
+    """Linear warm-up, then constant or cosine; it counts in its own steps, `steps_per_epoch` of them an epoch."""
     ends_above_zero = options.lr_scheduler_type == "cosine" and options.min_learning_rate > 0
     return get_scheduler(
         "cosine_with_min_lr" if ends_above_zero else SCHEDULES[options.lr_scheduler_type],
@@ -112,6 +113,27 @@ def make_schedule(
         num_training_steps=options.num_train_epochs * steps_per_epoch,
         scheduler_specific_kwargs={"min_lr": options.min_learning_rate} if ends_above_zero else None,
     )
+
+
+def step_optimiser(
+    accelerator: Accelerator, model: nn.Module, optimiser: torch.optim.Optimizer, max_grad_norm: float
+) -> bool:
+    """A step by the gradients that are there, which are cleared.
+
+    Args:
+        accelerator: knows whether the gradients of a step are complete, and whether float16 overflowed in them.
+        model: prepared; the norm of its gradients is clipped.
+        optimiser: prepared.
+        max_grad_norm: largest norm; 0: any.
+
+    Returns:
+        Whether the weights moved. Where they did not, schedule and average must stand still too.
+    """
+    if accelerator.sync_gradients and max_grad_norm:
+        accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimiser.step()
+    optimiser.zero_grad()
+    return accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped
 
 
 class WeightAverage:

@@ -29,26 +29,28 @@ from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import PRETRAINING_PRESETS, available_presets
-from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
+from mtcae_dfer.training.checkpoints import CHECKPOINTS_FOLDER, Progress, save_checkpoint
 from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
+from mtcae_dfer.training.data.sampling import draw_seed
 from mtcae_dfer.training.evaluation.predictions import normalise
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.initialisation import whiten_patch_embedding, whitening_positions
 from mtcae_dfer.training.loop import refuse_nan_loss
 from mtcae_dfer.training.model_folder import save_model_folder
-from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
+from mtcae_dfer.training.optimisation import make_optimiser, make_schedule, step_optimiser
 from mtcae_dfer.training.pretraining.arguments import PretrainingArguments, parse_pretraining_arguments
 from mtcae_dfer.training.pretraining.clips import (
+    DatasetVideos,
     UnlabelledClips,
     ViewConfig,
     count_short_videos,
     index_videos,
     open_videos,
+    warn_of_other_folds,
 )
 from mtcae_dfer.training.pretraining.objective import build_pretraining_model, mask_region, predict_masked
 from mtcae_dfer.training.pretraining.pictures import draw_reconstructions, reconstruct_frames
 from mtcae_dfer.training.running import (
-    CHECKPOINTS_FOLDER,
     OPTIONS_FILE,
     SYNTHETIC_DATA,
     Stopwatch,
@@ -62,7 +64,7 @@ from mtcae_dfer.training.running import (
     start_or_resume,
     write_options,
 )
-from mtcae_dfer.training.trackers import log_epoch, start_trackers
+from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
 logger = logging.get_logger(__name__)
 
@@ -78,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def pretrain(arguments: PretrainingArguments) -> dict[str, Any]:
     """Pre-trains, draws reconstructions and reports; returns the report's content."""
-    accelerator = make_accelerator(arguments.optimisation)
+    accelerator = make_accelerator(arguments.optimisation, trackers=chosen_trackers(arguments.optimisation))
     output_dir = Path(arguments.optimisation.output_dir)
     stopwatch = Stopwatch()
     model = build_pretraining_model(arguments.objective, arguments.optimisation.seed)
@@ -118,11 +120,14 @@ def open_clips(
     Raises:
         DatasetError: there are no readable videos, or too few.
     """
-    videos = open_videos(source, arguments.data.face_crop)
+    options = arguments.data
+    videos = open_videos(source, options.face_crop, options.protocol, options.fold)
+    if options.fold is None and isinstance(videos, DatasetVideos) and accelerator.is_main_process:
+        warn_of_other_folds(source, options.protocol)
     index_file = Path(arguments.optimisation.output_dir) / INDEX_FILE
     with accelerator.main_process_first():
         entries = index_videos(videos, index_file, source)
-    wanted = arguments.data.held_out_clips
+    wanted = options.held_out_clips
     if len(entries) <= wanted:
         raise DatasetError(
             f"--videos {source}: {len(entries)} readable videos leave none to train on beside {wanted} held-out ones; "
@@ -137,7 +142,7 @@ def open_clips(
             f"{short} of {len(entries)} videos are shorter than the {window} frames of a clip: they repeat frames."
         )
     needed = len(entries) * view.num_frames * 3 * view.size[0] * view.size[1]  # bytes of the decoded frames
-    keep = needed <= arguments.data.cache_frames_gb * 1e9
+    keep = needed <= options.cache_frames_gb * 1e9
     seed = arguments.optimisation.seed
     trained = [entry for place, entry in enumerate(entries) if place not in places]
     held_out = [entries[place] for place in sorted(places)]
@@ -266,7 +271,7 @@ def train_epoch(training: Pretraining, epoch: int) -> dict[str, Any]:
     """One pass over the training clips; returns mean losses over all processes, the learning rate and the seconds."""
     start, options, accelerator = time.perf_counter(), training.arguments.optimisation, training.accelerator
     # Every epoch starts from its own seed, so that a resumed run draws what an undisturbed one does.
-    set_seed(options.seed + 1 + epoch)
+    set_seed(draw_seed(options.seed, epoch))
     training.clips.set_epoch(epoch)
     training.loader.set_epoch(epoch)
     model = training.model.train()
@@ -278,11 +283,8 @@ def train_epoch(training: Pretraining, epoch: int) -> dict[str, Any]:
         )
         refuse_nan_loss(losses["loss"], batch, training.clips)
         accelerator.backward(losses["loss"])
-        if options.max_grad_norm:
-            accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        training.optimiser.step()
-        training.schedule.step()
-        training.optimiser.zero_grad()
+        if step_optimiser(accelerator, model, training.optimiser, options.max_grad_norm):
+            training.schedule.step()
         for name, loss in losses.items():
             sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
     means = {name: accelerator.reduce(total / len(training.loader), "mean").item() for name, total in sums.items()}

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments, parse_run_arguments
+from mtcae_dfer.training.checkpoints import CHECKPOINTS_FOLDER
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
 from mtcae_dfer.training.data.feature_cache import EncodedClips, FeatureCacheConfig, cache_features
 from mtcae_dfer.training.data.splits import Splits, load_rows, open_splits
@@ -50,7 +51,6 @@ from mtcae_dfer.training.loop import (
 )
 from mtcae_dfer.training.model_folder import save_model_folder
 from mtcae_dfer.training.running import (
-    CHECKPOINTS_FOLDER,
     OPTIONS_FILE,
     Stopwatch,
     checkpoint_activations,
@@ -63,7 +63,7 @@ from mtcae_dfer.training.running import (
     start_or_resume,
     write_options,
 )
-from mtcae_dfer.training.trackers import log_epoch, start_trackers
+from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
 
 # What a run writes besides its checkpoints and report, and what it may therefore replace.
 WRITTEN = ("features", PICTURE_FILE, PREDICTIONS_FILE, "model.safetensors", "config.json", OPTIONS_FILE)
@@ -76,18 +76,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def run(arguments: RunArguments) -> Report:
     """Trains, selects, tests and reports; returns the report's content."""
-    accelerator = make_accelerator(arguments.optimisation, arguments.optimisation.gradient_accumulation_steps)
-    output_dir = Path(arguments.optimisation.output_dir)
+    options = arguments.optimisation
+    accelerator = make_accelerator(options, options.gradient_accumulation_steps, chosen_trackers(options))
+    output_dir = Path(options.output_dir)
     stopwatch = Stopwatch()
-    claim_output_dir(output_dir, arguments.optimisation, accelerator, (CHECKPOINTS_FOLDER,), WRITTEN)
+    claim_output_dir(output_dir, options, accelerator, (CHECKPOINTS_FOLDER,), WRITTEN)
     write_options(arguments, output_dir, accelerator)
     start_trackers(accelerator, arguments)
     dataset_dir = arguments.data.dataset or make_synthetic_dataset(arguments.data, accelerator, stopwatch)
-    set_seed(arguments.optimisation.seed)
+    set_seed(options.seed)
     rows = load_rows(arguments, dataset_dir)
     model = build_model(arguments.model, class_names(rows["train"]))
     splits = open_splits(rows, arguments, model, dataset_dir)
-    if arguments.optimisation.gradient_checkpointing:
+    if options.gradient_checkpointing:
         checkpoint_activations(model)
     processor = make_processor(model.config, splits.train.crop, pretrained_source(arguments.model))
     with stopwatch.stage("training"):
@@ -99,7 +100,7 @@ def run(arguments: RunArguments) -> Report:
         write_report(results, output_dir)
         print(format_table(results))
         print(f"Model folder, report.json and report.png: {output_dir}")
-        push(output_dir, arguments.optimisation)
+        push(output_dir, options)
     accelerator.end_training()
     return results
 
@@ -114,7 +115,7 @@ def train(
 ) -> TrainingState:
     """Trains epoch by epoch; `output_dir` always holds the model of the best epoch on the validation clips."""
     options = arguments.optimisation
-    if arguments.model.whiten_patch_embedding and arguments.model.encoder is None:
+    if arguments.model.whiten_patch_embedding and pretrained_source(arguments.model) is None:
         first_epoch = splits.train.views([(position, 1) for position in whitening_positions(len(splits.train))])
         whiten_patch_embedding(model, normalise(processor, first_epoch["frames"]))
     train_clips, validation_clips = encode_once(accelerator, model, processor, splits, arguments)

@@ -35,6 +35,7 @@ from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import ScriptArguments, StepArguments, SyntheticArguments, flatten_options
 from mtcae_dfer.training.checkpoints import (
+    CHECKPOINTS_FOLDER,
     CheckpointError,
     Progress,
     find_checkpoint,
@@ -42,25 +43,38 @@ from mtcae_dfer.training.checkpoints import (
     refuse_other_architecture,
 )
 from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
+from mtcae_dfer.training.data.sampling import draw_seed
 from mtcae_dfer.training.errors import tell_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
 from mtcae_dfer.training.threads import share_threads
-from mtcae_dfer.training.trackers import chosen_trackers
 
 SYNTHETIC_NAME = "mtcae-synthetic"
 SYNTHETIC_DATA = "synthetic faces (drawn, no real people)"
-CHECKPOINTS_FOLDER, OPTIONS_FILE = "checkpoints", "options.yaml"
+OPTIONS_FILE = "options.yaml"
 MEMORY_ADVICE = (
     "lower --per_device_train_batch_size (and raise --gradient_accumulation_steps as much, for the same "
     "step), or add --gradient_checkpointing true, --bf16 true, --decoder_head_dim 64, --freeze_encoder true"
 )
 # Options that a resumed run may have otherwise than the one that was interrupted.
 FREE_OPTIONS = {
-    *("resume_from_checkpoint", "resume_with_changed_options", "overwrite_output_dir", "output_dir"),
-    *("save_total_limit", "save_seconds", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
-    *("dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("cache_features_dir", "cache_frames_gb", "frame_cache", "frame_cache_gb"),
+    "resume_from_checkpoint",
+    "resume_with_changed_options",
+    "overwrite_output_dir",
+    "output_dir",
+    "save_total_limit",
+    "save_seconds",
+    "save_steps",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "cache_features_dir",
+    "cache_frames_gb",
+    "frame_cache",
+    "frame_cache_gb",
 }
 
 
@@ -128,8 +142,13 @@ def held_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerator:
-    """The accelerator, for steps of `accumulation` batches; all processors work where there is no other device.
+def make_accelerator(options: StepArguments, accumulation: int = 1, trackers: list[str] | None = None) -> Accelerator:
+    """The accelerator; all processors work where there is no other device.
+
+    Args:
+        options: precision, seed of the order of clips, and output folder.
+        accumulation: batches that make one step.
+        trackers: of `chosen_trackers`.
 
     Raises:
         ValueError: what is asked for needs an accelerator, and there is none.
@@ -138,8 +157,11 @@ def make_accelerator(options: StepArguments, accumulation: int = 1) -> Accelerat
         mixed_precision="bf16" if options.bf16 else "fp16" if options.fp16 else "no",
         gradient_accumulation_steps=accumulation,
         # What follows from pinned memory: a batch is copied while the accelerator works on the one before.
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
-        log_with=chosen_trackers(options),
+        # The order of an epoch comes from the sum of data_seed and epoch: neighbouring seeds must lie far apart.
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True, data_seed=draw_seed(options.seed), non_blocking=True
+        ),
+        log_with=trackers,
         project_dir=options.output_dir,
     )
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and accelerator.distributed_type != "FSDP":

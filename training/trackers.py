@@ -9,14 +9,14 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mtcae_dfer.training.arguments import ScriptArguments, StepArguments
+from mtcae_dfer.training.arguments import ClipStepArguments, ScriptArguments
 
 PROJECT = "mtcae-dfer"
 # What `--report_to` takes -> the packages of which one must be installed.
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
-def chosen_trackers(options: StepArguments) -> list[str] | None:
+def chosen_trackers(options: ClipStepArguments) -> list[str] | None:
     """The trackers of `--report_to`, as Accelerate's `log_with` takes them.
 
     Raises:

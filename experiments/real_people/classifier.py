@@ -180,8 +180,11 @@ class StillTrainer:
 
     def save(self, file: Path) -> None:
         """A checkpoint, whole or not at all."""
-        parts = {"model": self.model, "average": self.average, "optimiser": self.optimiser}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
         with replacing(file) as temporary:
             torch.save(state | {"epoch": self.epoch, "step": self.step}, temporary)
 

@@ -149,6 +149,30 @@ def test_every_variant_of_every_axis_is_a_model(axis: str) -> None:
     assert len(set(built)) == len(built)
 
 
+@pytest.mark.parametrize(
+    ("words", "axis", "expected"),
+    [
+        (["--decoder_num_layers", "3"], "depth", {"L = 1", "L = 2", "L = 5"}),
+        (["--pooling", "mean"], "pooling", {"pooling: time", "pooling: time and place"}),
+        (["--decoder_head_dim", "64"], "head_width", {"head width 32", "head width 96"}),
+        (["--tasks", "face_box,expression"], "order", {"expression → box"}),
+    ],
+)
+def test_variants_differ_from_the_reference_as_the_runs_options_make_it(
+    words: list[str], axis: str, expected: set[str]
+) -> None:
+    preset = parse_run_arguments(["--model", "tiny", *words]).model
+    variants = ablate.plan_variants([axis], ablate.preset_config(preset))
+    assert {variant.title for variant in variants[1:]} == expected
+
+
+def test_variants_of_a_checkpoint_are_refused(small_run: Path, small_dataset: Path, tmp_path: Path, capsys) -> None:
+    words = ["--dataset", str(small_dataset), "--protocol", "folds:3", "--output_dir", str(tmp_path / "out")]
+    assert mtcae(["ablate", *words, "--model", str(small_run), "--axes", "depth"]) == 2
+    assert f"--model {small_run}: variants are built of a preset (finetune" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_axes_change_what_they_say() -> None:
     config = MTCAEConfig(**parse_run_arguments(["--model", "tiny"]).model.model_config)
     orders = [variant.arguments[1].split(",") for variant in ablate.order_variants(config)]

@@ -143,6 +143,17 @@ def test_labels_that_do_not_fit_are_refused(tasks: list[TaskDescription], told: 
     assert told in str(error.value)
 
 
+def test_two_tasks_of_other_action_units_need_keys_of_their_own() -> None:
+    rows = some_rows().add_column("action_unit_2", [[1.0, 0.0]] * 2)
+    first = TaskDescription("action_units", "multi_label", "frame", [1], output_names=["AU1"])
+    second = TaskDescription("b", "multi_label", "frame", [1], label_key="action_units", output_names=["AU2"])
+    told = r"tasks.b.output_names=\['AU2'\]: action_units takes other labels under label_key='action_units'; list all"
+    with pytest.raises(ValueError, match=told):
+        read_affect_labels(rows, [first, second])
+    second.output_names = ["AU1"]
+    assert read_affect_labels(rows, [first, second])["action_units"].flatten().tolist() == [0, 1, 0, 1]
+
+
 def test_figures_are_those_of_the_metrics() -> None:
     random = np.random.default_rng(0)
     predicted, true = random.uniform(-1, 1, (3, 5, 2)), random.uniform(-1, 1, (3, 5, 2))

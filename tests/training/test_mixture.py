@@ -1,12 +1,16 @@
 """Training on several data sets: shares of every batch, classes matched by name, indices over all clips."""
 
+import json
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 
+from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.votes import read_votes, vote_shares
 from mtcae_dfer.training.arguments import gather_lists, parse_also, parse_renames, parse_run_arguments
+from mtcae_dfer.training.data import splits
 from mtcae_dfer.training.data.augmentation import ClipChange
 from mtcae_dfer.training.data.mixture import MixedClips, MixtureSampler, match_classes
 from mtcae_dfer.training.evaluation.report import load_report
@@ -46,10 +50,15 @@ def test_a_share_of_less_than_a_clip_is_refused() -> None:
         MixtureSampler(PART_OF, [0.05, 0.25], batch_size=4)
 
 
-def rows_of(classes: list[str], names: list[str]) -> datasets.DatasetDict:
-    features = datasets.Features({"expression": datasets.ClassLabel(names=classes), "name": datasets.Value("string")})
-    expressions = [classes.index(name) for name in names]
-    columns = {"expression": expressions, "name": [f"{place}-{name}" for place, name in enumerate(names)]}
+def rows_of(classes: list[str], names: list[str], votes: list[str] | None = None) -> datasets.DatasetDict:
+    words = {column: datasets.Value("string") for column in ("name", "attributes")}
+    features = datasets.Features({"expression": datasets.ClassLabel(names=classes), **words})
+    told = [json.dumps({"votes": row, "place": "hall"}) for row in votes] if votes else ["{}"] * len(names)
+    columns = {
+        "expression": [classes.index(name) for name in names],
+        "name": [f"{place}-{name}" for place, name in enumerate(names)],
+        "attributes": told,
+    }
     return datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns, features=features)})
 
 
@@ -60,6 +69,32 @@ def test_classes_are_matched_by_name_whatever_their_order() -> None:
     assert matched["name"] == ["1-happy", "2-sadness", "3-happy"]
     assert matched["expression"] == [2, 1, 2]
     assert matched.features["expression"].names == ["neutral", "sadness", "happiness"]
+
+
+def test_votes_of_raters_take_the_classes_new_names() -> None:
+    votes = ["happy 4, sadness 2, unknown 3", "joy 1, happy 5, contempt 2", "contempt 9, happy 1", "neutral 3, happy 3"]
+    rows = rows_of(["happy", "joy", "sadness", "contempt"], ["happy", "joy", "contempt", "sadness"], votes)
+    classes = ["neutral", "sadness", "happiness"]
+    renames = parse_renames(["happy=happiness", "joy=happiness", "contempt="])
+    matched = match_classes(rows, classes, renames, "B")["train"]
+    assert matched["name"] == ["0-happy", "1-joy", "3-sadness"] and matched["expression"] == [2, 2, 1]
+    shares = vote_shares(read_votes(matched["name"], matched["attributes"], classes))
+    expected = torch.tensor([[0, 2 / 6, 4 / 6], [0, 0, 1], [3 / 6, 0, 3 / 6]])
+    torch.testing.assert_close(torch.from_numpy(shares), expected)
+    assert all(json.loads(told)["place"] == "hall" for told in matched["attributes"])
+
+
+def test_names_that_change_places_change_places_in_the_votes() -> None:
+    rows = rows_of(["fear", "anger"], ["fear", "anger"], ["fear 5, anger 1", "anger 6"])
+    matched = match_classes(rows, ["fear", "anger"], parse_renames(["fear=anger", "anger=fear"]), "B")["train"]
+    assert matched["expression"] == [1, 0]
+    assert read_votes(matched["name"], matched["attributes"], ["fear", "anger"]).tolist() == [[1, 5], [6, 0]]
+
+
+def test_votes_that_cannot_be_read_name_their_clip() -> None:
+    rows = rows_of(["fear", "anger"], ["fear", "anger"], ["fear 5", "anger six"])
+    with pytest.raises(DatasetError, match="1-anger: votes 'anger six'"):
+        match_classes(rows, ["panic", "anger"], parse_renames(["fear=panic"]), "B")
 
 
 def test_a_class_that_is_spelt_differently_is_named_with_the_way_out() -> None:
@@ -139,3 +174,25 @@ def test_a_run_on_two_data_sets_reports_both(small_dataset: Path, tmp_path: Path
     # Trained on the same clips twice, its two validations are one and the same.
     assert record["validation_uar/dataset"] == record["validation_uar"]
     assert record["validation_loss/dataset"] == record["validation_loss"]
+
+
+def test_who_is_tested_in_the_first_data_set_is_not_trained_on_in_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    clips = rows_of(["neutral", "anger"], ["neutral", "anger", "anger", "neutral"])["train"]
+    clips = clips.add_column("subject", ["01", "02", "01", "03"]).add_column("video", ["a", "b", "c", "d"])
+    monkeypatch.setattr(splits, "load_fold", lambda folder: datasets.DatasetDict({"train": clips}))
+    options = parse_run_arguments(["--also", "B:0.5"]).data
+
+    def left(held_out: set[str]) -> list[str]:
+        (further,) = splits.load_further_rows(options, ["neutral", "anger"], held_out).values()
+        return further["train"]["name"]
+
+    assert left({"01", "77"}) == ["1-anger", "3-neutral"]
+    told = (
+        "--also B: 2 training clips are left out, of subjects such as '01' whom the first data set validates or tests"
+    )
+    assert capsys.readouterr().err.startswith(told)
+    assert len(left({"77"})) == 4 and not capsys.readouterr().err
+    with pytest.raises(ValueError, match="--also B: no training clip is left"):
+        left({"01", "02", "03"})

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
+from mtcae_dfer.hub_dataset.loading.protocols import load_fold
 from mtcae_dfer.masked_tubelets import frames_from_targets, reconstruction_targets, restore_colours
+from mtcae_dfer.training import pretrain
 from mtcae_dfer.training.arguments import PRETRAINING_PRESETS, ModelArguments, parse_run_arguments
 from mtcae_dfer.training.initialisation import build_model
 from mtcae_dfer.training.pretrain import main
@@ -209,3 +211,16 @@ def test_the_published_recipe_reaches_the_optimiser() -> None:
         schedule.step()
     assert rates[0] == 0 and rates[5] == pytest.approx(3e-4 * 160 / 256) and max(rates) == rates[5]
     assert rates[100] == pytest.approx(1e-5 * 160 / 256)
+
+
+def test_a_fold_of_a_data_set_is_watched_and_a_skipped_step_leaves_the_schedule_alone(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As after gradients that overflow float16: the warm-up from zero has not begun.
+    monkeypatch.setattr(pretrain, "step_optimiser", lambda *parts: False)
+    words = ["--videos", str(small_dataset), "--protocol", "folds:3", "--fold", "fold_3", "--held_out_clips", "1"]
+    assert main([*words, "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    trained_on = list(load_fold(small_dataset, "folds:3", "fold_3")["train"]["name"])
+    assert report["videos"]["trained_on"] == 1 and set(report["videos"]["held_out"]) < set(trained_on)
+    assert report["history"][0]["learning_rate"] == 0.0

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
+from mtcae_dfer.hub_dataset.loading.protocols import resolve_protocol
 from mtcae_dfer.masked_tubelets import partition_regions
+from mtcae_dfer.training.pretraining import clips as pretraining_clips
 from mtcae_dfer.training.pretraining.clips import (
     UnlabelledClips,
     VideoEntry,
@@ -16,6 +19,7 @@ from mtcae_dfer.training.pretraining.clips import (
     draw_multi_scale_crop,
     index_videos,
     open_videos,
+    warn_of_other_folds,
     window_indices,
 )
 
@@ -146,8 +150,43 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_of_a_data_set_only_the_training_clips_are_watched(small_dataset: Path) -> None:
-    from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset
-
     rows = load_multitask_dataset(small_dataset)
     assert open_videos(str(small_dataset)).names == list(rows["train"]["name"])
     assert set(rows["test"]["name"]).isdisjoint(rows["train"]["name"])
+
+
+def test_who_finds_the_list_of_videos_does_not_write_it_again(small_corpus: Path, tmp_path: Path) -> None:
+    videos, index = open_videos(str(small_corpus / "videos")), tmp_path / "videos.jsonl"
+    counted, before = index_videos(videos, index, "videos"), index.stat()
+    assert index_videos(videos, index, "videos") == counted
+    after = index.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_of_a_fold_only_its_training_people_are_watched(small_dataset: Path) -> None:
+    subject_of = {
+        row["name"]: row["subject"] for rows in load_multitask_dataset(small_dataset).values() for row in rows
+    }
+    watched = []
+    for fold in resolve_protocol(small_dataset, "folds:3").folds:
+        names = open_videos(str(small_dataset), protocol="folds:3", fold=fold.name).names
+        assert {subject_of[name] for name in names} == {"S01", "S02", "S03"} - {*fold.validation, *fold.test}
+        watched.append(tuple(names))
+    assert len(set(watched)) == 3 and set(map(len, watched)) == {2}
+    assert open_videos(str(small_dataset), protocol="folds:3").names == list(watched[0])
+
+
+def test_several_folds_of_which_none_is_named_are_told(small_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pretraining_clips.logger, "warning", told.append)
+    warn_of_other_folds(str(small_dataset), None)  # a holdout has the one fold
+    assert told == []
+    warn_of_other_folds(str(small_dataset), "folds:3")
+    assert len(told) == 1 and "the training clips of fold_1 are watched" in told[0] and "--fold NAME" in told[0]
+    assert "\n" not in told[0]
+
+
+def test_a_folder_of_videos_has_no_folds(small_corpus: Path) -> None:
+    for options, told in (({"fold": "fold_1"}, "--fold fold_1"), ({"protocol": "folds:3"}, "--protocol folds:3")):
+        with pytest.raises(DatasetError, match=f"{told}: .* is no built data set and has no folds; leave it out"):
+            open_videos(str(small_corpus / "videos"), **options)

@@ -169,3 +169,11 @@ def test_a_crop_without_faces_is_one_line(tmp_path: Path, capsys: pytest.Capture
     words = words_of(tmp_path / "dataset", tmp_path / "run", "--tasks", "expression", "--train_on_all", "true")
     assert main([*words, "--face_crop", "true"]) == 2
     assert "has no face box in any training clip" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_trained_patch_embedding_is_not_whitened(small_run: Path, small_dataset: Path, tmp_path: Path) -> None:
+    words = words_of(small_dataset, tmp_path / "run", "--model", str(small_run), "--whiten_patch_embedding", "true")
+    assert main([*words, "--num_train_epochs", "1", "--learning_rate", "1e-12"]) == 0
+    name = "encoder.embeddings.patch_embeddings.projection.weight"
+    before, after = (load_file(folder / "model.safetensors")[name] for folder in (small_run, tmp_path / "run"))
+    assert torch.allclose(before, after, rtol=0, atol=1e-7)

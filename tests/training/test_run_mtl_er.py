@@ -17,7 +17,7 @@ from mtcae_dfer.training.affect import sequences as affect_data
 from mtcae_dfer.training.affect.arguments import parse_dependencies
 from mtcae_dfer.training.affect.frame_features import FrameFeatures, write_features
 from mtcae_dfer.training.affect.members import selection_score
-from mtcae_dfer.training.affect.sequences import AffectSequence
+from mtcae_dfer.training.affect.sequences import AffectSequence, attach_labels
 from mtcae_dfer.training.affect.testing import as_table, join_tasks, search_smoothing
 from mtcae_dfer.training.evaluation.metrics import concordance_correlation
 from mtcae_dfer.training.run_mtl_er import main
@@ -200,6 +200,11 @@ def test_dependencies_are_written_as_target_and_sources() -> None:
         (["--seeds", "0,0"], "different whole numbers"),
         (["--model", "huge"], "no preset; there are released, tiny"),
         (["--test_labels", ""], "--features needs --test_labels too"),
+        # Options of the other scripts, which would do nothing here.
+        (["--gradient_checkpointing", "true"], "--gradient_checkpointing: there is no such option"),
+        (["--dataloader_num_workers", "2"], "--dataloader_num_workers: there is no such option"),
+        (["--report_to", "tensorboard"], "--report_to: there is no such option"),
+        (["--save_seconds", "600"], "--save_seconds: there is no such option"),
     ],
 )
 def test_wrong_options_are_one_line(inputs: list[str], tmp_path: Path, capsys, more: list[str], told: str) -> None:
@@ -226,3 +231,32 @@ def test_a_video_in_two_splits_is_refused(inputs: list[str], tmp_path: Path, cap
 def test_two_runs_do_not_mix(finished: Path, inputs: list[str], capsys) -> None:
     assert main(words_of(inputs, finished)) == 2
     assert "holds a finished run" in capsys.readouterr().err
+
+
+def test_a_batch_whose_steps_were_all_skipped_leaves_the_schedule_alone(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_optimiser, moved = members.step_optimiser, []
+
+    def skip_the_first_batch(*parts) -> bool:
+        moved.append(step_optimiser(*parts) and len(moved) >= 2)  # 20 frames are two chunks of 16
+        return moved[-1]
+
+    monkeypatch.setattr(members, "step_optimiser", skip_the_first_batch)
+    words = [*inputs, "--output_dir", str(tmp_path / "run"), "--seeds", "0", "--single_tasks", "false"]
+    words += ["--num_train_epochs", "2", "--per_device_train_batch_size", "4", "--lr_scheduler_type", "constant"]
+    assert main([*words, "--warmup_epochs", "2", "--learning_rate", "1e-3"]) == 0
+    history = json.loads((tmp_path / "run" / "report.json").read_text())["members"]["multi_task-seed-0"]["history"]
+    # One batch an epoch: of the two steps from 0 to the peak the first was not taken.
+    assert [record["learning_rate"] for record in history] == pytest.approx([0.0, 0.5e-3])
+    assert moved == [False, False, True, True]
+
+
+def test_a_constant_feature_is_zero_however_it_is_rounded() -> None:
+    track = np.arange(7, dtype=np.float32)
+    features = np.stack([np.full(7, 0.1, np.float32), np.full(7, 1e6 + 0.1, np.float32), 1e4 + track], axis=1)
+    video = FrameFeatures(np.arange(7), features, "a")
+    (sequence,) = attach_labels({"a": video}, {"a": some_labels(7)}, normalise=True)
+    np.testing.assert_array_equal(sequence.features[:, :2], 0.0)
+    np.testing.assert_allclose(sequence.features[:, 2], (track - 3) / 2, rtol=1e-6)  # 0 to 6 deviate by 2
+    assert sequence.features.dtype == np.float32

@@ -27,14 +27,10 @@ from mtcae_dfer.training.affect.arguments import (
 )
 from mtcae_dfer.training.affect.sequences import AffectDataset, AffectSplits, lengthen, pad_videos
 from mtcae_dfer.training.affect.testing import validate
-from mtcae_dfer.training.checkpoints import Progress, save_checkpoint
-from mtcae_dfer.training.optimisation import make_optimiser, make_schedule
-from mtcae_dfer.training.running import (
-    CHECKPOINTS_FOLDER,
-    make_accelerator,
-    refuse_changed_options,
-    start_or_resume,
-)
+from mtcae_dfer.training.checkpoints import CHECKPOINTS_FOLDER, Progress, save_checkpoint
+from mtcae_dfer.training.data.sampling import draw_seed
+from mtcae_dfer.training.optimisation import make_optimiser, make_schedule, step_optimiser
+from mtcae_dfer.training.running import make_accelerator, refuse_changed_options, start_or_resume
 
 RESULT_FILE, MEMBERS_FOLDER = "result.json", "members"
 
@@ -128,7 +124,7 @@ def train_member(member: Member, splits: AffectSplits, arguments: AffectArgument
         unit="epoch",
         disable=not accelerator.is_main_process,
     ):
-        set_seed(options.seed + 1000 * member.seed + 1 + epoch)
+        set_seed(draw_seed(options.seed, member.seed, epoch))
         loader.set_epoch(1000 * member.seed + epoch)
         plain_model = accelerator.unwrap_model(model)
         if options.true_label_decay:
@@ -148,26 +144,24 @@ def train_member(member: Member, splits: AffectSplits, arguments: AffectArgument
 
 
 def train_epoch(training: MemberTraining) -> dict[str, Any]:
-    """One pass over the training videos with a step for every chunk; returns mean losses."""
+    """One pass over the training videos: a step for every chunk, one of the schedule for a batch; gives mean losses."""
     accelerator, model, options = training.accelerator, training.model.train(), training.options
     sums: dict[str, float] = {}
     steps = 0
     for batch in training.loader:
-        state = None
+        state, moved = None, False
         for chunk in cut_into_chunks(batch, accelerator.unwrap_model(model).config.chunk_length, accelerator):
             outputs = model(**chunk, state=state)
             if not torch.isfinite(outputs.loss):
                 raise ValueError(f"the loss is {outputs.loss.item()}: lower --learning_rate, or look at the features")
             accelerator.backward(outputs.loss)
-            if options.max_grad_norm:
-                accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-            training.optimiser.step()
-            training.optimiser.zero_grad()
+            moved |= step_optimiser(accelerator, model, training.optimiser, options.max_grad_norm)
             state = outputs.state
             steps += 1
             for name, loss in {"train_loss": outputs.loss, **outputs.task_losses}.items():
                 sums[name] = sums.get(name, 0.0) + loss.item()
-        training.schedule.step()
+        if moved:
+            training.schedule.step()
     means = {name: total / steps for name, total in sums.items()}
     return {
         "train_loss": means.pop("train_loss"),

@@ -105,7 +105,7 @@ def attach_labels(
     Args:
         features: of every video, by its name, with or without a file's suffix.
         labels: of the videos of one split.
-        normalise: every feature gets mean 0 and deviation 1 over the video's labelled frames.
+        normalise: every feature gets mean 0 and deviation 1 over the video's labelled frames; a constant one gets 0.
 
     Raises:
         FeatureError: a labelled video or frame has no features.
@@ -118,10 +118,11 @@ def attach_labels(
             raise FeatureError(f"{name} has labels, but no features: extract features of all labelled videos.")
         vectors = take_frames(video, told.frame_indices)
         if normalise:
-            # A constant feature becomes 0.
-            deviations = vectors.std(axis=0)
-            centred = vectors - vectors.mean(axis=0)
-            vectors = (centred / np.where(deviations > 0, deviations, 1.0)).astype(np.float32)
+            # A constant feature becomes 0: not even its deviation is 0 once the mean is rounded.
+            constant = (vectors == vectors[:1]).all(axis=0)
+            values = vectors.astype(np.float64)
+            centred = values - values.mean(axis=0)
+            vectors = np.where(constant, 0.0, centred / np.where(constant, 1.0, values.std(axis=0))).astype(np.float32)
         sequences.append(AffectSequence(name, vectors, told))
     return sequences
 

@@ -54,18 +54,25 @@ def read_affect_labels(
             or two tasks want different labels under one key.
     """
     labels: dict[str, torch.Tensor] = {}
+    owners: dict[str, TaskDescription] = {}
     for task in affect_tasks(tasks):
-        # T numbers a column -> (N, T, columns)
-        values = np.stack([_read_column(rows, task, name, optional) for name in _columns_of(task)], axis=-1)
-        if task.per == "clip":
-            values = _over_frames(values, any_frame=_kind_of_labels(task) == ACTION_UNITS)
-        wanted = torch.from_numpy(values)
-        before = labels.setdefault(label_key(task), wanted)
-        if before.shape != wanted.shape:
+        columns, kind = _columns_of(task), _kind_of_labels(task)
+        owner = owners.setdefault(label_key(task), task)
+        if owner.per != task.per:
             raise ValueError(
                 f"tasks.{task.name}.label_key={task.label_key!r}: another task takes other labels by this name; "
-                f"call those of clips {CLIP_PREFIX}{_kind_of_labels(task)}"
+                f"call those of clips {CLIP_PREFIX}{kind}"
             )
+        if _columns_of(owner) != columns:
+            raise ValueError(
+                f"tasks.{task.name}.output_names={task.output_names}: {owner.name} takes other labels under "
+                f"label_key={task.label_key!r}; list all units in one task"
+            )
+        # T numbers a column -> (N, T, columns)
+        values = np.stack([_read_column(rows, task, name, optional) for name in columns], axis=-1)
+        if task.per == "clip":
+            values = _over_frames(values, any_frame=kind == ACTION_UNITS)
+        labels[label_key(task)] = torch.from_numpy(values)
     return labels
 
 

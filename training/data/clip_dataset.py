@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import datasets
-import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
@@ -35,7 +34,7 @@ from mtcae_dfer.training.data.frame_cache import (
     FrameCache,
     FrameCacheConfig,
 )
-from mtcae_dfer.training.data.sampling import FrameWindow
+from mtcae_dfer.training.data.sampling import FrameWindow, seeded_generator
 from mtcae_dfer.video_reading import probe_video, read_clip
 
 
@@ -152,7 +151,7 @@ class ClipDataset(Dataset):
     def _change(self, index: int, epoch: int | None) -> ClipChange:
         if epoch is None or self.augmentation is None:
             return ClipChange()
-        generator = clip_generator(self.seed, epoch, index)
+        generator = seeded_generator(self.seed, epoch, index)
         if self.window is not None:
             self.window.draw(self.labels["face_found"].shape[1], generator)  # drawn first, in `_labels`
         return draw_change(self.augmentation, generator)
@@ -166,7 +165,7 @@ class ClipDataset(Dataset):
         if epoch is None:
             places = self.window.spread(count, self.segments)
         else:
-            places = self.window.draw(count, clip_generator(self.seed, epoch, index))
+            places = self.window.draw(count, seeded_generator(self.seed, epoch, index))
         return {name: value[places] if name in self.frame_labels else value for name, value in labels.items()}, places
 
     def _read(self, index: int) -> torch.Tensor:
@@ -232,13 +231,6 @@ def change_batch(batch: dict[str, torch.Tensor], changes: Sequence[ClipChange]) 
         return batch
     clips = LabelledFrames(batch["frames"], batch["face_boxes"], batch["face_landmarks"])
     return batch | vars(change_clips(clips, changes))
-
-
-def clip_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """The source of all randomness of one clip in one epoch, the same in whatever process loads it."""
-    # A hash of the three numbers, so that neighbouring epochs and clips share nothing.
-    entropy = np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(entropy))
 
 
 def read_labels(rows: datasets.Dataset) -> dict[str, torch.Tensor]:

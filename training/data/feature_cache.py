@@ -1,14 +1,15 @@
 """Outputs of a frozen encoder, kept on the disk: every clip is encoded once, and decoders train from the files.
 
 The files are named by a digest of all that decides their content, so that runs with other decoders share them and a
-changed encoder, data set or augmentation never meets old features.
+changed encoder, data set or augmentation never meets old features. They count from the moment that `complete.json`
+stands beside them, which is written last. Of several runs that lack them one writes, and the others wait for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mtcae_dfer.hub_dataset.files import write_json
 from mtcae_dfer.hub_dataset.votes import VOTES
 from mtcae_dfer.modeling_encoders import encode_clips
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
+from mtcae_dfer.training.data.frame_cache import lock_folder
 from mtcae_dfer.training.evaluation.predictions import normalise
 
 ARRAYS = ("encoded", "face_boxes", "face_landmarks")
@@ -89,14 +93,23 @@ def cache_features(
 
     Raises:
         ValueError: the encoder is trained.
+        OSError: the folder cannot be written.
     """
     if any(parameter.requires_grad for parameter in model.encoder.parameters()):
         raise ValueError("--cache_features: needs --freeze_encoder, since features of a trained encoder change")
     views = config.views if clips.augmentation is not None else 1
     folder = config.folder / _digest(model, processor, clips, views, config.dtype, accelerator.mixed_precision)
-    if not (folder / COMPLETE_FILE).is_file():
-        _encode_all(model, processor, clips, views, config, folder, accelerator)
+    if not _is_complete(folder):
+        # The processes of a run write together: the main one holds the folder for all of them.
+        with lock_folder(folder) if accelerator.is_main_process else nullcontext():
+            if not _is_complete(folder):  # nor has another run written them while this one waited
+                _encode_all(model, processor, clips, views, config, folder, accelerator)
     return EncodedClips(clips, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all features are there, as the main process sees it: processes must not decide differently."""
+    return broadcast_object_list([(folder / COMPLETE_FILE).is_file()])[0]
 
 
 def _digest(
@@ -113,6 +126,7 @@ def _digest(
         model.config.encoder_config.to_dict(),
         processor.to_dict(),
         clips.names,
+        clips.rows["sha256"],
         clips.rows["frame_indices"],
         clips.size,
         augmentation,
@@ -144,10 +158,10 @@ def _encode_all(
         "face_landmarks": (frames, 5, 2),
     }
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, shape in shapes.items():
             dtype = config.dtype if name == "encoded" else "float32"
             file = folder / f"{name}.npy"
+            file.unlink(missing_ok=True)  # of a stopped run, whose last processes may still write to it
             np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(len(clips), views, *shape)).flush()
     accelerator.wait_for_everyone()
     files = {name: folder / f"{name}.npy" for name in shapes}
@@ -168,7 +182,5 @@ def _encode_all(
         array.flush()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        partial = folder / f".{COMPLETE_FILE}"
-        partial.write_text(json.dumps({"clips": len(clips), "views": views, "dtype": config.dtype}), encoding="utf-8")
-        os.replace(partial, folder / COMPLETE_FILE)
+        write_json(folder / COMPLETE_FILE, {"clips": len(clips), "views": views, "dtype": config.dtype})
     accelerator.wait_for_everyone()

@@ -18,12 +18,11 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -162,7 +161,15 @@ class FrameCache:
         there = self._checked_clips(wanted)
         missing = [index for index, clip in enumerate(wanted) if clip.name not in there]
         if missing:
-            with self._written_by_one(len(missing), len(wanted)):
+            try:
+                lock = lock_folder(self.folder)
+            except OSError as error:
+                raise FrameCacheError(
+                    f"{self.folder}: lacks {len(missing)} of {len(wanted)} clips and cannot be written "
+                    f"({error.strerror}); choose another folder, or make the cache where it can be written (mtcae "
+                    "dataset cache-frames)"
+                ) from error
+            with lock:
                 there = self._checked_clips(wanted)
                 missing = [index for index, clip in enumerate(wanted) if clip.name not in there]
                 self._write(wanted, missing, read)
@@ -175,21 +182,6 @@ class FrameCache:
             if clip.name in there:
                 there[clip.name].refuse_unlike(clip, self.folder)
         return there
-
-    @contextmanager
-    def _written_by_one(self, missing: int, count: int) -> Iterator[None]:
-        """Waits until no other process writes to the folder, and keeps others out."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / LOCK_FILE, "a")
-        except OSError as error:
-            raise FrameCacheError(
-                f"{self.folder}: lacks {missing} of {count} clips and cannot be written ({error.strerror}); choose "
-                "another folder, or make the cache where it can be written (mtcae dataset cache-frames)"
-            ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _write(self, wanted: Sequence[CachedClip], missing: Sequence[int], read: Callable[[int], torch.Tensor]) -> None:
         if not missing:
@@ -234,3 +226,18 @@ class FrameCache:
             for position, (clip, pixels) in enumerate(zip(clips, frames, strict=True))
         ]
         write_json(file.with_suffix(".json"), described)
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Makes a folder of a cache, waits until no other process writes to it, and keeps others out.
+
+    Returns:
+        An open file: the others are let in when it is closed, or when the process ends.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / LOCK_FILE, "a")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import datasets
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from mtcae_dfer.hub_dataset.votes import VOTES, read_votes
 from mtcae_dfer.training.data.augmentation import ClipChange
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
-from mtcae_dfer.training.data.sampling import draw_by_shuffles
+from mtcae_dfer.training.data.sampling import draw_by_shuffles, seeded_generator
 
 
 def match_classes(
     rows: datasets.DatasetDict, classes: Sequence[str], renames: dict[str, str], folder: str
 ) -> datasets.DatasetDict:
-    """The rows with the class ids of `classes`, matched by name.
+    """The rows with the class ids of `classes`, matched by name; votes of raters get the same names.
 
     Args:
         rows: splits of a further data set.
@@ -25,7 +28,7 @@ def match_classes(
         folder: of the further data set, for messages.
 
     Raises:
-        ValueError: the data set has a class of another name, or none in common.
+        ValueError: the data set has a class of another name, or none in common, or a row's votes cannot be read.
     """
     own = class_names(next(iter(rows.values())))
     wanted = [renames.get(name, name) for name in own]
@@ -41,11 +44,41 @@ def match_classes(
     matched = {}
     for split, clips in rows.items():
         kept = [place for place, label in enumerate(clips["expression"]) if wanted[label]]
-        labels = [classes.index(wanted[label]) for label in clips["expression"] if wanted[label]]
-        # A new column takes the old one's place: the videos are not read for it.
-        chosen = clips.select(kept).remove_columns("expression").add_column("expression", labels, feature=feature)
-        matched[split] = chosen
+        labels = [classes.index(wanted[label]) if wanted[label] else -1 for label in clips["expression"]]
+        # New columns take the old ones' places before clips are left out: the videos are not read for it.
+        told = clips.remove_columns("expression").add_column("expression", labels, feature=feature)
+        if renames:
+            attributes = rename_votes(list(clips["name"]), list(clips["attributes"]), [*own, *classes], renames)
+            told = told.remove_columns("attributes").add_column("attributes", attributes)
+        matched[split] = told.select(kept)
     return datasets.DatasetDict(matched)
+
+
+def rename_votes(
+    names: Sequence[str], attributes: Sequence[str], classes: Sequence[str], renames: dict[str, str]
+) -> list[str]:
+    """The column "attributes" with other names in its votes.
+
+    Args:
+        names: the column "name", for messages.
+        attributes: JSON objects.
+        classes: what raters could see, by the old names; votes for anything else do not count and go.
+        renames: new names by old ones; two that get one name are added up, votes for "" go.
+
+    Raises:
+        DatasetError: a row's votes cannot be read; the message names it.
+    """
+    voted = list(dict.fromkeys([*classes, *renames]))
+    renamed = []
+    for told, row in zip(attributes, read_votes(names, attributes, voted), strict=True):
+        values = json.loads(told)
+        if VOTES in values:
+            counts: Counter[str] = Counter()
+            for name, count in zip(voted, row, strict=True):
+                counts[renames.get(name, name)] += int(count)
+            values[VOTES] = ", ".join(f"{name} {count}" for name, count in counts.items() if name and count)
+        renamed.append(json.dumps(values, ensure_ascii=False))
+    return renamed
 
 
 class MixedClips(Dataset):
@@ -133,7 +166,7 @@ class MixtureSampler(Sampler[int]):
         return self.batches * sum(self.counts)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = seeded_generator(self.seed, self.epoch)
         drawn = []
         for number, count in enumerate(self.counts):
             members = (self.part_of == number).nonzero().flatten()

@@ -1,6 +1,6 @@
 """The order in which a run sees its clips, and which of their frames.
 
-Both are functions of seed, epoch and clip alone, so that a run can be taken up anywhere.
+Both are functions of seed, epoch and clip alone, so that a run can be taken up anywhere; so is all that a step draws.
 """
 
 from __future__ import annotations
@@ -8,8 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """The source of all randomness that belongs to these numbers, such as seed, epoch and clip, in whatever process."""
+    # A hash of the numbers, so that neighbouring seeds, epochs and clips share nothing.
+    entropy = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(entropy))
+
+
+def draw_seed(*numbers: int) -> int:
+    """The seed that belongs to these numbers, for what takes a seed and no generator."""
+    return int(torch.randint(2**31, (), generator=seeded_generator(*numbers)))
 
 
 class EpochSampler(Sampler[int]):
@@ -45,7 +58,7 @@ class EpochSampler(Sampler[int]):
 
     def order(self) -> list[int]:
         """The epoch's positions, all of them."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = seeded_generator(self.seed, self.epoch)
         if self.balanced:
             members = [(self.labels == label).nonzero().flatten() for label in self.labels.unique()]
             share = -(-len(self.labels) // len(members))

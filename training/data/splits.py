@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from mtcae_dfer.hub_dataset.building.report import read_build_report
+from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT
 from mtcae_dfer.hub_dataset.folds import SPLITS
 from mtcae_dfer.hub_dataset.loading.protocols import fold_title, load_fold
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
@@ -92,8 +94,16 @@ def refuse_missing_classes(rows: datasets.DatasetDict, dataset_dir: str) -> None
             print(f"Warning: no {split} clip of {', '.join(missing)}; the UAR leaves such classes out", file=sys.stderr)
 
 
-def load_further_rows(options: DataArguments, classes: list[str]) -> dict[FurtherData, datasets.DatasetDict]:
+def load_further_rows(
+    options: DataArguments, classes: list[str], held_out: Set[str]
+) -> dict[FurtherData, datasets.DatasetDict]:
     """The rows of the data sets of `--also`, as they were built, with the class ids of the first data set.
+
+    Args:
+        options: of the run.
+        classes: of the first data set, in the order of their ids.
+        held_out: subjects of the first data set that must stay unseen. A further data set may show the same people in
+            other recordings: training clips of subjects of these names are left out, and counted.
 
     Raises:
         ValueError: one has no videos or no training clips, or its classes do not match.
@@ -105,7 +115,20 @@ def load_further_rows(options: DataArguments, classes: list[str]) -> dict[Furthe
         refuse_missing_videos(rows, source.folder, "a data set of --also must hold them")
         if "train" not in rows:
             raise ValueError(f"--also {source.folder}: has no training clips")
-        loaded[source] = match_classes(rows, classes, renames, source.folder)
+        rows = match_classes(rows, classes, renames, source.folder)
+        subjects = rows["train"]["subject"]
+        kept = [place for place, subject in enumerate(subjects) if subject not in held_out]
+        if len(kept) < len(subjects):
+            known = next(subject for subject in subjects if subject in held_out)
+            print(
+                f"--also {source.folder}: {len(subjects) - len(kept)} training clips are left out, of subjects such as "
+                f"{known!r} whom the first data set validates or tests",
+                file=sys.stderr,
+            )
+            if not kept:
+                raise ValueError(f"--also {source.folder}: no training clip is left; build it with other subject names")
+            rows["train"] = rows["train"].select(kept)
+        loaded[source] = rows
     return loaded
 
 
@@ -125,7 +148,9 @@ def open_splits(
             f"{dataset_dir} has no {' and no '.join(missing)} clips: build it with subjects, or pass --train_on_all"
         )
     names = ("train", "train", "train") if options.train_on_all else SPLITS
-    others = load_further_rows(options, class_names(rows["train"]))
+    unseen = () if options.train_on_all else ("validation", "test")
+    held_out = {subject for name in unseen for subject in rows[name]["subject"]} - {UNKNOWN_SUBJECT}
+    others = load_further_rows(options, class_names(rows["train"]), held_out)
     for folder, clips in {dataset_dir: rows, **{source.folder: clips for source, clips in others.items()}}.items():
         check_frames(clips["train"].features["frame_indices"].length, model.config, folder, options.frame_stride)
     needed = sum(frames_in_memory(rows[name], size) for name in set(names))

@@ -10,8 +10,9 @@ from mtcae_dfer.configuration_common import require
 from mtcae_dfer.configuration_lgi_former import RECONSTRUCTION_TARGETS
 from mtcae_dfer.training.arguments import (
     PRETRAINING_PRESETS,
+    ClipStepArguments,
     FaceCropArguments,
-    StepArguments,
+    ProtocolArguments,
     SyntheticArguments,
     check_face_crop,
     check_step_arguments,
@@ -22,7 +23,7 @@ from mtcae_dfer.training.arguments import (
 
 
 @dataclass
-class VideoArguments(FaceCropArguments, SyntheticArguments):
+class VideoArguments(FaceCropArguments, ProtocolArguments, SyntheticArguments):
     """Which videos are watched, and what of them."""
 
     videos: str | None = option(
@@ -79,7 +80,7 @@ class ObjectiveArguments:
 
 
 @dataclass
-class PretrainingStepArguments(StepArguments):
+class PretrainingStepArguments(ClipStepArguments):
     """How it is trained, and what is drawn on the way."""
 
     picture_epochs: int = option(0, "Epochs between two pictures of reconstructions; 0 = one at the end.")
@@ -117,7 +118,8 @@ def check_pretraining_arguments(options: dict[str, Any]) -> None:
     check_face_crop(options)
     rule = "cannot be combined with --crop_box, which cuts all videos alike"
     require(not (options["face_crop"] and options["crop_box"]), "--face_crop", True, rule)
-    for name, least in (("held_out_clips", 1), ("picture_epochs", 0), ("cache_frames_gb", 0)):
+    lowest = {"held_out_clips": 1, "picture_epochs": 0, "cache_frames_gb": 0, "dataloader_num_workers": 0}
+    for name, least in lowest.items():
         require(options[name] >= least, f"--{name}", options[name], f"must be at least {least}")
     stride, box, scales = options["frame_stride"], options["crop_box"], options["crop_scales"]
     require(stride is None or stride >= 1, "--frame_stride", stride, "must be at least 1")

@@ -19,14 +19,17 @@ from transformers.utils import logging
 from mtcae_dfer.face_crop import FaceCrop, face_crop
 from mtcae_dfer.face_geometry import boxes_to_pixels
 from mtcae_dfer.hub_dataset.building.report import REPORT_FILE as BUILD_REPORT_FILE
+from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.clips import DatasetError
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.hub_dataset.loading.load import clip_bytes, load_multitask_dataset
+from mtcae_dfer.hub_dataset.loading.load import clip_bytes
+from mtcae_dfer.hub_dataset.loading.protocols import AS_BUILT, load_fold, resolve_protocol
 from mtcae_dfer.hub_dataset.schema import labels_from_row
 from mtcae_dfer.masked_tubelets import Grid, stratified_tube_mask
-from mtcae_dfer.training.data.clip_dataset import FaceCropConfig, clip_generator
+from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.data.frame_cache import READING_THREADS
+from mtcae_dfer.training.data.sampling import seeded_generator
 from mtcae_dfer.video_reading import (
     VideoReadingError,
     probe_video,
@@ -59,11 +62,17 @@ class FolderVideos:
 
 
 class DatasetVideos:
-    """The training clips of a built data set; of their labels a crop looks at the faces, and nothing at the rest."""
+    """The training clips of a built data set; of their labels a crop looks at the faces, and nothing at the rest.
 
-    def __init__(self, dataset_dir: Path) -> None:
+    Args:
+        dataset_dir: folder of the data set.
+        protocol: how its subjects are divided; None: as it was built.
+        fold: name of a fold of the protocol; None: the first.
+    """
+
+    def __init__(self, dataset_dir: Path, protocol: str | None = None, fold: str | None = None) -> None:
         # Test clips stay unseen, even without their labels.
-        self.rows = load_multitask_dataset(dataset_dir)["train"]
+        self.rows = load_fold(dataset_dir, protocol, fold)["train"]
         self.names = list(self.rows["name"])
 
     def __getitem__(self, index: int) -> bytes:
@@ -79,22 +88,52 @@ class DatasetVideos:
 VideoCollection: TypeAlias = FolderVideos | DatasetVideos  # videos by number, as `read_clip` takes them
 
 
-def open_videos(source: str, needs_faces: bool = False) -> VideoCollection:
+def open_videos(
+    source: str, needs_faces: bool = False, protocol: str | None = None, fold: str | None = None
+) -> VideoCollection:
     """The videos of a folder tree, or of a data set that `mtcae dataset build` wrote.
 
+    Args:
+        source: the folder.
+        needs_faces: whether a face crop is asked for.
+        protocol: how the subjects of a data set are divided; None: as it was built.
+        fold: name of a fold of the protocol, whose training clips are taken; None: the first.
+
     Raises:
-        DatasetError: there is no such folder, it holds no video, or a face crop is asked for and it has no labels.
+        DatasetError: there is no such folder, it holds no video, a face crop or a fold is asked for and it is no data
+            set, or the data set has no such protocol or fold.
     """
     folder = Path(source)
     if not folder.is_dir():
         raise DatasetError(f"--videos {source}: is no folder; give a folder of videos or of a built data set")
     is_dataset = (folder / BUILD_REPORT_FILE).is_file()
-    videos: VideoCollection = DatasetVideos(folder) if is_dataset else FolderVideos(folder)
+    if not is_dataset and (protocol or fold):
+        option = f"--protocol {protocol}" if protocol else f"--fold {fold}"
+        raise DatasetError(f"{option}: {source} is no built data set and has no folds; leave it out")
+    videos: VideoCollection = DatasetVideos(folder, protocol, fold) if is_dataset else FolderVideos(folder)
     if not videos.names:
         raise DatasetError(f"--videos {source}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
     if needs_faces and isinstance(videos, FolderVideos):
         raise DatasetError(f"--face_crop true: {source} has no face boxes; build a data set of it, or leave it out")
     return videos
+
+
+def warn_of_other_folds(source: str, protocol: str | None) -> None:
+    """Warns of a data set of several folds: the training people of the first are tested in the others.
+
+    Args:
+        source: folder of the data set, whose first fold was taken because none is named.
+        protocol: how its subjects are divided; None: as it was built.
+    """
+    if protocol in (None, AS_BUILT):
+        names = [fold["name"] for fold in read_build_report(source).protocol["folds"]]
+    else:
+        names = [fold.name for fold in resolve_protocol(source, protocol).folds]
+    if len(names) > 1:
+        logger.warning(
+            f"--videos {source}: the training clips of {names[0]} are watched, and those people are tested in others "
+            f"of the {len(names)} folds: give the encoder to {names[0]} alone, and pre-train one for each --fold NAME"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,8 +164,9 @@ def index_videos(videos: VideoCollection, index_file: Path, source: str) -> list
         with ThreadPoolExecutor(READING_THREADS) as readers:
             found = readers.map(partial(_probe, videos), range(count))
             entries = list(tqdm(found, total=count, desc="Counting frames", unit="video"))
-    with replacing(index_file) as temporary:
-        temporary.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries), encoding="utf-8")
+        # Who counted writes: other processes of the run read the file at this very time.
+        with replacing(index_file) as temporary:
+            temporary.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries), encoding="utf-8")
     readable = [entry for entry in entries if not entry.problem]
     problems = [entry.problem for entry in entries if entry.problem]
     told = "; ".join(problems[:NAMED_PROBLEMS]) + (f"; all in {index_file}" if len(problems) > NAMED_PROBLEMS else "")
@@ -234,7 +274,7 @@ class UnlabelledClips(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip: frames uint8 (T, 3, H, W), bool_masked_pos (N,) in raster order, index."""
-        generator = clip_generator(self.seed, 0 if self.fixed else self.epoch, index)
+        generator = seeded_generator(self.seed, 0 if self.fixed else self.epoch, index)
         view = self.view
         frames = self.frames[index] if self.frames is not None else self._read_or_replace(index, generator)
         if not self.fixed:
