@@ -5,7 +5,7 @@ A Space needs the package among its requirements; without MTCAE_MODEL the page t
 
 import os
 
-from mtcae_dfer.inference.page import make_app
+from mtcae_dfer.inference.page import serve_page
 
 if __name__ == "__main__":
-    make_app(os.environ.get("MTCAE_MODEL")).launch()
+    serve_page(os.environ.get("MTCAE_MODEL"))

@@ -57,9 +57,21 @@ FORWARD_ARGUMENTS = (
 )
 # Names beside the fields that config files and `from_pretrained` hand to a config.
 EXTRA_CONFIG_NAMES = {
-    *("auto_map", "custom_pipelines", "model_type", "name_or_path", "_name_or_path", "_commit_hash"),
-    *("num_labels", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions"),
-    *("use_cache", "quantization_config", "_attn_implementation_internal", "_experts_implementation_internal"),
+    "auto_map",
+    "custom_pipelines",
+    "model_type",
+    "name_or_path",
+    "_name_or_path",
+    "_commit_hash",
+    "num_labels",
+    "torch_dtype",
+    "attn_implementation",
+    "experts_implementation",
+    "output_attentions",
+    "use_cache",
+    "quantization_config",
+    "_attn_implementation_internal",
+    "_experts_implementation_internal",
 }
 
 
@@ -374,6 +386,12 @@ class MTCAEConfig(PreTrainedConfig):
     def expression_task(self) -> TaskDescription | None:
         """The task whose output is `logits`: the one called "expression", if there is one."""
         return next((task for task in self.task_descriptions if task.name == "expression"), None)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the expressions, in the order of their scores."""
+        numbered = sorted((int(number), name) for number, name in (self.id2label or {}).items())
+        return [name for _, name in numbered]
 
     @property
     def _encoder(self) -> Any:

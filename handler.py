@@ -31,7 +31,7 @@ PARAMETERS = (
     "min_face",
     "margin",
 )
-SMALLEST_WINDOW = 0.2  # seconds between two windows: fewer would let one request keep the machine busy for hours
+LEAST_SECONDS = 0.2  # of a window, and between two: fewer would let one request keep the machine busy for hours
 
 
 class RequestError(ValueError):
@@ -113,9 +113,12 @@ class EndpointHandler:
             self.pipeline._sanitize_parameters(**parameters)
         except (TypeError, ValueError) as error:
             raise RequestError("bad_parameters", str(error)) from error
-        for name in ("window_seconds", "hop_seconds"):
-            if parameters.get(name) is not None and parameters[name] < SMALLEST_WINDOW:
-                raise RequestError("bad_parameters", f"{name}={parameters[name]}: at least {SMALLEST_WINDOW} here")
+        times = {name: parameters.get(name) for name in ("window_seconds", "hop_seconds")}
+        if times["hop_seconds"] is None and times["window_seconds"] is not None:
+            times["hop_seconds (by default half a window)"] = times["window_seconds"] / 2
+        for name, seconds in times.items():
+            if seconds is not None and seconds < LEAST_SECONDS:
+                raise RequestError("bad_parameters", f"{name}={seconds}: at least {LEAST_SECONDS} here")
         return parameters
 
     def _video(self, inputs: Any) -> bytes | str:

@@ -177,7 +177,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
                 "track": number,
                 "start": round(spans[key][0], 3),
                 "end": round(spans[key][1], 3),
-                "windows": person_windows(clips.get(key, []), spans[key], options, self._names()),
+                "windows": person_windows(clips.get(key, []), spans[key], options, self.model.config.class_names),
             }
             for key, number in reading.numbers.items()
         ]
@@ -242,15 +242,11 @@ class FacialExpressionTimelinePipeline(Pipeline):
         numbers = reading.numbers
         people = []
         for clip in clips:
-            window = window_of_clips([clip], clip.start, clip.end, self._names())
+            window = window_of_clips([clip], clip.start, clip.end, self.model.config.class_names)
             if clip.track in numbers and window["face_seconds"] >= options.min_seconds:
                 people.append({"track": numbers[clip.track], "window": keep_top(window, options.top_k)})
         latency = round(time.perf_counter() - arrival, 4)
         return {"start": round(span[0], 3), "end": round(span[1], 3), "latency": latency, "people": people}
-
-    def _names(self) -> list[str]:
-        names = self.model.config.id2label or {}
-        return [name for _, name in sorted(names.items(), key=lambda entry: int(entry[0]))]
 
     def _variant(self, int8: bool, compiled: bool) -> Any:
         """The model as it is, or quantised, or compiled, or both; each is made once."""

@@ -87,8 +87,8 @@ class MTCAEVideoProcessorKwargs(VideosKwargs, total=False):
         face_crop_margin: what is added on every side of the face, as a share of its size.
         face_crop_rise: how far the crop stands above the face, in sides of the crop.
         crop_boxes: one (x1, y1, x2, y2) per video, or one for each of its T frames, divided by frame width and height:
-            crop to the square around it without looking for a face. None or NaN leaves that video whole. For a single
-            call, never stored.
+            crop to the square around it without looking for a face. NaN leaves that video whole, None as if nothing
+            were given: with `do_face_crop` a face is looked for. For a single call, never stored.
     """
 
     do_face_crop: bool | None

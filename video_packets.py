@@ -9,6 +9,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -231,8 +232,11 @@ class PacketDependencies:
             and getattr(context, "field_order", None) == PROGRESSIVE
             and H264_PARSER in bitstream_filters_available
         )
-        # None where something is not regular.
-        self._parser = BitStreamFilterContext(H264_PARSER, stream) if is_candidate else None
+        # None where something is not regular, parameters that make no sense to FFmpeg among it.
+        self._parser: BitStreamFilterContext | None = None
+        if is_candidate:
+            with suppress(av.error.FFmpegError):
+                self._parser = BitStreamFilterContext(H264_PARSER, stream)
         self._roles, self._times = array("b"), array("q")  # of the packets, in the file's order; times in ticks
         self._ordered, self._shown = array("q"), array("q")  # times of all packets and of the shown frames, ascending
         self._depth = 0  # most packets that come before one whose frame is shown before theirs

@@ -418,7 +418,7 @@ def _open_stream(video: _ReopenableVideo, single_thread: bool = False) -> Iterat
 
 
 def _count_packets(video: _ReopenableVideo) -> PacketCount:
-    with _open_stream(video) as (container, stream):
+    with _open_stream(video) as (container, stream), _errors_named_after(video.label):
         return count_packets(container, stream)
 
 

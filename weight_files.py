@@ -1,11 +1,14 @@
 """What all models of this repository share: how weights are saved and loaded, and what is wrong with a damaged file."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 
 from .git_lfs import GIT_LFS_HEAD
@@ -61,6 +64,15 @@ def lacks_weights(folder: str | os.PathLike) -> bool:
     return place.is_dir() and not any(file.name.endswith(forms) for file in place.iterdir())
 
 
+def digest_weights(module: nn.Module) -> "hashlib._Hash":
+    """SHA-256 of a module's weights and buffers with their names, wherever they lie; more can be added to it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest
+
+
 class CheckedPreTrainedModel(PreTrainedModel):
     """A model that names a damaged file of weights, where safetensors has words for its header alone.
 
@@ -100,4 +112,4 @@ class CheckedPreTrainedModel(PreTrainedModel):
         return super().from_pretrained(source, *model_args, **options)
 
 
-__all__ = ["WEIGHT_FILES", "CheckedPreTrainedModel", "damage_of", "damaged_weights", "lacks_weights"]
+__all__ = ["WEIGHT_FILES", "CheckedPreTrainedModel", "damage_of", "damaged_weights", "digest_weights", "lacks_weights"]

@@ -40,7 +40,7 @@ COMMANDS = {
     "compare": Command("compare", "compare this model with others on the same folds", True, GO_ON),
     "pretraining-gain": Command("pretraining_gain", "what pre-training without labels is worth", when_stopped=GO_ON),
     "extract-features": Command("extract_features", "per-frame features of videos, for MTL-ER"),
-    "convert": Command("convert", "released VideoMAE, MAE-DFER and SVFAP checkpoints into model folders"),
+    "convert": Command("convert", "released VideoMAE, MAE-DFER, SVFAP, MARLIN and S4D checkpoints into model folders"),
     "export": Command("export", "a trained model as one graph, for ONNX Runtime or torch.export"),
     "push": Command("push", "write a run's model folder with its card, and upload it"),
 }

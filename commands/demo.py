@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serves the page until it is interrupted."""
-    from mtcae_dfer.inference.page import make_app
+    from mtcae_dfer.inference.page import serve_page
 
-    make_app(options.model, device=options.device).launch(server_name=options.host, server_port=options.port)
+    serve_page(options.model, options.device, server_name=options.host, server_port=options.port)
     return 0

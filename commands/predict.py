@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timeline", metavar="PNG", help="draw every person's scores over time")
     group.add_argument("--csv", metavar="CSV", help="write one row per video, person and window")
     group.add_argument("--per-frame", action="store_true", help="rows of --csv are sampled frames, not windows")
-    group.add_argument("--people", choices=("all", "single"), help="crop every person (default), or the whole frame")
+    told = "every person's face (default), or what the model's processor shows: whole frames, or the face it crops to"
+    group.add_argument("--people", choices=("all", "single"), help=told)
     group.add_argument("--window-seconds", type=float, help="length of a window (default: 2)")
     group.add_argument("--hop-seconds", type=float, help="from window to window (default: half a window)")
     group.add_argument("--smoothing", type=float, help="weight of the past in a person's scores, 0 to below 1")

@@ -6,7 +6,7 @@ Every video is answered on its own, on one thread, so that an answer does not de
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -110,7 +110,8 @@ class VideoAnswerer:
 
         Raises:
             FloatingPointError: the model's scores are no numbers.
-            OSError: a file cannot be written.
+            OSError: a file cannot be written, or one that is not the video cannot be read.
+            RuntimeError: a fault of the device or the model, which other videos would meet as well.
         """
         answer = self.answers.read(video)
         if answer is None:
@@ -132,16 +133,18 @@ class VideoAnswerer:
         return video.name, None
 
     def _read_and_predict(self, video: PlannedVideo) -> dict[str, Any] | str:
-        """The answer, or why there is none."""
+        """The answer, or why there is none: what is wrong with the video. A fault of model or device is raised."""
         options = self.answers.options
-        if self.pipe is not None:
-            pipe = self.pipe
-            return _or_why_not(video, lambda: pipe(video.path, **options.pipeline, top_k=options.top_k))
-        told = _or_why_not(
-            video, lambda: predict_file(video.path, self.model, self.processor, options.top_k, self.detector)
-        )
-        if isinstance(told, str):
-            return told
+        try:
+            if self.pipe is not None:
+                return cast("dict[str, Any]", self.pipe(video.path, **options.pipeline, top_k=options.top_k))
+            told = predict_file(video.path, self.model, self.processor, options.top_k, self.detector)
+        except VideoReadingError as error:
+            return _told_of(video, str(error))
+        except OSError as error:  # no permission, a drive that is gone; a failed read names no file
+            if error.filename not in (None, video.path):
+                raise
+            return f"{video.name} cannot be read: {error.strerror or error}"
         told.pop("clip")
         if "error" in told:
             return _told_of(video, told["error"])
@@ -165,21 +168,6 @@ class VideoAnswerer:
                 if "error" in shown:
                     raise VideoReadingError(shown["error"])
             draw_predicted_clip(shown, self.processor.num_frames, file, options.device)
-
-
-def _or_why_not(video: PlannedVideo, work: Callable[[], Any]) -> Any:
-    """What reading and predicting gives; as words where it fails by the video's own fault."""
-    try:
-        return work()
-    except (FloatingPointError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except VideoReadingError as error:
-        return _told_of(video, str(error))
-    except OSError as error:
-        return f"{video.name} cannot be read: {error.strerror or error}"
-    except Exception as error:  # whatever a video makes a decoder raise is its fault, not the study's
-        reason = (str(error).strip().splitlines() or [""])[0]
-        return _told_of(video, f"{video.name} cannot be decoded ({type(error).__name__}: {reason})")
 
 
 def _told_of(video: PlannedVideo, message: str) -> str:

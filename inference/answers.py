@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mtcae_dfer.hub_dataset.files import replacing, write_json
 from mtcae_dfer.inference.studies import name_videos
 from mtcae_dfer.inference.timeline_files import FRAME_COLUMNS, WINDOW_COLUMNS, timeline_rows, write_table
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
+from mtcae_dfer.weight_files import digest_weights
 
 RECORD_FILE, TABLE_FILE, FAILURES_FILE = "study.json", "all.csv", "failures.csv"
 MADE = "made"  # entry of an answer that says what it was made of
@@ -194,16 +193,12 @@ def open_answers(
         raise ValueError(f"--output-dir {folder}: holds other files than a study's answers; give a new folder")
     write_json(file, record)
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
-    names = {int(number): name for number, name in (model.config.id2label or {}).items()}
-    return AnswerFolder(folder, options, key, tuple(names[number] for number in sorted(names)))
+    return AnswerFolder(folder, options, key, tuple(model.config.class_names))
 
 
 def digest_model(model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor) -> str:
     """A short digest of all that decides a model's answers: weights, config and processor."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    digest = digest_weights(model)
     for part in (model.config.to_dict(), processor.to_dict()):
         # Where it came from, and which release wrote it, changes no answer.
         told = {name: value for name, value in part.items() if name not in ("_name_or_path", "transformers_version")}

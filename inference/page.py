@@ -10,6 +10,7 @@ import html
 import io
 import os
 import shutil
+import signal
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import gradio
 
 KEPT_SECONDS = 3600.0  # how long the files of an answer can be downloaded
-EVERY_PERSON, WHOLE_FRAME = "every person", "one person, the whole frame"
+EVERY_PERSON, ONE_PERSON = "every person", "one person"
 EXAMPLE_EXPRESSIONS = ("happiness", "surprise", "anger")
 TITLE = (
     "# Facial expressions over time\nFace boxes → five landmarks → expression, by a cascade of decoders (MTCAE-DFER)."
@@ -170,7 +171,7 @@ class Demonstration:
             UploadError: the clip is not taken or cannot be read.
         """
         path = check_upload(video, self.limits)
-        mode = "single" if people == WHOLE_FRAME else "all"
+        mode = "single" if people == ONE_PERSON else "all"
         try:
             answer = Answer(cast(dict[str, Any], self.pipeline(str(path), people=mode)))
             answer.faces = face_pictures(str(path), answer.timeline)
@@ -197,10 +198,32 @@ def make_examples(folder: Path) -> list[str]:
     return [str(path) for path in sorted((corpus / "videos").rglob("*.mp4"))]
 
 
-def make_app(model: str | None = None, limits: Limits | None = None, device: str = "cpu") -> gradio.Blocks:
+def serve_page(model: str | None = None, device: str = "cpu", **address: Any) -> None:
+    """Serves the page until it is interrupted or told to end; what was made of visitors' clips goes with it.
+
+    Args:
+        model: model folder or Hub id; None = the model of this repository.
+        device: where the model runs.
+        address: Gradio's `server_name` and `server_port`.
+
+    Raises:
+        ImportError: gradio is not installed.
+        ModelError: no such model.
+        OSError: the port is taken.
+    """
+    # As by Ctrl-C: whoever runs a server ends it by SIGTERM, at which Python would leave all files where they are.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="mtcae-demo-", ignore_cleanup_errors=True) as folder:
+        make_app(Path(folder), model, device=device).launch(**address)
+
+
+def make_app(
+    folder: Path, model: str | None = None, limits: Limits | None = None, device: str = "cpu"
+) -> gradio.Blocks:
     """Builds the page. What it knows of a visitor's clip belongs to that visitor; clips are analysed one by one.
 
     Args:
+        folder: for the drawn examples and the files of answers; the caller removes it.
         model: model folder or Hub id; None = the model of this repository.
         limits: on what visitors upload.
         device: where the model runs.
@@ -211,7 +234,6 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
     """
     gr = import_gradio()
     demonstration = Demonstration(model or str(PUBLISHED_MODEL), limits or Limits(), device)
-    work = Path(tempfile.mkdtemp(prefix="mtcae-demo-"))
     with gr.Blocks(title="MTCAE-DFER", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<style>{STYLE}</style>")
         gr.Markdown(f"{TITLE}\n\n*{demonstration.note}*", elem_id="note")
@@ -219,7 +241,7 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
         with gr.Row():
             with gr.Column():
                 video = gr.Video(label="Clip", sources=["upload", "webcam"], elem_id="clip", height=380)
-                people = gr.Radio([EVERY_PERSON, WHOLE_FRAME], value=EVERY_PERSON, label="Analyse", elem_id="people")
+                people = gr.Radio([EVERY_PERSON, ONE_PERSON], value=EVERY_PERSON, label="Analyse", elem_id="people")
                 start = gr.Button("Analyse", variant="primary", elem_id="analyse")
             with gr.Column():
                 message = gr.HTML(elem_id="message")
@@ -229,13 +251,13 @@ def make_app(model: str | None = None, limits: Limits | None = None, device: str
                 bars = gr.Label(label="Expression", elem_id="scores")
         chart = gr.HTML(elem_id="timeline")
         download = gr.DownloadButton("Download the result (JSON)", elem_id="json", interactive=False)
-        examples = make_examples(work)
+        examples = make_examples(folder)
         labels = [f"drawn {Path(example).parent.name}" for example in examples]
         gr.Examples(examples, video, label="Drawn examples", elem_id="examples", example_labels=labels)
 
         def analyse(clip: str | None, mode: str) -> dict[Any, Any]:
             try:
-                answer = demonstration.analyse(clip, mode, answer_folder(work))
+                answer = demonstration.analyse(clip, mode, answer_folder(folder))
             except UploadError as error:
                 told = f"<p><strong>{html.escape(str(error))}</strong></p>"
                 empty = {overlay: None, found: {}, person: gr.Dropdown(choices=[], value=None), face: "", bars: None}

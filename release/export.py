@@ -46,7 +46,7 @@ class ExportDescription:
     dtype: str  # fp32 | fp16 | int8, of the weights; input and outputs are float32 always
     input_name: str  # of the one input, (B, T, 3, H, W)
     num_frames: int  # T, spread evenly over the clip, first and last included
-    height: int  # H in pixels; frames are squashed to H x W, bilinear with antialiasing
+    height: int  # H in pixels; frames, or their crops, are squashed to H x W, bilinear with antialiasing
     width: int  # W in pixels
     mean: list[float]  # of the three colours; pixel_values = (rgb / 255 - mean) / std
     std: list[float]  # of the three colours
@@ -54,6 +54,9 @@ class ExportDescription:
     expressions: list[str]  # classes in the order of the expression scores
     largest_difference: dict[str, float]  # of each output from the PyTorch model, on random clips
     versions: dict[str, str]  # of the packages that wrote the graph
+    # "margin" and "rise" of `face_crop.py`, by which frames are cropped to the face before they are squashed, boxes and
+    # points being divided by the crop's sides; None: the model sees whole frames
+    face_crop: dict[str, float] | None = None
 
 
 class ExportGraph(nn.Module):
@@ -272,11 +275,11 @@ def describe_export(
         import onnxruntime
 
         versions |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    names = {int(number): name for number, name in (model.config.id2label or {}).items()}
     outputs = [
         {"name": task.name, "kind": task.kind, "per": task.per, "shape": list(task.output_shape)}
         for task in model.tasks
     ]
+    crop = {"margin": processor.face_crop_margin, "rise": processor.face_crop_rise}
     return ExportDescription(
         format=format,
         dtype=dtype,
@@ -287,7 +290,8 @@ def describe_export(
         mean=list(processor.image_mean),
         std=list(processor.image_std),
         outputs=outputs,
-        expressions=[names[number] for number in sorted(names)],
+        expressions=model.config.class_names,
         largest_difference=differences,
         versions=versions,
+        face_crop=crop if processor.do_face_crop else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +138,11 @@ def resulting_license(chain: list[LicenseLink]) -> str:
 
 
 def hub_name(name: str) -> str:
-    """A Hub id as it is; of a folder on this machine its last part only."""
+    """A Hub id as it is; of a file or folder on this machine its last part only."""
     parts = name.replace("\\", "/").rstrip("/").split("/")
-    return name if len(parts) <= 2 and not name.startswith((".", "/")) else parts[-1]
+    # A folder of two parts is spelled as a Hub id is; from_pretrained too takes the folder where there is one.
+    is_path = len(parts) > 2 or name.startswith((".", "/", "~")) or os.path.exists(name)
+    return parts[-1] if is_path else name
 
 
 def render_card(
@@ -162,6 +165,8 @@ def render_card(
     used = [name for name in RECIPE if options.get(name) is not None]
     used += [name for name in RECIPE_EXTRAS if options.get(name, defaults[name]) != defaults[name]]
     recipe = {name: hub_name(options[name]) if isinstance(options[name], str) else options[name] for name in used}
+    # A class without a clip is neither weak nor strong.
+    recalls = {name: each["recall"] for name, each in results["per_class"].items() if each["recall"] is not None}
     values: dict[str, Any] = {
         "head": card_data(repo_id, results, license_name).to_yaml(),
         "repo_id": repo_id,
@@ -174,7 +179,7 @@ def render_card(
         "label_source": "" if label_source == "unknown" else label_source,
         "corpus": CORPORA.get(results["dataset"].get("corpus", "")),
         "recipe": recipe,
-        "weakest": min(results["per_class"], key=lambda name: results["per_class"][name]["recall"] or 0.0),
+        "weakest": min(recalls, key=recalls.__getitem__),
         "licences": licences,
         "license_name": license_name,
     }

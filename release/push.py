@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mtcae_dfer.experiments.plots import draw_results
 from mtcae_dfer.experiments.results import (
@@ -21,11 +24,6 @@ from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.release.model_card import hub_name, render_card
 from mtcae_dfer.training.evaluation.report import REPORT_FILE, load_report
 from mtcae_dfer.training.model_folder import add_modules
-
-PATH_OPTIONS = (
-    *("dataset", "model", "encoder", "videos", "protocol"),
-    *("output_dir", "synthetic_dir", "resume_from_checkpoint"),
-)
 
 
 def write_model_folder(run_dir: Path, repo_id: str, folder: Path, license_name: str | None = None) -> None:
@@ -83,18 +81,22 @@ def results_of(run_dir: Path) -> CrossValidation:
 
 
 def without_paths(results: CrossValidation) -> CrossValidation:
-    """The results without the folders of this machine: of each only its name remains."""
-    options = {
-        name: hub_name(value) if name in PATH_OPTIONS and isinstance(value, str) else value
-        for name, value in results["options"].items()
-    }
-    if "also" in options:
-        options["also"] = [hub_name(word) for word in options["also"]]
-    dataset = {name: value for name, value in results["dataset"].items() if name != "path"}
-    arguments = [hub_name(word) if word.count("/") else word for word in results["arguments"]]
+    """The results without the folders of this machine: of each only its name remains, whichever option names it."""
     cleaned = results.copy()
-    cleaned.update({"options": options, "dataset": dataset, "arguments": arguments})
+    cleaned["options"] = last_parts(results["options"])
+    cleaned["arguments"] = last_parts(results["arguments"])
+    cleaned["dataset"] = {name: value for name, value in results["dataset"].items() if name != "path"}
     return cleaned
+
+
+def last_parts(value: Any) -> Any:
+    """An option's value, words or a mapping of options, with `hub_name` in the place of every path in it."""
+    if isinstance(value, Mapping):
+        return {name: last_parts(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [last_parts(entry) for entry in value]
+    # A path stands alone, behind `--option=`, or before the share of a further data set, FOLDER:SHARE.
+    return re.sub("[^=:]+", lambda part: hub_name(part[0]), value) if isinstance(value, str) else value
 
 
 def upload(folder: Path, repo_id: str, private: bool = False) -> str:

@@ -1,7 +1,13 @@
 """`mtcae demo`: the page in a real browser, and what it says of clips that it does not take."""
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +17,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mtcae_dfer.inference import page as page_module
 from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, DEMONSTRATION_NOTE, trained_on
 from mtcae_dfer.inference.page import (
     CHOOSE_A_CLIP,
     EVERY_PERSON,
-    WHOLE_FRAME,
+    ONE_PERSON,
     Answer,
     Demonstration,
     Limits,
@@ -24,6 +31,7 @@ from mtcae_dfer.inference.page import (
     check_upload,
     make_app,
     people_with_scores,
+    serve_page,
     summarise,
 )
 from mtcae_dfer.video_reading import FrameStream
@@ -76,7 +84,7 @@ def test_no_clip_and_no_video_are_told(tmp_path: Path) -> None:
             check_upload(path, Limits())
 
 
-@pytest.mark.parametrize("people", [EVERY_PERSON, WHOLE_FRAME])
+@pytest.mark.parametrize("people", [EVERY_PERSON, ONE_PERSON])
 def test_an_answer_is_files_and_a_face(small_run: Path, small_corpus: Path, tmp_path: Path, people: str) -> None:
     clip = sorted((small_corpus / "videos").rglob("*.mp4"))[0]
     answer = Demonstration(str(small_run), Limits()).analyse(str(clip), people, tmp_path)
@@ -107,10 +115,64 @@ def test_files_of_old_answers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not old.exists()
 
 
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt(), OSError("the port is taken")])
+def test_with_the_server_its_folder_goes_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException | None
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    served: list[tuple[Path, dict]] = []
+
+    class Page:
+        def __init__(self, folder: Path, model: str, device: str) -> None:
+            assert (model, device) == ("a model", "cpu")
+            (answer_folder(folder) / "overlay.mp4").write_bytes(b"a visitor")
+            self.folder = folder
+
+        def launch(self, **address: object) -> None:
+            served.append((self.folder, address))
+            if end is not None:
+                raise end
+
+    monkeypatch.setattr(page_module, "make_app", Page)
+    if end is None:
+        serve_page("a model", server_port=7860)
+    else:
+        with pytest.raises(type(end)):
+            serve_page("a model", server_port=7860)
+    ((folder, address),) = served
+    assert folder.parent == tmp_path and address == {"server_port": 7860}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_end_leaves_nothing_of_its_visitors(tmp_path: Path, number: signal.Signals) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "mtcae_dfer.commands.command_line", "demo", "--port", str(port)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*words, "--model", str(DEMONSTRATION_MODEL)], env=environment) as process:
+        try:
+            end = time.monotonic() + WAIT
+            while time.monotonic() < end and process.poll() is None:
+                with socket.socket() as door:
+                    if door.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.2)
+            (folder,) = tmp_path.glob("mtcae-demo-*")
+            (answer_folder(folder) / "overlay.mp4").write_bytes(b"a visitor")
+            process.send_signal(number)
+            assert process.wait(WAIT) in (0, 130)  # 130: interrupted while it still began
+        finally:
+            process.kill()
+    assert list(tmp_path.glob("mtcae-demo-*")) == []
+
+
 @pytest.fixture(scope="module")
-def page(small_run: Path) -> Iterator[str]:
+def page(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a page that is being served."""
-    app = make_app(str(small_run))
+    app = make_app(tmp_path_factory.mktemp("page"), str(small_run))
     app.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
     yield app.local_url
     app.close()

@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from mtcae_dfer import MTCAEVideoProcessor
+from mtcae_dfer import MTCAEVideoProcessor, processing_mtcae
 from mtcae_dfer.commands.command_line import main
+from mtcae_dfer.face_crop import face_crop
 from mtcae_dfer.inference.clips import predict_file
 from mtcae_dfer.inference.models import load_model
-from mtcae_dfer.release import export
-from mtcae_dfer.release.export import ExportError, export_model, open_onnx, open_torch_export
+from mtcae_dfer.people_tracking import ClipPerson
+from mtcae_dfer.release import export, onnx_inference
+from mtcae_dfer.release.export import (
+    ExportDescription,
+    ExportError,
+    describe_export,
+    export_model,
+    open_onnx,
+    open_torch_export,
+)
 from tests.support.kinds_of_models import KINDS
 from tests.support.tiny_models import CLASSES, EXPRESSION_TASK, FRAMES, SIDE, random_clips, tiny_model
-from tests.support.video_files import rotate_track, write_video
+from tests.support.video_files import rotate_track, write_lossless_video, write_video
 
 OPENERS = {"onnx": (open_onnx, "model.onnx"), "torch-export": (open_torch_export, "model.pt2")}
 
@@ -39,6 +48,29 @@ def exports(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         for dtype in export.DTYPES:
             export_model(str(model_folder), folder / f"{format}-{dtype}", format, dtype)
     return {(format, dtype): folder / f"{format}-{dtype}" for format in export.FORMATS for dtype in export.DTYPES}
+
+
+@pytest.fixture(scope="module")
+def cropping_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model whose processor crops to the face, and its ONNX graph."""
+    folder = tmp_path_factory.mktemp("cropping")
+    tiny_model().save_pretrained(folder / "model")
+    MTCAEVideoProcessor(
+        num_frames=FRAMES,
+        size={"height": SIDE, "width": SIDE},
+        do_face_crop=True,
+        face_crop_margin=0.3,
+        face_crop_rise=0.1,
+    ).save_pretrained(folder / "model")
+    export_model(str(folder / "model"), folder / "graph")
+    return folder / "model", folder / "graph"
+
+
+def smooth_video(path: Path, count: int = 10) -> Path:
+    """A lossless video of 80 × 60 pixels in which nothing is finer than a filter's width."""
+    ramp = np.add.outer(np.arange(60), np.arange(80)) * 1.5
+    frames = [np.stack([ramp + 3 * t, 200 - ramp, ramp // 2], -1).clip(0, 255).astype(np.uint8) for t in range(count)]
+    return write_lossless_video(path, frames)
 
 
 def run_graph(folder: Path, format: str, clips: torch.Tensor) -> dict[str, np.ndarray]:
@@ -162,6 +194,90 @@ def test_the_example_program_sees_what_the_processor_sees(
     expected = predict_file(str(video), *load_model(str(model_folder)))
     assert result["expression"] == pytest.approx(expected["expression"], abs=0.02)
     np.testing.assert_allclose(result["face_boxes"], expected["face_boxes"], atol=0.02 * 80)
+
+
+@pytest.mark.parametrize("box", [(30.0, 20.0, 50.0, 44.0), (-6.0, 1.0, 11.0, 17.0), (5.0, 2.0, 74.0, 59.0)])
+def test_the_example_program_crops_as_the_processor_does(
+    cropping_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: tuple[float, ...]
+) -> None:
+    """Inside the frame, over its edge, and larger than the frame with the margin."""
+    model_folder, folder = cropping_export
+    video = smooth_video(tmp_path / "clip.mkv")
+    boxes = np.tile(np.float32(box) / np.float32([80, 60, 80, 60]), (FRAMES, 1))
+    person = ClipPerson(boxes, np.full((FRAMES, 5, 2), np.nan, np.float32))
+    monkeypatch.setattr(processing_mtcae, "most_prominent_person", lambda frames: person)
+    model, processor = load_model(str(model_folder))
+    expected = predict_file(str(video), model, processor)
+    found = onnx_inference.predict(str(video), folder, face_box=box)
+    assert found["expression"] == pytest.approx(expected["expression"], abs=0.01)
+    np.testing.assert_allclose(found["face_boxes"], expected["face_boxes"], atol=0.3)
+    np.testing.assert_allclose(found["face_landmarks"], expected["face_landmarks"], atol=0.3)
+
+    description = json.loads((folder / "export.json").read_text())
+    frames, window = onnx_inference.read_frames(str(video), description, box)
+    pixel_values = onnx_inference.prepare(frames, description["mean"], description["std"])
+    crop = processor(str(video), return_metadata=True)
+    np.testing.assert_allclose(np.divide(window, [80, 60, 80, 60]), crop["video_metadata"][0].crop_box)
+    # Pillow and torch round the filter's weights differently, by one of 255 shades.
+    np.testing.assert_allclose(pixel_values, crop["pixel_values"], atol=1.01 / 255 / min(description["std"]))
+
+
+def test_the_example_programs_square_is_that_of_the_face_crop() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        width, height = random.integers(20, 400, 2).tolist()
+        corners = np.sort(random.uniform(-0.2, 1.2, (2, 2)), axis=0).ravel()
+        margin, rise = random.uniform(0, 0.6), random.uniform(-0.5, 0.5)
+        crop = face_crop(np.tile(corners, (3, 1)), None, (height, width), margin, rise=rise)
+        assert crop is not None
+        box = (corners * [width, height, width, height]).tolist()
+        square = onnx_inference.square_around(box, {"margin": margin, "rise": rise}, width, height)
+        assert [list(square)] * 3 == crop.windows.tolist()
+
+
+def test_the_description_says_by_what_rule_frames_are_cropped(
+    exports: dict, cropping_export: tuple[Path, Path]
+) -> None:
+    whole = json.loads((exports["torch-export", "fp16"] / "export.json").read_text())
+    assert whole.pop("face_crop") is None
+    assert ExportDescription(**whole).face_crop is None  # as an earlier release wrote it
+    cropped = json.loads((cropping_export[1] / "export.json").read_text())
+    assert cropped["face_crop"] == {"margin": 0.3, "rise": 0.1}
+
+
+def test_the_description_of_this_repositorys_model_asks_for_the_face() -> None:
+    root = Path(export.__file__).parents[1]
+    stored = json.loads((root / "video_preprocessor_config.json").read_text())
+    description = describe_export(tiny_model(), MTCAEVideoProcessor.from_pretrained(root), "torch-export", "fp32", {})
+    assert description.face_crop == {"margin": stored["face_crop_margin"], "rise": stored["face_crop_rise"]}
+
+
+@pytest.mark.parametrize(
+    ("cropping", "words", "told"),
+    [
+        (True, [], "sees the face alone, which this program does not find: give the face's box"),
+        (True, ["--face-box", "9", "9", "9", "20"], "must be numbers with X1 < X2 and Y1 < Y2"),
+        (True, ["--face-box", "1", "nan", "9", "20"], "must be numbers with X1 < X2 and Y1 < Y2"),
+        (False, ["--face-box", "1", "1", "9", "9"], "sees whole frames: leave --face-box out"),
+    ],
+)
+def test_the_example_program_refuses_a_face_box_too_few_or_too_many(
+    exports: dict, cropping_export: tuple[Path, Path], tmp_path: Path, cropping: bool, words: list[str], told: str
+) -> None:
+    folder = cropping_export[1] if cropping else exports["onnx", "fp32"]
+    video = smooth_video(tmp_path / "clip.mkv")
+    done = subprocess.run([sys.executable, folder / "onnx_inference.py", video, *words], capture_output=True, text=True)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and told in line and not done.stdout
+
+
+def test_the_example_program_takes_a_description_of_an_earlier_release(exports: dict, tmp_path: Path) -> None:
+    description = json.loads((exports["onnx", "fp32"] / "export.json").read_text())
+    del description["face_crop"]
+    (tmp_path / "export.json").write_text(json.dumps(description))
+    (tmp_path / "model.onnx").symlink_to(exports["onnx", "fp32"] / "model.onnx")
+    video = str(smooth_video(tmp_path / "clip.mkv"))
+    assert onnx_inference.predict(video, tmp_path) == onnx_inference.predict(video, exports["onnx", "fp32"])
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mtcae_dfer.experiments.results import load_results, summarise_folds
 from mtcae_dfer.release import push
 from mtcae_dfer.release.model_card import LicenseLink, license_chain, render_card, resulting_license
 from mtcae_dfer.training import model_folder
+from mtcae_dfer.training.arguments import ARGUMENT_GROUPS, is_of_kind
 from mtcae_dfer.training.evaluation.report import load_report
 from mtcae_dfer.training.model_folder import add_modules, relative_imports
 from tests.support.fresh_load import LOAD
@@ -97,6 +99,38 @@ def test_nothing_of_this_machine_is_published(pushed: Path, small_run: Path) -> 
     assert load_results(pushed)["options"]["dataset"] == "dataset"
 
 
+def test_no_option_and_no_word_names_a_folder_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever options there are: each that takes text is given a path, absolute or from the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "cache").mkdir(parents=True)
+    texts = [name for group in ARGUMENT_GROUPS for name, kind in get_type_hints(group).items() if is_of_kind("", kind)]
+    assert {"dataset", "frame_cache", "cache_features_dir", "output_dir"} <= set(texts)
+    for folder in (str(tmp_path / "runs" / "cache"), "runs/cache"):
+        options = {name: folder for name in texts} | {"also": [f"{folder}:0.5"], "model_config": {"a": {"b": folder}}}
+        words = ["--frame_cache", folder, f"--dataset={folder}", "--also", f"{folder}:0.5"]
+        results = made_up_results(tmp_path / "folds", **options) | {"arguments": words}
+        cleaned = push.without_paths(results)
+        assert "runs" not in json.dumps([cleaned["options"], cleaned["arguments"], cleaned["dataset"]])
+        assert cleaned["options"]["also"] == ["cache:0.5"] and cleaned["options"]["frame_cache"] == "cache"
+        assert cleaned["arguments"] == ["--frame_cache", "cache", "--dataset=cache", "--also", "cache:0.5"]
+
+
+def test_what_is_no_folder_is_published_as_it_is(tmp_path: Path) -> None:
+    options = {
+        "model": "MCG-NJU/videomae-base",
+        "protocol": "folds:5",
+        "task_weights": "face_box=0.5,expression=1.5",
+        "rename": ["happy=happiness"],
+        "learning_rate": 1e-3,
+        "augment": True,
+        "fold": None,
+    }
+    words = ["--model=MCG-NJU/videomae-base", "--learning_rate", "1e-3"]
+    cleaned = push.without_paths(made_up_results(tmp_path, **options) | {"arguments": words})
+    assert {name: cleaned["options"][name] for name in options} == options
+    assert cleaned["arguments"] == words
+
+
 def made_up_results(folder: Path, **options) -> dict:
     runs = [finished_run(folder / fold, fold) for fold in SUBJECTS]
     runs[0].report["options"].update(options)
@@ -153,6 +187,23 @@ def test_a_converted_encoder_says_whose_weights_it_was(tmp_path: Path) -> None:
     encoder = {"model_type": "videomae", "weights_origin": "MARLIN"}
     card = render_card("org/name", results, CONFIG | {"encoder_config": encoder})
     assert "| Encoder weights: MARLIN (ENCODER) | cc-by-nc-4.0 |" in card and "/home" not in card
+
+
+def test_a_folder_that_is_spelled_as_a_hub_id_is_no_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = made_up_results(tmp_path / "folds", encoder="runs/pretraining")
+    assert "base_model: runs/pretraining" in render_card("org/name", results, CONFIG)  # of somebody called "runs"
+    (tmp_path / "runs" / "pretraining").mkdir(parents=True)
+    card = render_card("org/name", results, CONFIG)
+    assert "base_model" not in card and "runs/" not in card and "Starting weights: pretraining" in card
+
+
+def test_a_class_without_a_clip_is_not_the_weakest(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path)
+    recalls = {"neutral": None, "happiness": 0.75, "sadness": 0.5}
+    for name, recall in recalls.items():
+        results["per_class"][name]["recall"] = recall
+    assert "the weakest expression is sadness, with a recall of 50.0 %" in render_card("org/name", results, CONFIG)
 
 
 def test_a_fold_carries_the_figures_of_its_cross_validation(tmp_path: Path) -> None:

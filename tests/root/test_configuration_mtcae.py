@@ -95,6 +95,20 @@ def test_a_given_config_is_not_changed() -> None:
     assert encoder == ENCODER and tasks == [{"name": "gaze", "output_shape": [2]}]
 
 
+def test_class_names_stand_in_the_order_of_their_scores() -> None:
+    config = tiny_config(
+        id2label={
+            "10": "k",
+            "2": "c",
+            **{str(number): f"n{number}" for number in (9, 8, 7, 6, 5, 4, 3)},
+            1: "b",
+            0: "a",
+        }
+    )
+    assert config.class_names == ["a", "b", "c", "n3", "n4", "n5", "n6", "n7", "n8", "n9", "k"]
+    assert tiny_config().class_names[:2] == ["neutral", "happiness"]
+
+
 def test_the_class_list_sizes_the_expression_task() -> None:
     assert tiny_config(num_labels=6).expression_task.output_shape == [6]
     assert tiny_config(id2label={0: "a", 1: "b", 2: "c"}).expression_task.output_shape == [3]

@@ -411,6 +411,30 @@ def test_damage_is_noticed_in_packets_that_are_passed_over(
         assert_reads_as_if_all_were_decoded(path)
 
 
+@pytest.mark.parametrize("place", range(0, 45))
+def test_damaged_parameters_are_that_clips_failure_or_none(tmp_path: Path, place: int) -> None:
+    """Those of H.264, which stand in the file's header: FFmpeg's parser refuses some that its decoder can live with."""
+    path = files.write_numbered_video(tmp_path / "a.mp4", 12)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"avcC") + 4 + place] ^= 0xFF
+    path.write_bytes(content)
+    assert_reads_as_if_all_were_decoded(path)
+
+
+def test_whatever_a_clip_makes_the_demuxer_raise_names_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = files.write_numbered_video(tmp_path / "odd.mp4", 5)
+
+    def stumble(*_: object) -> None:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(video_reading, "count_packets", stumble)
+    for read in (read_clip, probe_video, FrameStream):
+        with pytest.raises(VideoReadingError, match="odd.mp4' cannot be decoded"):
+            read(path)
+
+
 @pytest.mark.parametrize("fraction", [0.4, 0.7, 0.95])
 def test_passing_over_packets_of_a_cut_off_file_changes_no_frame(
     tmp_path: Path, lively_frames: list[np.ndarray], fraction: float

@@ -1,16 +1,18 @@
 """Damaged weights are named by file and remedy, whichever class or pipeline reads them."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModel, pipeline
 
 from mtcae_dfer import MTCAEConfig, MTCAEForMultiTaskVideo, MTCAEVideoProcessor
 from mtcae_dfer.modeling_encoders import load_encoder
-from mtcae_dfer.weight_files import damage_of, damaged_weights
+from mtcae_dfer.weight_files import damage_of, damaged_weights, digest_weights
 from tests.support.tiny_models import tiny_model
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5427172\n"
@@ -92,3 +94,28 @@ def test_a_damaged_encoder_is_named_too(tmp_path: Path) -> None:
 def test_whole_weights_have_no_damage(folder: Path) -> None:
     assert damage_of(folder / "model.safetensors") is None and damaged_weights(folder) is None
     assert damaged_weights("org/a-name-on-the-hub") is None
+
+
+def test_the_digest_of_weights_is_that_of_names_and_bytes_in_the_order_of_the_names() -> None:
+    module = nn.BatchNorm1d(2, dtype=torch.bfloat16)  # with buffers, one of them a whole number without an axis
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([1.0, -2.0]))
+    # The upper halves of IEEE 754 single precision, little-endian: 1 is 0x3f80, -2 is 0xc000, 0 is 0.
+    parts = {
+        "bias": bytes(4),
+        "num_batches_tracked": bytes(8),
+        "running_mean": bytes(4),
+        "running_var": bytes.fromhex("803f803f"),
+        "weight": bytes.fromhex("803f00c0"),
+    }
+    expected = hashlib.sha256(b"".join(name.encode() + content for name, content in parts.items()))
+    assert digest_weights(module).hexdigest() == expected.hexdigest()
+
+
+def test_the_digest_of_weights_tells_any_change() -> None:
+    model = tiny_model()
+    before = digest_weights(model).hexdigest()
+    assert digest_weights(tiny_model()).hexdigest() == before
+    with torch.no_grad():
+        next(iter(model.heads["expression"].parameters())).view(-1)[0] += 1e-6
+    assert digest_weights(model).hexdigest() != before

@@ -7,7 +7,6 @@ stands beside them, which is written last. Of several runs that lack them one wr
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.clip_dataset import ClipDataset
 from mtcae_dfer.training.data.frame_cache import lock_folder
 from mtcae_dfer.training.evaluation.predictions import normalise
+from mtcae_dfer.weight_files import digest_weights
 
 ARRAYS = ("encoded", "face_boxes", "face_landmarks")
 COMPLETE_FILE = "complete.json"
@@ -115,10 +115,7 @@ def _is_complete(folder: Path) -> bool:
 def _digest(
     model: MTCAEForMultiTaskVideo, processor: Any, clips: ClipDataset, views: int, dtype: str, precision: str
 ) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    digest = digest_weights(model.encoder)
     for value in clips.labels.values():
         digest.update(value.contiguous().numpy().tobytes())
     augmentation = asdict(clips.augmentation) if clips.augmentation and views > 1 else None
