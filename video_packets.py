@@ -126,13 +126,20 @@ def count_packets(container: InputContainer, stream: VideoStream) -> PacketCount
     times = array("d")
     frame_duration = 1 / float(stream.average_rate or stream.guessed_rate or FALLBACK_FRAME_RATE)
     # Recordings that were put one behind the other count from the start again: seconds that are added from there on.
-    restart, longest_step_back = 0.0, max(1.0, MOST_REORDERED * frame_duration)
+    restart, longest_step_back, last_decoded = 0.0, max(1.0, MOST_REORDERED * frame_duration), -math.inf
     dependencies = PacketDependencies(container, stream)
     packets = Packets(container)
     for packet in packets:
         packet_begin, packet_end = _packet_span(packet, frame_duration)
-        if packet.stream_index == stream.index and packet_begin + restart < end - longest_step_back:
-            restart = end - packet_begin
+        if packet.stream_index == stream.index:
+            # By the times of decoding where they are told: those of display go back and forth, and far at a low rate.
+            stored, before = packet_begin, end
+            if packet.dts is not None and packet.time_base:
+                stored, before = float(packet.dts * packet.time_base), last_decoded
+            if stored + restart < before - longest_step_back:
+                restart = end - packet_begin
+            if packet.dts is not None:
+                last_decoded = stored + restart
         packet_begin, packet_end = packet_begin + restart, packet_end + restart
         file_end = max(file_end, packet_end)
         if packet.stream_index != stream.index:

@@ -32,7 +32,10 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.optimisation import WeightAverage
 
-CLIP_WEIGHT, FADE_WEIGHT, FADE_FRAMES = 0.5, 0.5, 8  # of the losses of clips and fades beside the stills'; frames
+CLIP_WEIGHT, FADE_WEIGHT = 0.5, 0.5  # of the losses of clips and fading sequences beside the stills'
+# Frames of a step's fading sequences, one of these. The last is what videos are looked at with: where sequences were
+# shorter, 16 copies of a still had other answers than the still, too often neutral.
+FADE_FRAMES = (4, 8, recipe.MOTION_FRAMES)
 STILL_VIEWS, CLIP_VIEWS = 2, 4  # random views in which the image model sees each
 FRAMES_AT_ONCE = 128  # that the image model looks at
 SAVE_STEPS = 200
@@ -215,9 +218,8 @@ class CascadeTrainer:
         self.optimiser.zero_grad()
         indices = self.next_stills()
         batch = self.stills.batch(indices, random)
-        faded = fade_sequences(
-            batch.features[:, 0], self.stills.labels[indices], options.fade_batch, FADE_FRAMES, random
-        )
+        frames = int(random.choice(FADE_FRAMES))
+        faded = fade_sequences(batch.features[:, 0], self.stills.labels[indices], options.fade_batch, frames, random)
         with precision(device):
             loss, named = self._losses(batch)
             named["faded"] = torch.zeros((), device=device)

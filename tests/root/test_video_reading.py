@@ -140,6 +140,17 @@ def test_variable_frame_rate_keeps_each_frames_own_time(tmp_path: Path, name: st
     assert clip.timestamps == pytest.approx([0, 0.25, 1.0, 1.96, 3.61], abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_reordered_frames_that_lie_far_apart_are_no_second_recording(tmp_path: Path, name: str) -> None:
+    milliseconds = [700 * index + 9 * index**2 for index in range(16)]
+    options = {"bf": "3", "b-adapt": "0", "b-pyramid": "normal"}
+    path = files.write_numbered_video(tmp_path / name, 16, milliseconds=milliseconds, options=options)
+    clip = read_clip(path)
+    assert numbers_of(clip) == list(range(16))
+    assert clip.timestamps == pytest.approx([time / 1000 for time in milliseconds], abs=1e-3)
+    assert FrameStream(path).times == pytest.approx(np.array(milliseconds) / 1000, abs=1e-3)
+
+
 def test_a_single_frame_is_repeated(tmp_path: Path) -> None:
     clip = read_clip(files.write_numbered_video(tmp_path / "a.mp4", 1))
     assert clip.frame_indices == [0] * 16
