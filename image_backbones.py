@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_common import as_height_and_width, require
 
@@ -55,17 +55,28 @@ def build_image_backbone_config(config: dict | PreTrainedConfig, field_name: str
 def build_image_backbone(config: PreTrainedConfig, feature_map: FeatureMap) -> PreTrainedModel:
     """A fresh image model. Weights that its feature map does not depend on are buffers, so that nothing trains them."""
     # dtype=None: all parts of a model are built in one type, whatever type the image model was once saved in.
-    backbone = AutoModel.from_config(config, dtype=None)
+    asked = config._attn_implementation
+    if asked in (None, "eager") or MODEL_MAPPING[type(config)]._supports_sdpa:
+        backbone = AutoModel.from_config(config, dtype=None)
+    else:
+        # Perhaps it has no attention to which the words of the whole model could apply.
+        backbone = AutoModel.from_config(copy.deepcopy(config), dtype=None, attn_implementation="eager")
+        if _has_attention(backbone):
+            AutoModel.from_config(config, dtype=None)  # says what it supports
     for name in feature_map.unused_weights:
         owner, _, weight_name = name.rpartition(".")
         module = backbone.get_submodule(owner)
         weight = getattr(module, weight_name).detach()
         delattr(module, weight_name)
         module.register_buffer(weight_name, weight)
-    if not any("attention" in type(module).__name__.lower() for module in backbone.modules()):
+    if not _has_attention(backbone):
         # Nothing in it could be served wrongly, so that what is asked of the whole model does not stop here.
         backbone._supports_sdpa = backbone._supports_flash_attn = backbone._supports_attention_backend = True
     return backbone
+
+
+def _has_attention(backbone: PreTrainedModel) -> bool:
+    return any("attention" in type(module).__name__.lower() for module in backbone.modules())
 
 
 def encode_pictures(backbone: PreTrainedModel, pictures: torch.Tensor, resizes_positions: bool, **kwargs: Any) -> Any:

@@ -123,6 +123,19 @@ def test_whole_models_save_load_and_attend_alike(model_type: str, tmp_path: Path
         assert all(torch.equal(buffer, kept[name]) for name, buffer in loaded.named_buffers())
 
 
+@torch.no_grad()
+def test_a_way_of_attending_may_be_asked_of_a_model_over_one_without_attention(tmp_path: Path) -> None:
+    model = whole_model_of("resnet", num_temporal_layers=1)
+    model.save_pretrained(tmp_path / "resnet")
+    asked = MTCAEForMultiTaskVideo.from_pretrained(tmp_path / "resnet", attn_implementation="sdpa")
+    assert asked.config._attn_implementation == "sdpa"
+    assert torch.equal(asked(clips()).logits, model(clips()).logits)
+    # What does attend, and not in this way, is still refused.
+    whole_model_of("swinv2").save_pretrained(tmp_path / "swinv2")
+    with pytest.raises(ValueError, match="does not support"):
+        MTCAEForMultiTaskVideo.from_pretrained(tmp_path / "swinv2", attn_implementation="sdpa")
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # What the tokens are
 
