@@ -13,6 +13,7 @@ from torch.nn import functional
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import recipe
 from mtcae_dfer.hub_dataset.votes import majority_of_votes
+from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceBatch, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.evaluation.metrics import (
@@ -23,6 +24,7 @@ from mtcae_dfer.training.evaluation.metrics import (
     unweighted_average_recall,
     weighted_average_recall,
 )
+from mtcae_dfer.video_reading import uniform_frame_indices
 
 
 @dataclass
@@ -44,17 +46,26 @@ class Answers:
 
 @torch.no_grad()
 def answer(model: MTCAEForMultiTaskVideo, faces: FaceSet) -> Answers:
-    """Predictions for whole sets, cut as at prediction, in float32."""
+    """Predictions for whole sets, cut as at prediction, in float32.
+
+    A still or a short clip is shown as the processor shows it, its frames several times.
+    """
     model.eval()
+    encoder, frames = model.encoder, faces.pictures.shape[1]
+    assert isinstance(encoder, FrameBackboneModel)
+    shown = uniform_frame_indices(frames, recipe.MOTION_FRAMES)
+    first = [shown.index(frame) for frame in range(frames)]
     squares, parts = face_squares(faces.face_landmarks, FaceCut()), []
-    clips_at_once = max(1, recipe.FRAMES_ASKED // faces.pictures.shape[1])
+    clips_at_once = max(1, recipe.FRAMES_ASKED // frames)
     for begin in range(0, len(faces), clips_at_once):
         indices = np.arange(begin, min(begin + clips_at_once, len(faces)))
         batch = make_batch(faces, squares, indices, recipe.SIZES[-1])
-        outputs = model(batch.pixel_values)
+        features = encoder.encode_frames(batch.pixel_values)[:, shown]
+        outputs = model(encoded_clips=encoder.encode_over_time(features))
         batch.pixel_values = batch.pixel_values[:, :0]  # only the labels are kept
         labels = FaceBatch(**{name: value.cpu() for name, value in vars(batch).items()})
-        parts.append(Answers(outputs.logits.cpu(), outputs.face_boxes.cpu(), outputs.face_landmarks.cpu(), labels))
+        boxes, landmarks = outputs.face_boxes[:, first], outputs.face_landmarks[:, first]
+        parts.append(Answers(outputs.logits.cpu(), boxes.cpu(), landmarks.cpu(), labels))
     joined = {name: torch.cat([getattr(part.batch, name) for part in parts]) for name in vars(parts[0].batch)}
     return Answers(
         scores=torch.cat([part.scores for part in parts]),

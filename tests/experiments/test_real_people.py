@@ -24,7 +24,7 @@ from mtcae_dfer.experiments.real_people.recipe import RealPeopleOptions
 from mtcae_dfer.hub_dataset.files import write_json, writing_in
 from mtcae_dfer.hub_dataset.votes import count_votes, vote_shares
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
-from mtcae_dfer.training.data.faces import FaceSet, measure_tones, smooth_targets
+from mtcae_dfer.training.data.faces import FaceCut, FaceSet, face_squares, make_batch, measure_tones, smooth_targets
 from tests.support.tiny_models import tiny_model
 
 NEUTRAL, DISGUST = EXPRESSIONS.index("neutral"), EXPRESSIONS.index("disgust")
@@ -209,6 +209,26 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(tmp_path: Path, mon
     votes[0, first], votes[1, second - 1], votes[1, second], votes[3, 0] = 6, 6, 4, 4
     votes[2, :2] = 5
     assert figures_of(answers, votes)["voted"] == {"count": 2, "accuracy": 0.5, "uar": 0.5}
+
+
+def test_a_still_is_answered_as_the_processor_shows_it_sixteen_times() -> None:
+    model = make_cascade(make_classifier(), seed=0).eval()
+    stills = random_faces(3, 1)
+    answers = answer(model, stills)
+    pictures = make_batch(stills, face_squares(stills.face_landmarks, FaceCut()), np.arange(3), 80).pixel_values
+    with torch.no_grad():
+        expected = model(pictures.repeat(1, 16, 1, 1, 1))
+    torch.testing.assert_close(answers.scores, expected.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(answers.boxes, expected.face_boxes[:, :1], atol=1e-5, rtol=1e-5)
+    assert answers.landmarks.shape == answers.batch.face_landmarks.shape == (3, 1, 5, 2)
+    # Of four frames the inner ones are shown five times, the others three.
+    clips = random_faces(2, 4)
+    pictures = make_batch(clips, face_squares(clips.face_landmarks, FaceCut()), np.arange(2), 80).pixel_values
+    with torch.no_grad():
+        expected = model(pictures[:, [0] * 3 + [1] * 5 + [2] * 5 + [3] * 3])
+    answers = answer(model, clips)
+    torch.testing.assert_close(answers.scores, expected.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(answers.landmarks, expected.face_landmarks[:, [0, 3, 8, 13]], atol=1e-5, rtol=1e-5)
 
 
 def test_without_steps_a_cascade_stays_as_it_was_and_is_kept(tmp_path: Path) -> None:
