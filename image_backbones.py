@@ -56,7 +56,7 @@ def build_image_backbone(config: PreTrainedConfig, feature_map: FeatureMap) -> P
     """A fresh image model. Weights that its feature map does not depend on are buffers, so that nothing trains them."""
     # dtype=None: all parts of a model are built in one type, whatever type the image model was once saved in.
     asked = config._attn_implementation
-    if asked in (None, "eager") or MODEL_MAPPING[type(config)]._supports_sdpa:
+    if asked in (None, "eager") or getattr(MODEL_MAPPING[type(config)], "_supports_sdpa", False):
         backbone = AutoModel.from_config(config, dtype=None)
     else:
         # Perhaps it has no attention to which the words of the whole model could apply.

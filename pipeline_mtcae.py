@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .face_crop import FaceCrop, face_crop
 from .face_geometry import boxes_to_pixels, map_from_crop, points_to_pixels
@@ -42,6 +44,8 @@ from .video_reading import (
     uniform_frame_indices,
 )
 
+logger = logging.get_logger(__name__)
+
 LONGEST_SIDE = 1920  # pixels; larger frames are kept and cropped at this size, so that memory stays bounded
 WAITING_FRAMES = 24  # kept frames after which some are searched
 NO_NUMBERS = "the model's scores are not numbers (NaN): its weights are damaged, or overflow in their type; take others"
@@ -60,11 +64,12 @@ class FacialExpressionTimelinePipeline(Pipeline):
     Returns:
         One video: {"duration", "fps", "width", "height", "people": [{"track", "start", "end", "windows": [{"start",
         "end", "face_coverage", "face_frames", "face_seconds", "short", "scores": {name: probability} or None, "frames":
-        [{"time", "box", "landmarks"}]}]}]}, times in seconds, boxes (x1, y1, x2, y2) and points (x, y) in pixels of the
-        upright video. `frames` are the sampled frames with a face; `scores` is None where a window has none. The scores
-        rest on `face_frames` frames and `face_seconds` seconds of face; `short` says that these are less than half a
-        second. With people="all" boxes and points are MTCNN's, which the tracks are made of; with "single" the model's
-        own, None where it has no such task.
+        [{"time", "box", "landmarks"}]}]}], "left_out", "warning"}, times in seconds, boxes (x1, y1, x2, y2) and points
+        (x, y) in pixels of the upright video. `frames` are the sampled frames with a face; `scores` is None where a
+        window has none. The scores rest on `face_frames` frames and `face_seconds` seconds of face; `short` says that
+        these are less than half a second. With people="all" boxes and points are MTCNN's, which the tracks are made of;
+        with "single" the model's own, None where it has no such task. `left_out` counts the people of whom
+        `min_seconds` leaves no window; `warning` is one line where only a part of the video could be read, else None.
         Many videos: an iterator of such results as they come; of a video that fails, {"video", "error": {"code",
         "message"}}. Live frames: an iterator of {"start", "end", "latency", "people": [{"track", "window"}]}, one for
         each window as soon as the first frame behind it arrives; `latency` is the seconds spent after that frame.
@@ -140,9 +145,13 @@ class FacialExpressionTimelinePipeline(Pipeline):
     def timeline(self, video: Any, options: TimelineOptions, progress: Progress | None = None) -> dict[str, Any]:
         """The timeline of one video (see the class)."""
         if _is_one_video(video):
-            source: _ArrayFrames | FrameStream = _ArrayFrames(video, options.fps)
-        else:
-            source = FrameStream(video)
+            return self._timeline(_ArrayFrames(video, options.fps), options, progress)
+        with reading_errors_of(video):
+            return self._timeline(FrameStream(video), options, progress)
+
+    def _timeline(
+        self, source: "_ArrayFrames | FrameStream", options: TimelineOptions, progress: Progress | None
+    ) -> dict[str, Any]:
         info, duration = source.info, source.info.duration
         plan = WindowPlan(source.times, duration, options, self.model.config.num_frames)
         reading = _Reading(self, plan, options, (info.width, info.height), min(CONFIRMING_FACES, len(plan.wanted)))
@@ -158,30 +167,33 @@ class FacialExpressionTimelinePipeline(Pipeline):
         reading.finish()
         if progress is not None:
             progress(1.0)
+        if source.warning is not None:
+            logger.warning(source.warning)
         return {
             "duration": round(duration, 3),
             "fps": round(info.frame_rate, 3),
             "width": info.width,
             "height": info.height,
-            "people": self._people(reading, duration, options),
+            **self._people(reading, duration, options),
+            "warning": source.warning,
         }
 
-    def _people(self, reading: "_Reading", duration: float, options: TimelineOptions) -> list[dict[str, Any]]:
-        """The result's tracks, in the order in which they came into view."""
+    def _people(self, reading: "_Reading", duration: float, options: TimelineOptions) -> dict[str, Any]:
+        """The result's tracks, in the order in which they came into view, and how many `min_seconds` left out."""
         clips: dict[int, list[ScoredClip]] = {}
         for clip in reading.clips:
             clips.setdefault(clip.track, []).append(clip)
         spans = {0: (0.0, duration)} if reading.single else reading.search.tracker.spans
-        people = [
-            {
-                "track": number,
-                "start": round(spans[key][0], 3),
-                "end": round(spans[key][1], 3),
-                "windows": person_windows(clips.get(key, []), spans[key], options, self.model.config.class_names),
-            }
-            for key, number in reading.numbers.items()
-        ]
-        return [person for person in people if person["windows"] or not options.min_seconds]
+        people: list[dict[str, Any]] = []
+        left_out = 0
+        for key, number in reading.numbers.items():
+            start, end = spans[key]
+            windows = person_windows(clips.get(key, []), spans[key], options, self.model.config.class_names)
+            if windows or not options.min_seconds:
+                people.append({"track": number, "start": round(start, 3), "end": round(end, 3), "windows": windows})
+            elif any(clip.found.any() for clip in clips.get(key, [])):
+                left_out += 1
+        return {"people": people, "left_out": left_out}
 
     def _each(
         self, videos: Iterable[Any], options: TimelineOptions, progress: Progress | None
@@ -190,10 +202,7 @@ class FacialExpressionTimelinePipeline(Pipeline):
             try:
                 yield self.timeline(video, options, progress)
             except (ValueError, TypeError, FloatingPointError) as error:
-                code = "unreadable_video" if isinstance(error, VideoReadingError) else "bad_input"
-                code = "bad_scores" if isinstance(error, FloatingPointError) else code
-                message = " ".join(str(error).split())
-                yield {"video": _name_of(video), "error": {"code": code, "message": message}}
+                yield {"video": _name_of(video), "error": describe_failure(error)}
 
     def _iterate(
         self, items: Iterator[Any], options: TimelineOptions, progress: Progress | None
@@ -278,6 +287,31 @@ class FacialExpressionTimelinePipeline(Pipeline):
         return answer
 
 
+@contextmanager
+def reading_errors_of(video: Any) -> Iterator[None]:
+    """Makes an error of this video of what keeps its file from being read: its permissions, a drive that is gone.
+
+    Raises:
+        VideoReadingError: instead of an OSError of this file, or of none: a failed read names no file. Those of other
+            files, such as the weights of a network, are raised as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = _name_of(video)
+        if error.filename not in (None, name):
+            raise
+        advice = "check its permissions and its drive, or copy it again"
+        raise VideoReadingError(f"'{name}' cannot be read ({error.strerror or error}): {advice}") from error
+
+
+def describe_failure(error: Exception) -> dict[str, str]:
+    """Why a video has no timeline or no scores, for JSON: {"code", "message"}, the message in one line."""
+    code = "unreadable_video" if isinstance(error, VideoReadingError) else "bad_input"
+    code = "bad_scores" if isinstance(error, FloatingPointError) else code
+    return {"code": code, "message": " ".join(str(error).split())}
+
+
 def quantise_linear_layers(model: torch.nn.Module) -> None:
     """Weights of all linear layers but the task heads' to 8 bits, in place; activations are quantised as they come.
 
@@ -352,7 +386,7 @@ class _Reading:
         elif self.seen and self.span is not None:
             # Of live frames the end is known only now: one last window up to it.
             end = self.seen[-1].time + self.spacing
-            if self.span[0] < end and (self.span[0] == 0 or end > self.span[1] - self.options.hop + 1e-6):
+            if self.span[0] == 0 or end > self.span[1] - self.options.hop + 1e-6:
                 ended.append((max(0.0, end - self.options.window_seconds), end))
         for span in ended:
             self._close(span)
@@ -455,6 +489,8 @@ class _Scorer:
 
 class _ArrayFrames:
     """An array's frames, with the times that its frame rate gives them."""
+
+    warning = None  # an array is whole
 
     def __init__(self, video: Any, frame_rate: float | None) -> None:
         if frame_rate is None:

@@ -112,7 +112,7 @@ class WindowPlan:
 
 
 def _window_spans(duration: float | None, options: TimelineOptions) -> Iterator[tuple[float, float]]:
-    """(start, end) of the windows in seconds; the last one ends with the video, so that none is cut short."""
+    """(start, end) of the windows in seconds; the last one ends with the video, whatever the gaps are."""
     window, hop = options.window_seconds, options.hop
     for position in count():
         start = position * hop
@@ -120,9 +120,8 @@ def _window_spans(duration: float | None, options: TimelineOptions) -> Iterator[
             yield start, start + window
             continue
         covered = start - hop + window if position else 0.0
-        if covered < duration - 1e-3 and start < duration:
-            # With gaps between windows the last one begins where it should.
-            yield (max(0.0, duration - window) if hop <= window else start), duration + 1e-3
+        if covered < duration - 1e-3:
+            yield max(0.0, duration - window), duration + 1e-3
         return
 
 

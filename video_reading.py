@@ -150,19 +150,13 @@ def read_clip(
             reading = _decode_frames(video, packets, wanted, size, to_the_end=True)
     if reading.info is None:
         raise VideoReadingError(_no_frame_message(video, packets))
-    promised, warning = packets.frame_count + packets.missing, None
-    if readable < promised:
-        part = f"{readable}" if reading.has_gap else f"the first {readable}"
-        whole = f"about {promised}" if packets.missing_is_estimated else f"{promised}"
-        told = f"only {part} of {whole} frames could be read; sampled from those"
-        warning = f"{video.label} is damaged or cut off: {told}"
     return SampledClip(
         # T × (3, H, W) -> (T, 3, H, W)
         frames=torch.stack([reading.pictures[index] for index in wanted]),
         frame_indices=wanted,
         timestamps=[reading.seconds[index] for index in wanted],
         info=replace(reading.info, frame_count=readable),
-        warning=warning,
+        warning=_damage_warning(video, packets, readable, reading.has_gap),
     )
 
 
@@ -173,6 +167,7 @@ class FrameStream:
         info: what is known of the video before decoding it.
         times: seconds of the frames by index, relative to the first one, as the packets announce them: of a variable
             frame rate too. Some 40 bytes a frame are all that grows with the length of the video.
+        warning: known behind the last frame: one line where only a part of the video could be read, else None.
 
     Raises:
         VideoReadingError: the source is no readable video; while iterating, no frame decodes.
@@ -184,14 +179,16 @@ class FrameStream:
         self._packets = _count_packets(self._video)
         self.info = _describe_first_frame(self._video, self._packets)
         self.times = self._packets.announced_times()
+        self.warning: str | None = None
 
     def __iter__(self) -> Iterator["StreamedFrame"]:
         with _open_stream(self._video) as (container, stream):
-            clock = FrameClock(self._packets)
-            for frame in _DecodedFrames(self._video, container, stream):
+            clock, frames = FrameClock(self._packets), _DecodedFrames(self._video, container, stream)
+            for frame in frames:
                 stored, seconds = clock.tell(frame)
                 # Counting would go wrong behind frames that do not decode.
                 yield StreamedFrame(announced_index(self.times, seconds), seconds, stored, frame, self.info)
+        self.warning = _damage_warning(self._video, self._packets, clock.count, frames.has_gap)
 
 
 @dataclass(frozen=True)
@@ -560,6 +557,17 @@ def _upright_picture(frame: av.VideoFrame) -> torch.Tensor:
         picture = picture.transpose(1, 2)  # (3, H, W) -> (3, W, H)
     flipped_axes = [axis for axis, flipped in ((1, flip_rows), (2, flip_columns)) if flipped]
     return picture.flip(flipped_axes) if flipped_axes else picture  # a flip along no axis is a slow copy
+
+
+def _damage_warning(video: _ReopenableVideo, packets: PacketCount, readable: int, has_gap: bool) -> str | None:
+    """One line where fewer frames decode than the file promises, else None."""
+    promised = packets.frame_count + packets.missing
+    if readable >= promised:
+        return None
+    part = f"{readable}" if has_gap else f"the first {readable}"
+    whole = f"about {promised}" if packets.missing_is_estimated else f"{promised}"
+    told = f"only {part} of {whole} frames could be read; sampled from those"
+    return f"{video.label} is damaged or cut off: {told}"
 
 
 def _no_frame_message(video: _ReopenableVideo, packets: PacketCount) -> str:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtcae_dfer.hub_dataset.clips import Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import Clip, DatasetError, OptionError
 from mtcae_dfer.hub_dataset.corpora.reading import LINES_PER_FINDING
 from mtcae_dfer.hub_dataset.corpora.registry import CORPORA, crema_d, mead, ravdess
-from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL_CORPORA, fold_table, split_kinds
+from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL_CORPORA, count_units, fold_table, split_kinds
 from mtcae_dfer.hub_dataset.labelling.one_machine import LONGEST_GAP
-from mtcae_dfer.hub_dataset.workers import ENGINES
+from mtcae_dfer.hub_dataset.workers import ENGINES, check_device, check_engine
 
 if TYPE_CHECKING:
     from mtcae_dfer.hub_dataset.building.build import BuildOptions
     from mtcae_dfer.hub_dataset.building.report import BuildReport
+
+Run = Callable[[argparse.Namespace], int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser = actions.add_parser("pack-frames", help="turn folders of JPEG frames into video files of the same pixels")
     parser.add_argument("source", help="the folder above the folders of frames")
     parser.add_argument("output", help="folder of the videos")
-    parser.add_argument("--frame-rate", type=Fraction, default=Fraction(25), help="to write down (default: 25)")
+    parser.add_argument("--frame-rate", type=_frame_rate, default=Fraction(25), help="to write down (default: 25)")
     parser.set_defaults(run=_pack_frames)
 
     parser = actions.add_parser("cache-frames", help="decode a data set once, for training with --frame-cache OUT")
@@ -227,6 +231,39 @@ def _add_build_options(
     parser.add_argument("--workers", type=int, help="labelling processes (default: one per processor)")
 
 
+def _frame_rate(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text} is no number, such as 25 or 30000/1001") from None
+
+
+def _telling_options(**names: str) -> Callable[[Run], Run]:
+    """Lets the errors of a command tell its options instead of the fields behind them.
+
+    Args:
+        names: field -> name of its option, where that is another one.
+    """
+
+    def decorate(run: Run) -> Run:
+        @wraps(run)
+        def run_and_tell(arguments: argparse.Namespace) -> int:
+            def option(field: str) -> str:
+                name = names.get(field, field)
+                return f"--{name.replace('_', '-')}" if hasattr(arguments, name) else field
+
+            try:
+                return run(arguments)
+            except OptionError as error:
+                rule = re.sub(r"`(\w+)`", lambda field: option(field[1]), error.rule)
+                raise DatasetError(f"{option(error.name)} {error.value}: {rule}") from error
+
+        return run_and_tell
+
+    return decorate
+
+
+@_telling_options()
 def _pack_frames(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.corpora.frame_folders import pack_frame_folders
 
@@ -254,24 +291,29 @@ def _cache_frames(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@_telling_options(height="size", width="size")
 def _build_from_corpus(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.building.corpus_building import corpus_options
 
+    options = _build_options(arguments)
     chosen = {name: getattr(arguments, name) for name in arguments.reader_options}
     corpus = CORPORA[arguments.corpus]
     reading = corpus.read(arguments.source, **chosen)
     for line in reading.report_lines(None if arguments.all_findings else LINES_PER_FINDING):
         print(line, file=sys.stderr)
-    return _build(reading.clips, arguments, corpus_options(corpus, reading, _build_options(arguments)))
+    return _build(reading.clips, arguments, corpus_options(corpus, reading, options))
 
 
+@_telling_options(height="size", width="size")
 def _build_from_folder(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 
+    options = _build_options(arguments, arguments.classes)
     clips = read_folder(arguments.source, arguments.subjects_csv, arguments.subject_pattern, arguments.classes)
-    return _build(clips, arguments, _build_options(arguments, arguments.classes))
+    return _build(clips, arguments, options)
 
 
+@_telling_options(height="size", width="size", camera_frames="camera_path")
 def _build_from_stills(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.building.corpus_building import build_stills
     from mtcae_dfer.hub_dataset.corpora.folder import SubjectFinder
@@ -301,6 +343,7 @@ def _build_from_stills(arguments: argparse.Namespace) -> int:
     return 1 if {failure["name"] for failure in report.failures} - findings.left_out.keys() else 0
 
 
+@_telling_options(height="size", width="size", seed="corpus_seed")
 def _build_synthetic(arguments: argparse.Namespace) -> int:
     from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
     from mtcae_dfer.hub_dataset.corpora.folder import read_folder
@@ -309,17 +352,22 @@ def _build_synthetic(arguments: argparse.Namespace) -> int:
 
     chosen = {"subjects": arguments.subjects, "takes": arguments.takes, "seed": arguments.corpus_seed}
     config = SyntheticCorpusConfig(**{name: value for name, value in chosen.items() if value is not None})
+    options = _build_options(arguments, config.expressions)
     clips_dir = arguments.clips_dir or f"{os.path.abspath(arguments.output)}-clips"
     corpus = make_synthetic_corpus(clips_dir, config, workers=arguments.workers)
     clips = read_folder(corpus / "videos" / "clips.csv", class_names=config.expressions)
     clips = attach_drawn_labels(clips, corpus)
-    return _build(clips, arguments, _build_options(arguments, config.expressions))
+    return _build(clips, arguments, options)
 
 
 def _build_options(arguments: argparse.Namespace, class_names: Sequence[str] | None = None) -> BuildOptions:
+    """The options of a build, refused here where they are wrong: before a source is read or prepared."""
     from mtcae_dfer.hub_dataset.building.build import BuildOptions
     from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 
+    check_engine(arguments.engine, arguments.ray_address, arguments.workers)
+    if arguments.engine == "processes":  # the machines of a cluster have devices of their own
+        check_device(arguments.device)
     labelling = LabellingOptions(
         num_frames=arguments.num_frames,
         height=arguments.size,
@@ -357,8 +405,8 @@ def _build(clips: Sequence[Clip], arguments: argparse.Namespace, options: BuildO
 
 
 def _print_report(report: BuildReport) -> None:
-    subjects = len(report.subject_counts)
-    print(f"{report.dataset_name}: {report.clip_count} clips of {subjects} subjects in {report.output_dir}")
+    subjects = f"{count_units(report.subject_counts)} subjects"
+    print(f"{report.dataset_name}: {report.clip_count} clips of {subjects} in {report.output_dir}")
     print(f"  classes: {', '.join(f'{name} {count}' for name, count in report.class_counts.items())}")
     print(f"  protocol: {report.protocol['name']}")
     # The class balance of every split: words to the left, numbers to the right.
@@ -373,9 +421,9 @@ def _print_report(report: BuildReport) -> None:
     print(f", and {report.interpolated_share:.1%} interpolated" if report.interpolated_share else "")
     if report.clips_without_face:
         print(f"  clips without any face: {len(report.clips_without_face)}, such as {report.clips_without_face[0]}")
-    for kind, entries in (("with a warning", report.warnings), ("left out", report.failures)):
+    for kind, entries in (("warnings", report.warnings), ("clips left out", report.failures)):
         if entries:
-            print(f"  {len(entries)} clips {kind}:", file=sys.stderr)
+            print(f"  {len(entries)} {kind}:", file=sys.stderr)
         for entry in entries:
             print(f"    {entry['name']}: {entry['reason']}", file=sys.stderr)
 

@@ -21,11 +21,14 @@ def run(options: argparse.Namespace) -> int:
     check_outputs({"--output": (options.output, PICTURE_SUFFIXES)}, [options.video])
     if options.frames < 1:
         raise ValueError(f"--frames {options.frames}: must be at least 1")
+    from mtcae_dfer.inference.clips import NO_FACE
     from mtcae_dfer.inference.explain import explain_video
     from mtcae_dfer.inference.models import load_model
 
     model, processor = load_model(chosen_model(options), options.device)
-    scores = explain_video(options.video, model, processor, Path(options.output), options.frames)
-    best = max(scores, key=scores.__getitem__)
-    print(f"{options.video}: {best} {scores[best]:.1%}; the picture is {options.output}")
+    explanation = explain_video(options.video, model, processor, Path(options.output), options.frames)
+    best, probability = next(iter(explanation.scores.items()))
+    print(f"{options.video}: {best} {probability:.1%}; the picture is {options.output}")
+    if not explanation.face_found:
+        print(f"  {NO_FACE}")
     return 0

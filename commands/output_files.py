@@ -17,6 +17,8 @@ def check_outputs(outputs: Mapping[str, tuple[str | None, tuple[str, ...]]], inp
     Raises:
         ValueError: one line with the option, the file and what to do.
     """
+    from mtcae_dfer.hub_dataset.files import why_not_writable  # imports torch, which --help does not wait for
+
     read = {_identity(file): file for file in inputs}
     written: dict[object, str] = {}
     for option, (file, suffixes) in outputs.items():
@@ -35,8 +37,8 @@ def check_outputs(outputs: Mapping[str, tuple[str | None, tuple[str, ...]]], inp
             raise ValueError(f"{option} {file}: cannot be written, there is no folder {folder}; create it first")
         if os.path.isdir(place):
             raise ValueError(f"{option} {file}: cannot be written, it is a folder; give the name of a file")
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"{option} {file}: cannot be written, the folder {folder} is read-only; choose another")
+        if reason := why_not_writable(folder):
+            raise ValueError(f"{option} {file}: cannot be written, {folder} takes no files ({reason}); choose another")
 
 
 def _identity(file: str) -> object:

@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "video files; a folder, or a pattern in quotes, stands for all videos in it"
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help=told)
     add_model_arguments(parser)
-    parser.add_argument("--json", metavar="OUT", help="write the results as JSON to this file")
+    parser.add_argument("--json", metavar="OUT", help="write the results as JSON; to a .jsonl one a line")
     parser.add_argument("--top-k", type=int, help="how many expressions to show (default: all)")
     parser.add_argument("--verify-face", action="store_true", help="also say in how many frames MTCNN finds a face")
-    parser.add_argument("--picture", metavar="PNG", help="draw the frames of the first clip with boxes and points")
+    parser.add_argument("--picture", metavar="PNG", help="draw the frames of the first clip that can be read")
     group = parser.add_argument_group("timelines", "any of these asks for a timeline of every video")
     group.add_argument("--overlay", metavar="MP4", help="write the video with boxes, points, numbers and scores")
     group.add_argument("--timeline", metavar="PNG", help="draw every person's scores over time")
@@ -104,7 +104,6 @@ def check_output_options(options: argparse.Namespace, inputs: list[str]) -> None
 def run_clips(clips: list[str], options: argparse.Namespace) -> int:
     """Predicts all clips as a whole; one that cannot be read is reported and does not stop the others."""
     from mtcae_dfer.face_detection import FaceDetector
-    from mtcae_dfer.hub_dataset.files import write_json
     from mtcae_dfer.inference.clips import draw_predicted_clip, failure_lines, format_clip, predict_file
     from mtcae_dfer.inference.models import load_model
 
@@ -114,9 +113,12 @@ def run_clips(clips: list[str], options: argparse.Namespace) -> int:
     for result in results:
         print(format_clip(result))
     if options.json:
-        write_json(Path(options.json), results)
-    if options.picture:
-        draw_predicted_clip(results[0], processor.num_frames, Path(options.picture), options.device)
+        write_answers(Path(options.json), results)
+    readable = [result for result in results if "error" not in result]
+    if options.picture and readable:
+        draw_predicted_clip(readable[0], processor.num_frames, Path(options.picture), options.device)
+    elif options.picture:
+        print(f"--picture {options.picture}: not written, none of the clips could be read", file=sys.stderr)
     failures = failure_lines(results)
     for line in failures:
         print(line, file=sys.stderr)
@@ -125,7 +127,6 @@ def run_clips(clips: list[str], options: argparse.Namespace) -> int:
 
 def run_timelines(videos: list[str], options: argparse.Namespace) -> int:
     """Predicts every video as a timeline, and writes what is asked for."""
-    from mtcae_dfer.hub_dataset.files import write_json
     from mtcae_dfer.inference.annotated_video import write_overlay
     from mtcae_dfer.inference.studies import predict_timelines
     from mtcae_dfer.inference.timeline_files import draw_timeline, format_timeline, write_csv
@@ -137,23 +138,37 @@ def run_timelines(videos: list[str], options: argparse.Namespace) -> int:
         raise ValueError(f"{_spelled(unfit)}: not for {several}; --csv and --json are written for any number of videos")
     pipe, given = make_pipeline(options)
     study = predict_timelines(videos, pipe, given)
-    if len(videos) == 1 and study.failures:
-        raise ValueError(study.failures[videos[0]])
     for video, timeline in study.timelines.items():
         print(format_timeline(video, timeline))
     if options.json:
-        write_json(Path(options.json), study.entries() if len(videos) > 1 else study.timelines[videos[0]])
-    if options.csv and study.timelines:
-        write_csv(study.timelines, Path(options.csv), options.per_frame)
-    if options.timeline:
+        entries = study.entries()
+        alone = study.timelines.get(videos[0], entries[0])
+        write_answers(Path(options.json), entries, whole=entries if len(videos) > 1 else alone)
+    if options.csv:
+        write_csv(study.timelines, Path(options.csv), options.per_frame, pipe.model.config.class_names)
+    if options.timeline and study.timelines:
         draw_timeline(study.timelines[videos[0]], Path(options.timeline))
-    if options.overlay:
+    if options.overlay and study.timelines:
         write_overlay(videos[0], study.timelines[videos[0]], Path(options.overlay))
+    for name in ("timeline", "overlay"):
+        if getattr(options, name) and not study.timelines:
+            print(f"--{name} {getattr(options, name)}: not written, the video could not be read", file=sys.stderr)
     if study.failures:
         print(f"{len(study.failures)} of {len(videos)} videos could not be read:", file=sys.stderr)
-    for message in study.failures.values():
-        print(f"  {message}", file=sys.stderr)
+    for failure in study.failures.values():
+        print(f"  {failure['message']}", file=sys.stderr)
     return 1 if study.failures else 0
+
+
+def write_answers(file: Path, answers: list[dict[str, Any]], whole: Any = None) -> None:
+    """Writes answers as one JSON value, `whole` or else all of them, or with the ending .jsonl each on a line."""
+    from mtcae_dfer.hub_dataset.files import plain_values, write_json, write_text
+
+    if file.suffix.lower() == ".jsonl":
+        lines = [json.dumps(plain_values(answer), ensure_ascii=False, allow_nan=False) for answer in answers]
+        write_text(file, "\n".join(lines))
+    else:
+        write_json(file, answers if whole is None else whole)
 
 
 def run_study(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,21 @@ UNKNOWN_SUBJECT = "unknown"
 
 class DatasetError(ValueError):
     """A data set cannot be read, built or loaded. The message is one line for the user: what, where, what to do."""
+
+
+class OptionError(DatasetError):
+    """An option has a value that it cannot have: `name=value: rule`.
+
+    A command line has names of its own: it tells name, value and rule by them. Names of other options stand in the rule
+    between backticks.
+    """
+
+    def __init__(self, name: str, value: Any, rule: str) -> None:
+        super().__init__(name, value, rule)
+        self.name, self.value, self.rule = name, value, rule
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r}: {self.rule}"
 
 
 @dataclass(frozen=True, eq=False)

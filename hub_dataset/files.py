@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,3 +148,15 @@ def hash_file(path: str | os.PathLike) -> tuple[str, int]:
         while block := file.read(1 << 20):
             digest.update(block)
         return digest.hexdigest(), file.tell()
+
+
+def why_not_writable(folder: str | os.PathLike[str]) -> str | None:
+    """Why no file can be made in a folder that is there, in the system's words; None where one can.
+
+    A file is made and removed: permissions do not tell of folders that the system makes up, or of read-only drives.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".mtcae-"):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)

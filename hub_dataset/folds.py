@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError
+from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, Clip, DatasetError, OptionError
 
 SPLITS = ("train", "validation", "test")
 SPLIT_KINDS = ("holdout", "folds", "leave-one-subject-out", "none")
@@ -93,19 +93,58 @@ def divide_present(protocol: Protocol, units: Collection[str]) -> Protocol:
         units: the subjects, or parts of official lists, that have clips.
 
     Returns:
-        The protocol without the others, and without the folds in which nobody is left to be tested.
+        The protocol without the others, and without the folds in which nobody is left to be tested. Its name says how
+        many were left out; a fold may have lost a whole split (see `emptied_splits`).
 
     Raises:
         DatasetError: no fold is left.
     """
-    folds = []
+    folds: list[Fold] = []
     for fold in protocol.folds:
         train, validation, test = (tuple(unit for unit in getattr(fold, split) if unit in units) for split in SPLITS)
         if test or not fold.test:
             folds.append(Fold(fold.name, train, validation, test))
     if not folds:
         raise DatasetError(f"Protocol {protocol.name!r}: no clip of the subjects that it tests could be read.")
-    return Protocol(protocol.name, protocol.kind, tuple(folds))
+    name = protocol.name
+    if protocol.kind == "holdout":
+        name = name.replace(_sizes(protocol.folds[0]), _sizes(folds[0]))
+    absent = set(splits_of_units(protocol)) - set(units)
+    if absent:
+        name += f", {len(absent)} {_unit(protocol.kind)}(s) without readable clips left out"
+        gone = len(protocol.folds) - len(folds)
+        name += f" with {gone} of {len(protocol.folds)} folds" if gone else ""
+    return Protocol(name, protocol.kind, tuple(folds))
+
+
+def emptied_splits(protocol: Protocol) -> dict[str, str]:
+    """By name of a fold that lists nobody to train on, or nobody to choose by, what it lacks."""
+    if protocol.kind == "none":
+        return {}
+    lacking = {fold.name: [split for split in SPLITS if not getattr(fold, split)] for fold in protocol.folds}
+    return {
+        name: f"no {_unit(protocol.kind)} of its {' and '.join(splits)} split has a readable clip"
+        for name, splits in lacking.items()
+        if splits
+    }
+
+
+def count_units(units: Collection[str]) -> str:
+    """How many subjects (or parts of official lists) there are, before that word; unknown ones do not count as one."""
+    known = len(set(units) - {UNKNOWN_SUBJECT})
+    if UNKNOWN_SUBJECT not in units:
+        return str(known)
+    return f"{known} and unknown" if known else "unknown"
+
+
+def _unit(kind: str) -> str:
+    """What a division of this kind divides."""
+    return "part" if kind in KINDS_OF_PARTS else "subject"
+
+
+def _sizes(fold: Fold) -> str:
+    """Numbers of training, validation and test subjects, in the name of a holdout."""
+    return f"{len(fold.train)}/{len(fold.validation)}/{len(fold.test)} subjects"
 
 
 def splits_of_units(protocol: Protocol) -> dict[str, tuple[str, ...]]:
@@ -150,7 +189,7 @@ def fold_table(
             if fold[split]:
                 size, total = sum(by_class.values()), sum(whole.values())
                 shift = max(abs(by_class[name] / size - whole[name] / total) for name in whole) if size else 0.0
-                cells = (len(fold[split]), size, *by_class.values(), f"{100 * shift:.1f}")
+                cells = (count_units(fold[split]), size, *by_class.values(), f"{100 * shift:.1f}")
                 rows.append([fold["name"], split, *map(str, cells)])
     return [header, *rows]
 
@@ -181,7 +220,9 @@ def make_protocol(
         corpus: name of the corpus, for published folds.
 
     Raises:
-        DatasetError: too few subjects, unknown subjects, or an argument out of range.
+        OptionError: too few subjects, unknown subjects, or an argument out of range; `kind` is called `splits` in it,
+            as in the options of a build.
+        DatasetError: the corpus has no such division, or too few clips for it.
     """
     counts = Counter(subjects)
     if kind != GIVEN and kind not in split_kinds(corpus):
@@ -198,18 +239,14 @@ def make_protocol(
     if kind == OFFICIAL and corpus is not None:
         return _official(counts, corpus, seed, validation_share)
     if UNKNOWN_SUBJECT in counts:
-        raise DatasetError(
-            f"{counts[UNKNOWN_SUBJECT]} clips have no known subject, so they cannot be split by subject: tell the "
-            "subjects (a CSV file or a pattern), or build without splits (splits 'none')."
-        )
+        told = "tell the subjects, in a CSV file or by a `subject_pattern`, or choose none"
+        raise OptionError("splits", kind, f"{counts[UNKNOWN_SUBJECT]} clips have no known subject; {told}")
     if len(counts) < SMALLEST_SPLITTABLE:
-        raise DatasetError(
-            f"{len(counts)} subject(s) ({', '.join(sorted(counts))}) cannot be divided into training, validation and "
-            "test subjects: bring clips of at least 3 subjects, or build without splits (splits 'none')."
-        )
+        told = f"{len(counts)} subject(s) ({', '.join(sorted(counts))}) cannot be divided into training, validation and"
+        raise OptionError("splits", kind, f"{told} test subjects; bring clips of at least 3, or choose none")
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 < share < 1:
-            raise DatasetError(f"{name} is {share}, but must lie between 0 and 1.")
+            raise OptionError(name, share, "must lie between 0 and 1")
     if kind == "holdout":
         return _holdout(counts, seed, validation_share, test_share)
     if kind in PUBLISHED_FOLDS and corpus is not None:
@@ -233,15 +270,16 @@ def _holdout(counts: Counter, seed: int, validation_share: float, test_share: fl
         validation=tuple(sorted(subjects[test_size : test_size + validation_size])),
         test=tuple(sorted(subjects[:test_size])),
     )
-    sizes = f"{len(fold.train)}/{len(fold.validation)}/{len(fold.test)}"
-    return Protocol(f"subject-independent holdout (seed {seed}: {sizes} subjects)", "holdout", (fold,))
+    return Protocol(f"subject-independent holdout (seed {seed}: {_sizes(fold)})", "holdout", (fold,))
 
 
 def _cross_validation(counts: Counter, kind: str, seed: int, num_folds: int, validation_share: float) -> Protocol:
     if not SMALLEST_SPLITTABLE <= num_folds <= len(counts):
-        raise DatasetError(
-            f"{num_folds} folds are not possible with {len(counts)} subjects: choose between 3 and {len(counts)}."
-        )
+        if kind == "folds":
+            rule = f"must be at least {SMALLEST_SPLITTABLE} and at most the number of subjects, {len(counts)}"
+            raise OptionError("num_folds", num_folds, rule)
+        rule = f"{num_folds} folds are not possible with {len(counts)} subjects; bring clips of more, or choose others"
+        raise OptionError("splits", kind, rule)
     # Subjects are dealt to folds of about as many clips: those with most clips first, each to the emptiest fold.
     groups: list[list[str]] = [[] for _ in range(num_folds)]
     clips = [0] * num_folds

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
-from mtcae_dfer.hub_dataset.clips import DatasetError
+from mtcae_dfer.hub_dataset.clips import DatasetError, OptionError
 
 ENGINES = ("processes", "ray")  # what works side by side: processes of this machine, or a Ray cluster
 
@@ -116,9 +116,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def check_engine(engine: str, ray_address: str | None) -> None:
-    """Raises a DatasetError for an unknown engine, or the address of a cluster that is not asked for."""
+def check_engine(engine: str, ray_address: str | None, workers: int | None = None) -> None:
+    """Raises a DatasetError for an unknown engine, the address of a cluster that is not asked for, or no workers."""
     if engine not in ENGINES:
         raise DatasetError(f"Engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}.")
     if ray_address is not None and engine != "ray":
         raise DatasetError("A Ray address was given, but not the engine 'ray': add it, or leave out the address.")
+    if workers is not None and workers < 1:
+        raise OptionError("workers", workers, "must be at least 1")
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch does not know, or that is not here.
+
+    Raises:
+        OptionError: with torch's reason.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; an accelerator that is not there
+        reason = str(error).strip().splitlines()[0]
+        raise OptionError("device", device, f"cannot be used here ({reason}); cpu is always there") from error

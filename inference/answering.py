@@ -137,17 +137,14 @@ class VideoAnswerer:
         options = self.answers.options
         try:
             if self.pipe is not None:
-                return cast("dict[str, Any]", self.pipe(video.path, **options.pipeline, top_k=options.top_k))
-            told = predict_file(video.path, self.model, self.processor, options.top_k, self.detector)
+                told = cast("dict[str, Any]", self.pipe(video.path, **options.pipeline, top_k=options.top_k))
+            else:
+                told = predict_file(video.path, self.model, self.processor, options.top_k, self.detector)
+                told.pop("clip")
         except VideoReadingError as error:
             return _told_of(video, str(error))
-        except OSError as error:  # no permission, a drive that is gone; a failed read names no file
-            if error.filename not in (None, video.path):
-                raise
-            return f"{video.name} cannot be read: {error.strerror or error}"
-        told.pop("clip")
         if "error" in told:
-            return _told_of(video, told["error"])
+            return _told_of(video, told["error"]["message"])
         # The warning of a damaged video names it by its path here; the answer is the same on every machine.
         return told | {"warning": told["warning"] and _told_of(video, told["warning"])}
 
@@ -166,7 +163,7 @@ class VideoAnswerer:
             if options.timelines:  # the picture shows one clip of the video, which a timeline says nothing of
                 shown = predict_file(video.path, self.model, self.processor, options.top_k)
                 if "error" in shown:
-                    raise VideoReadingError(shown["error"])
+                    raise VideoReadingError(shown["error"]["message"])
             draw_predicted_clip(shown, self.processor.num_frames, file, options.device)
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtcae_dfer.hub_dataset.files import replacing, write_json
+from mtcae_dfer.hub_dataset.files import replacing, why_not_writable, write_json
 from mtcae_dfer.inference.studies import name_videos
 from mtcae_dfer.inference.timeline_files import FRAME_COLUMNS, WINDOW_COLUMNS, timeline_rows, write_table
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
@@ -133,8 +133,10 @@ def plan_study(names: Sequence[str], folder: Path, also: Sequence[str] = ()) -> 
     standing = folder if folder.is_dir() else folder.absolute().parent
     if not standing.is_dir():
         raise ValueError(f"--output-dir {folder}: there is no folder {standing}; create it first")
-    if not os.access(standing, os.W_OK):
-        raise ValueError(f"--output-dir {folder}: cannot be written, {standing} is read-only; choose another")
+    if reason := why_not_writable(standing):
+        raise ValueError(
+            f"--output-dir {folder}: cannot be written, {standing} takes no files ({reason}); choose another"
+        )
     inside = os.path.realpath(folder) + os.sep
     videos = [video for video in name_videos(names) if not os.path.realpath(video.path).startswith(inside)]
     if not videos:

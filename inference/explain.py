@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional
 
 from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.inference.clips import shows_face
 from mtcae_dfer.inference.models import ModelError
 from mtcae_dfer.inference.pictures import PREDICTED
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo, MTCAEMultiTaskOutput
-from mtcae_dfer.pipeline_mtcae import NO_NUMBERS
+from mtcae_dfer.pipeline_mtcae import NO_NUMBERS, reading_errors_of
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.video_reading import read_clip
 
@@ -41,6 +42,7 @@ class Explanation:
     landmarks: torch.Tensor | None = None  # (T, 5, 2) likewise
     # (x1, y1, x2, y2) divided by frame width and height: one for all frames, or one for each
     seen: Sequence[float] | Sequence[Sequence[float]] = (0.0, 0.0, 1.0, 1.0)
+    face_found: bool = True  # in any of the frames
 
     def seen_in(self, frame: int) -> list[float]:
         """The part of one frame that the model sees."""
@@ -58,17 +60,18 @@ class Explanation:
 
 def explain_video(
     video: str, model: MTCAEForMultiTaskVideo, processor: MTCAEVideoProcessor, output_png: Path, shown_frames: int = 6
-) -> dict[str, float]:
+) -> Explanation:
     """Draws on a video's frames where every stage looked and what it answered.
 
     Returns:
-        The expression scores {name: probability}, the most probable first.
+        What is drawn; the most probable of the expression scores comes first.
 
     Raises:
         VideoReadingError: the video cannot be read.
         ModelError: a model of this structure cannot be explained.
     """
-    inputs = processor(video, return_metadata=True)
+    with reading_errors_of(video):
+        inputs = processor(video, return_metadata=True)
     (metadata,) = inputs["video_metadata"]
     outputs, attention = read_attention(model, inputs["pixel_values"])
     labels: dict[int | str, str] = {}
@@ -85,13 +88,14 @@ def explain_video(
         answer["face_boxes"],
         answer["face_landmarks"],
         metadata.crop_box,
+        shows_face(video, metadata.frame_indices) if metadata.face_found is None else metadata.face_found,
     )
     _, _, side = explanation.view()
     scale = min(1.0, LONGEST_SIDE / (side * max(metadata.height, metadata.width)))
     size = (max(1, round(metadata.height * scale)), max(1, round(metadata.width * scale)))
     frames = read_clip(video, size=size, frame_indices=metadata.frame_indices).frames
     draw_explanation(frames, explanation, metadata.timestamps, output_png, shown_frames, scale)
-    return explanation.scores
+    return explanation
 
 
 @torch.inference_mode()
@@ -197,7 +201,9 @@ def draw_explanation(
                 place.set_title(f"head {head + 1}, {timestamps[middle]:.2f} s", fontsize=6)
         axes[row, 0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", transform=axes[row, 0].transAxes)
     best = max(explanation.scores, key=explanation.scores.__getitem__)
-    figure.suptitle(f"{best} {explanation.scores[best]:.0%}: where each stage's last layer looked", fontsize=10)
+    doubt = "" if explanation.face_found else " (no face was found)"
+    title = f"{best} {explanation.scores[best]:.0%}{doubt}: where each stage's last layer looked"
+    figure.suptitle(title, fontsize=10)
     with replacing(Path(output_png)) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return output_png

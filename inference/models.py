@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, AutoVideoProcessor
 from transformers.utils import cached_file
 
+from mtcae_dfer.hub_dataset.clips import OptionError
+from mtcae_dfer.hub_dataset.workers import check_device
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.weight_files import WEIGHT_FILES, damaged_weights
@@ -43,10 +44,9 @@ def load_model(name: str, device: str = "cpu") -> tuple[MTCAEForMultiTaskVideo, 
         ModelError: no such model, a folder without weights or with damaged ones, or a model of another kind.
     """
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name; an accelerator that is not there
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"--device {device}: cannot be used here ({reason}); cpu is always there") from error
+        check_device(device)
+    except OptionError as error:
+        raise ModelError(f"--device {device}: {error.rule}") from error
     folder = Path(name)
     if folder.is_dir():
         if not any((folder / file).is_file() for file in WEIGHT_FILES):

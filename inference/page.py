@@ -129,7 +129,9 @@ def summarise(answer: Answer, note: str) -> str:
             told = f"<strong>{name}</strong>: {html.escape(best)} ({scores[name][best]:.0%})"
             rows.append(f"<li>{picture_of(answer.faces.get(person['track']), name)}<span>{told}</span></li>")
     found = f'<ul class="people">{"".join(rows)}</ul>' if rows else f"<p><strong>{NO_FACE}</strong></p>"
-    return f"<p><em>{html.escape(note)}</em></p>{found}"
+    warning = answer.timeline.get("warning")
+    told = f"<p>{html.escape(warning)}</p>" if warning else ""
+    return f"<p><em>{html.escape(note)}</em></p>{told}{found}"
 
 
 def picture_of(face: Image.Image | None, name: str) -> str:
@@ -173,7 +175,10 @@ class Demonstration:
         path = check_upload(video, self.limits)
         mode = "single" if people == ONE_PERSON else "all"
         try:
-            answer = Answer(cast(dict[str, Any], self.pipeline(str(path), people=mode)))
+            timeline = cast(dict[str, Any], self.pipeline(str(path), people=mode))
+            # The visitor knows the clip's name, and nothing of the folder that it was uploaded to.
+            timeline["warning"] = timeline["warning"] and timeline["warning"].replace(str(path), path.name)
+            answer = Answer(timeline)
             answer.faces = face_pictures(str(path), answer.timeline)
         except VideoReadingError as error:
             raise UploadError(f"The clip cannot be read: {error}") from error

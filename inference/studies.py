@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mtcae_dfer.hub_dataset.corpora.folder import VIDEO_SUFFIXES, file_names
 from mtcae_dfer.inference.timeline_files import Timeline
-from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline
+from mtcae_dfer.pipeline_mtcae import FacialExpressionTimelinePipeline, describe_failure
 from mtcae_dfer.video_reading import VideoReadingError
 
 
@@ -62,11 +63,11 @@ class Study:
     """The timelines of several videos by their names, and why those that failed did."""
 
     timelines: dict[str, Timeline] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)  # {"code", "message"}
 
     def entries(self) -> list[dict[str, Any]]:
-        """For JSON: {"video", …} with the timeline, or with "error"; in the order of their names."""
-        answers = self.timelines | {video: {"error": message} for video, message in self.failures.items()}
+        """For JSON: {"video", …} with the timeline, or with "error" {"code", "message"}; in the order of names."""
+        answers = self.timelines | {video: {"error": failure} for video, failure in self.failures.items()}
         return [{"video": video, **answers[video]} for video in sorted(answers)]
 
 
@@ -83,7 +84,8 @@ def predict_timelines(
     """
     study = Study()
     text = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
-    with tqdm(total=float(len(videos)), desc="timeline", bar_format=text, disable=not progress) as bar:
+    bar_options: dict[str, Any] = {"desc": "timeline", "bar_format": text, "disable": not progress}
+    with logging_redirect_tqdm(), tqdm(total=float(len(videos)), **bar_options) as bar:
         done = 0
 
         def show(share: float) -> None:
@@ -94,7 +96,7 @@ def predict_timelines(
             try:
                 study.timelines[video] = cast(Timeline, pipe(video, progress=show, **options))
             except VideoReadingError as error:
-                study.failures[video] = " ".join(str(error).split())
+                study.failures[video] = describe_failure(error)
             done += 1
             show(0.0)
     return study

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_CHARTS = 12  # people in one picture
 NARROW = 6.0  # inches; below it a chart is laid out for a telephone
 EVIDENCE_COLUMNS = ("face_coverage", "face_frames", "face_seconds", "short")
-WINDOW_COLUMNS = ("file", "track", "start", "end", *EVIDENCE_COLUMNS, "expression", "probability")
+WINDOW_COLUMNS = ("file", "track", "start", "end", *EVIDENCE_COLUMNS, "warning", "expression", "probability")
 FRAME_COLUMNS = (
     "file",
     "track",
@@ -33,6 +33,7 @@ FRAME_COLUMNS = (
     "x2",
     "y2",
     *(f"{landmark}_{axis}" for landmark in LANDMARK_NAMES for axis in "xy"),
+    "warning",
     "expression",
     "probability",
 )
@@ -46,12 +47,22 @@ def format_timeline(video: str, result: Timeline) -> str:
     lines = [f"{video}: {result['duration']:.1f} s, {count} {'person' if count == 1 else 'people'}"]
     windows = [window for person in result["people"] for window in person["windows"]]
     if not any(window["scores"] for window in windows):
-        lines.append("  no face was found: there is no expression to report")
+        lines.append(f"  {_nobody(result)}: there is no expression to report")
     for person in result["people"]:
         lines.append(f"  person {person['track']}, {person['start']:.1f}–{person['end']:.1f} s")
         for window in person["windows"]:
             lines.append(f"    {window['start']:7.2f}–{window['end']:.2f} s  {strongest(window)}")
+    if result.get("warning"):
+        lines.append(f"  note: {result['warning']}")
     return "\n".join(lines)
+
+
+def _nobody(result: Timeline) -> str:
+    """Why a timeline tells of nobody."""
+    count = result.get("left_out", 0)
+    if not count:
+        return "no face was found"
+    return f"{count} {'person was' if count == 1 else 'people were'} seen, too shortly for --min-seconds"
 
 
 def format_live_window(window: dict[str, Any]) -> str:
@@ -83,30 +94,37 @@ def timeline_rows(
     Returns:
         The columns, those of the expressions in the order of their names at the end; and the rows, column -> value. A
         row of a window holds its times in seconds, one of a frame its time, its box and its five points in pixels;
-        both the strongest expression of the window, its probability and all scores. What is not known is None.
+        both the video's warning, the strongest expression of the window, its probability and all scores. What is not
+        known is None. A video without such a window or frame has one row, which says nothing but its name and warning.
     """
-    windows = [
-        (file, person["track"], window)
+    windows = {
+        file: [(person["track"], window) for person in timeline["people"] for window in person["windows"]]
         for file, timeline in timelines.items()
-        for person in timeline["people"]
-        for window in person["windows"]
-    ]
-    names = sorted(expressions or {name for _, _, window in windows for name in window["scores"] or ()})
+    }
+    names = sorted(
+        expressions or {name for each in windows.values() for _, window in each for name in window["scores"] or ()}
+    )
+    columns = [*(FRAME_COLUMNS if per_frame else WINDOW_COLUMNS), *names]
     rows = []
-    for file, track, window in windows:
-        scores = window["scores"] or {}
-        best = max(scores, key=scores.__getitem__, default=None)
-        answer = {"expression": best, "probability": scores.get(best), **{name: scores.get(name) for name in names}}
-        who = {"file": file, "track": track}
-        if per_frame:
+    for file, timeline in timelines.items():
+        of_video = dict.fromkeys(columns) | {"file": file, "warning": timeline.get("warning")}
+        found = []
+        for track, window in windows[file]:
+            scores = window["scores"] or {}
+            best = max(scores, key=scores.__getitem__, default=None)
+            row = of_video | {"track": track, "expression": best, "probability": scores.get(best)}
+            row |= {name: scores.get(name) for name in names}
+            if not per_frame:
+                found.append(row | {name: window.get(name) for name in ("start", "end", *EVIDENCE_COLUMNS)})
+                continue
             for frame in window["frames"]:
                 edges = frame["box"] or [None] * 4
                 points = frame["landmarks"] or [(None, None)] * len(LANDMARK_NAMES)
                 values = [frame["time"], *edges, *(value for point in points for value in point)]
-                rows.append(who | dict(zip(FRAME_COLUMNS[2:-2], values, strict=True)) | answer)
-        else:
-            rows.append(who | {name: window.get(name) for name in ("start", "end", *EVIDENCE_COLUMNS)} | answer)
-    return [*(FRAME_COLUMNS if per_frame else WINDOW_COLUMNS), *names], rows
+                found.append(row | dict(zip(FRAME_COLUMNS[2:-3], values, strict=True)))
+        # Whoever counts the videos of a table must find those without a face as well.
+        rows += found or [of_video]
+    return columns, rows
 
 
 def write_csv(
@@ -141,15 +159,16 @@ def timeline_to_pandas(timelines: Timeline | Mapping[str, Timeline], per_frame: 
         timeline_to_pandas(pipe("film.mp4"))
         timeline_to_pandas({file: pipe(file) for file in files}, per_frame=True)
 
-    The column `file` is there where the videos have names.
+    The column `file` is there where the videos have names; without it there is no row of a video without people.
     """
     import pandas
 
     alone = "people" in timelines and "duration" in timelines
     named: Mapping[str, Timeline] = {"": dict(timelines)} if alone else timelines
     columns, rows = timeline_rows(named, per_frame)
-    frame = pandas.DataFrame(rows, columns=columns)
-    return frame.drop(columns="file") if alone else frame
+    if not alone:
+        return pandas.DataFrame(rows, columns=columns)
+    return pandas.DataFrame([row for row in rows if row["track"] is not None], columns=columns).drop(columns="file")
 
 
 def draw_timeline(
@@ -184,7 +203,7 @@ def draw_timeline(
         axes[-1].set_xlabel("seconds")
     else:
         axes[0].set_axis_off()
-        axes[0].text(0.5, 0.5, "no face found in this video", ha="center", va="center", fontsize=14)
+        axes[0].text(0.5, 0.5, _nobody(result), ha="center", va="center", fontsize=14)
     left_out = len(result["people"]) - len(people)
     remark = f"{' ' if width >= NARROW else chr(10)}({left_out} more, seen more shortly, left out)"
     figure.suptitle(f"Expressions over time{remark if left_out else ''}")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mtcae_dfer.hub_dataset.files import appearing_folder, write_json
+from mtcae_dfer.hub_dataset.files import appearing_folder, why_not_writable, write_json
 from mtcae_dfer.inference.models import load_model
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.pipeline_mtcae import quantise_linear_layers
@@ -87,8 +87,8 @@ def export_model(name: str, output: str | os.PathLike, format: str = "onnx", dty
         What export.json holds.
 
     Raises:
-        ExportError: unknown format or dtype, an output that exists, a package that is missing, or an fp32 graph that
-            differs from the model by more than `FP32_TOLERANCE`.
+        ExportError: unknown format or dtype, an output that exists or cannot be written, a package that is missing, or
+            an fp32 graph that differs from the model by more than `FP32_TOLERANCE`.
         ModelError: no such model, or one that is damaged.
     """
     for option, value, choices in (("--format", format, FORMATS), ("--dtype", dtype, DTYPES)):
@@ -99,6 +99,8 @@ def export_model(name: str, output: str | os.PathLike, format: str = "onnx", dty
         raise ExportError(f"{output}: exists already; choose another folder or remove it")
     if not output.absolute().parent.is_dir():
         raise ExportError(f"{output}: the folder {output.absolute().parent} does not exist; create it first")
+    if reason := why_not_writable(output.absolute().parent):
+        raise ExportError(f"{output}: its folder takes no files ({reason}); choose another folder")
     model, processor = load_model(name)
     clips = example_clips(model, processor, max(PARITY_BATCHES))
     with torch.inference_mode():

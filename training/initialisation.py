@@ -14,6 +14,7 @@ from transformers.utils import logging
 from mtcae_dfer.configuration_common import as_height_and_width
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.masked_tubelets import cut_tubelets
+from mtcae_dfer.modeling_encoders import explain_unreadable, read_encoder_config
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.arguments import PRESETS_FOLDER, ModelArguments, available_presets
 from mtcae_dfer.training.drop_path import set_drop_path
@@ -42,20 +43,14 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
     fresh decoders.
 
     Raises:
-        ValueError: the name is neither a preset nor a checkpoint of one of these, or it is a checkpoint and
-            `--encoder` names another one, or `--encoder_overrides` cannot be used.
+        ValueError: as `checked_config_fields`, or the weights do not suit.
     """
-    overrides = config_fields(arguments) | {"id2label": dict(enumerate(classes))}
-    if arguments.encoder_overrides and arguments.encoder is None:
-        raise ValueError(f"--encoder_overrides {arguments.encoder_overrides}: needs --encoder, whose fields they are")
-    if arguments.model in available_presets() and arguments.encoder is not None:
-        overrides.pop("encoder_config", None)
+    overrides = checked_config_fields(arguments) | {"id2label": dict(enumerate(classes))}
+    if arguments.encoder is not None:
         fields = read_encoder_overrides(arguments.encoder_overrides or "")
         model = MTCAEForMultiTaskVideo.from_encoder_pretrained(arguments.encoder, fields, **overrides)
     elif arguments.model in available_presets():
         model = MTCAEForMultiTaskVideo(MTCAEConfig(**overrides))
-    elif arguments.encoder is not None:
-        raise ValueError(f"--encoder {arguments.encoder}: goes under a preset's decoders, not into {arguments.model}")
     else:
         model = _load_checkpoint(arguments.model, overrides)
     if arguments.attn_implementation is not None:
@@ -66,6 +61,33 @@ def build_model(arguments: ModelArguments, classes: list[str]) -> MTCAEForMultiT
     if arguments.freeze_encoder:
         model.freeze_encoder()
     return model
+
+
+def checked_config_fields(arguments: ModelArguments) -> dict[str, Any]:
+    """Fields of the model's config, of a model that is there: all that can be known before weights or clips are read.
+
+    Raises:
+        ValueError: the name is neither a preset nor a readable checkpoint, or it is a checkpoint and `--encoder` names
+            another one; `--encoder` is no readable checkpoint, `--encoder_overrides` cannot be used, or a field has a
+            value that it cannot have.
+    """
+    fields, encoder = config_fields(arguments), arguments.encoder
+    if arguments.encoder_overrides and encoder is None:
+        raise ValueError(f"--encoder_overrides {arguments.encoder_overrides}: needs --encoder, whose fields they are")
+    if arguments.model not in available_presets():
+        if encoder is not None:
+            raise ValueError(f"--encoder {encoder}: goes under a preset's decoders, not into {arguments.model}")
+        config = read_checkpoint_config(arguments.model)
+        if config.model_type == "mtcae" and fields:
+            told = f"a trained model's {', '.join(sorted(fields))} cannot be changed; leave them out"
+            raise ValueError(f"--model {arguments.model}: {told}")
+    elif encoder is None:
+        MTCAEConfig(**fields)
+    else:
+        fields.pop("encoder_config", None)
+        with explain_unreadable(encoder):
+            read_encoder_config(encoder, read_encoder_overrides(arguments.encoder_overrides or ""))
+    return fields
 
 
 def config_fields(arguments: ModelArguments) -> dict[str, Any]:
@@ -175,9 +197,6 @@ def _load_checkpoint(name: str, overrides: dict[str, Any]) -> MTCAEForMultiTaskV
     config = read_checkpoint_config(name)
     if config.model_type != "mtcae":
         return MTCAEForMultiTaskVideo.from_encoder_pretrained(name, **overrides)
-    fixed = sorted(set(overrides) - {"id2label"})
-    if fixed:
-        raise ValueError(f"--model {name}: a trained model's {', '.join(fixed)} cannot be changed; leave them out")
     if list((config.id2label or {}).values()) != list(overrides["id2label"].values()):
         logger.warning(f"{name} knows other expressions than the data set: its expression head starts afresh.")
     return MTCAEForMultiTaskVideo.from_pretrained(name, id2label=overrides["id2label"], ignore_mismatched_sizes=True)

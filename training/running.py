@@ -27,6 +27,7 @@ from transformers.utils import logging
 from mtcae_dfer.configuration_common import as_height_and_width
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
+from mtcae_dfer.hub_dataset.clips import OptionError
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
 from mtcae_dfer.hub_dataset.files import replacing, writing_in
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
@@ -309,10 +310,17 @@ def package_versions(*others: str) -> dict[str, str]:
 
 
 def synthetic_corpus(options: SyntheticArguments) -> SyntheticCorpusConfig:
-    """What the options ask to be drawn."""
-    return SyntheticCorpusConfig(
-        subjects=options.synthetic_subjects, takes=options.synthetic_takes, seed=options.synthetic_seed
-    )
+    """What the options ask to be drawn.
+
+    Raises:
+        ValueError: an option has a value that it cannot have.
+    """
+    try:
+        return SyntheticCorpusConfig(
+            subjects=options.synthetic_subjects, takes=options.synthetic_takes, seed=options.synthetic_seed
+        )
+    except OptionError as error:
+        raise ValueError(f"--synthetic_{error.name} {error.value}: {error.rule}") from error
 
 
 def draw_synthetic_videos(options: SyntheticArguments, accelerator: Accelerator, stopwatch: Stopwatch) -> str:

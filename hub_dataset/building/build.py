@@ -121,10 +121,12 @@ def build_dataset(
 
     Raises:
         DatasetError: no clip could be read, the subjects cannot be split as wanted, the folder holds something else, a
-            video changed during the build, or a file cannot be written.
+            video changed during the build, a file cannot be written, or an option has a value that it cannot have.
+        ValueError, ImportError: the face detector cannot be made with these options.
     """
     options = options or BuildOptions()
     output = Path(output_dir)
+    check_engine(engine, ray_address, workers)
     clips = sorted(clips, key=lambda clip: clip.name)
     if not clips:
         raise DatasetError("There are no clips to build a data set from.")
@@ -150,6 +152,8 @@ def build_dataset(
         finished = _finished_report(output, identity)
         if finished is not None:
             return finished
+        if engine == "processes":
+            options.labelling.make_detector()  # says what every worker would stumble over, before anything is written
         workplace = _claim_workplace(output, identity)
         filmed = options.stills is not None and options.stills.camera_frames > 0
         # A filmed still is searched once, in the frame that shows it as it is; its labels then go along the path.
@@ -280,7 +284,6 @@ def _label_all(
     progress: bool,
 ) -> list[LabelledClip]:
     """Labels of all clips, in their order, made on this machine or on a cluster; finished shards are only read."""
-    check_engine(engine, ray_address)
     starts = range(0, len(clips), CLIPS_PER_LABEL_SHARD)
     runs = [clips[start : start + CLIPS_PER_LABEL_SHARD] for start in starts]
     shards = [

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mtcae_dfer.hub_dataset.building.report import BuildReport
-from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT
 from mtcae_dfer.hub_dataset.corpora.registry import find_corpus
-from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL, fold_table
+from mtcae_dfer.hub_dataset.folds import GIVEN, KINDS_OF_PARTS, OFFICIAL, count_units, fold_table
 from mtcae_dfer.hub_dataset.templates import fill_template
 
 TEMPLATE = "data_set_card.md.jinja"
@@ -36,7 +35,6 @@ def render_card(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[s
 
     kind = report.protocol["kind"]
     units = "parts" if kind in KINDS_OF_PARTS else "subjects"
-    subjects = report.subject_counts
     corpus = report.options.get("corpus")
     configs: list[dict[str, Any]] = []
     for fold, splits in files.items():
@@ -57,7 +55,7 @@ def render_card(report: BuildReport, files: Mapping[str, Mapping[str, Sequence[s
         options={"label_source": None, "stills": None, **report.options},
         frames=report.options["labelling"]["num_frames"],
         with_videos=report.options["embed_videos"],
-        people="unknown people" if set(subjects) == {UNKNOWN_SUBJECT} else f"{len(subjects)} subjects",
+        people=f"{count_units(report.subject_counts)} subjects",
         division=DIVISIONS.get(kind, "No subject stands in two splits of the same fold."),
         fold_rows=fold_table(report.protocol["folds"], report.fold_counts, units),
         columns=_columns(report),

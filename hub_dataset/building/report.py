@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtcae_dfer.hub_dataset.clips import BuiltClip, DatasetError
-from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, splits_of_units
+from mtcae_dfer.hub_dataset.folds import SPLITS, Protocol, divided_units, emptied_splits, splits_of_units
 
 REPORT_FILE = "build_report.json"
 FORMAT_VERSION = 3  # grows whenever the same clips and options give other files
@@ -29,7 +29,8 @@ class BuildReport:
     class_names: list[str]
     clip_count: int  # rows in the data set
     failures: list[dict[str, str]]  # name and reason of every clip that is not in it
-    warnings: list[dict[str, str]]  # name and reason of every clip of which only a part could be read
+    # Name and reason of every fold that lost a split, and of every clip of which only a part could be read.
+    warnings: list[dict[str, str]]
     clips_without_face: list[str]  # names of clips in the data set in which no frame shows a face
     face_coverage: float  # share of labelled frames with a face that the detector found
     interpolated_share: float  # share of labelled frames whose face is interpolated between neighbouring frames
@@ -104,7 +105,8 @@ def summarise(
         class_names=list(class_names),
         clip_count=len(built),
         failures=[{"name": name, "reason": reason} for name, reason in failures.items()],
-        warnings=[
+        warnings=[{"name": fold, "reason": told} for fold, told in emptied_splits(protocol).items()]
+        + [
             {"name": each.clip.name, "reason": told}
             for each in built
             for told in (each.labels.warning, (remarks or {}).get(each.clip.name))

@@ -2,11 +2,14 @@
 
 SOURCE/Action/Happy/0267/00000.jpg …  →  OUT/Action/Happy/0267.avi
 
-The JPEG files become the frames of a Motion JPEG stream as they are: nothing is decoded or compressed again.
+The JPEG files become the frames of a Motion JPEG stream as they are: nothing is decoded or compressed again. What a
+video was made of stands beside it, in a hidden file: one whose frames or rate have changed is made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import struct
@@ -18,9 +21,11 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from mtcae_dfer.hub_dataset.clips import DatasetError
-from mtcae_dfer.hub_dataset.files import replacing, walk_folder
+from mtcae_dfer.hub_dataset.clips import DatasetError, OptionError
+from mtcae_dfer.hub_dataset.files import replacing, walk_folder, write_json
 
+FASTEST = 1000  # frames per second
+FINEST_RATE = 100_000  # largest denominator of a rate: a file holds it in two numbers of 32 bits
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg"})
 # JPEG segments that tell the size of the frame (ITU-T T.81, table B.1: SOF0 to SOF15 without DHT, JPG and DAC).
 SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -40,7 +45,8 @@ def pack_frame_folders(
 ) -> PackReport:
     """Packs every folder of JPEG frames below a folder into a video file of the same name.
 
-    Frames stand in the order of the numbers in their names. Videos that an earlier call finished are kept.
+    Frames stand in the order of the numbers in their names. Videos that an earlier call made of the same files at the
+    same rate are kept, others of an earlier call are made anew; a video that no call made is never touched.
 
     Args:
         source: the folder above the folders of frames.
@@ -49,9 +55,13 @@ def pack_frame_folders(
         progress: whether to show a progress bar.
 
     Raises:
+        OptionError: there is no such rate.
         DatasetError: the source is no folder or holds no folders of frames.
     """
     source, output = Path(source), Path(output_dir)
+    rate = frame_rate.limit_denominator(FINEST_RATE)
+    if not 0 < rate <= FASTEST:
+        raise OptionError("frame_rate", frame_rate, f"must be greater than 0 and at most {FASTEST} frames per second")
     if not source.is_dir():
         raise DatasetError(f"{source}: expected a folder with folders of JPEG frames, found none.")
     folders = []
@@ -68,14 +78,25 @@ def pack_frame_folders(
     for folder, names in tqdm(folders, desc="Packing frames", unit="clip", disable=not progress):
         relative = folder.relative_to(source)
         video = output / relative.parent / f"{relative.name}.avi"
-        reason = None if video.exists() else _pack(folder, names, video, frame_rate)
+        reason = _pack(folder, names, video, rate)
         if reason:
             failures.append(f"{relative.as_posix()}: {reason}")
     return PackReport(len(folders) - len(failures), tuple(failures))
 
 
 def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction) -> str | None:
-    """Writes one Motion JPEG video; returns the reason where that is not possible."""
+    """Writes one Motion JPEG video unless it is there; returns the reason where that is not possible."""
+    note = video.with_name(f".{video.name}.json")
+    files = [[name, (folder / name).stat().st_size, (folder / name).stat().st_mtime_ns] for name in names]
+    digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    made_of = {"frame_rate": str(frame_rate), "frames": f"{len(names)} files, {digest}"}
+    if video.exists():
+        if not note.exists():
+            return f"{video} is there and was not packed by this command; delete it, or choose another folder"
+        if json.loads(note.read_text(encoding="utf-8")) == made_of:
+            return None
+        video.unlink()
+    note.unlink(missing_ok=True)
     frames = [(folder / name).read_bytes() for name in names]
     first: tuple[int, int] | None = None
     for name, frame in zip(names, frames, strict=True):
@@ -87,6 +108,7 @@ def _pack(folder: Path, names: Sequence[str], video: Path, frame_rate: Fraction)
             return f"{name} has {size[0]}x{size[1]} pixels, but {names[0]} {first[0]}x{first[1]}"
     assert first is not None  # these are folders of frames
     video.parent.mkdir(parents=True, exist_ok=True)
+    write_json(note, made_of)  # before the video, which never stands beside a note of other frames, or without one
     with replacing(video) as temporary:
         with av.open(str(temporary), "w", format="avi") as container:
             stream = container.add_stream("mjpeg", rate=frame_rate)

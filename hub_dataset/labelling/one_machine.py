@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtcae_dfer.hub_dataset.clips import Clip, ClipLabels, DatasetError, LabelledClip
+from mtcae_dfer.hub_dataset.clips import Clip, ClipLabels, LabelledClip, OptionError
 from mtcae_dfer.hub_dataset.files import hash_file
-from mtcae_dfer.hub_dataset.workers import one_thread, worker_pool
+from mtcae_dfer.hub_dataset.workers import check_device, one_thread, worker_pool
 
 if TYPE_CHECKING:
     from mtcae_dfer.face_detection import FaceDetector
     from mtcae_dfer.video_reading import SampledClip, VideoSource
 
+SMALLEST_FACE = 12  # pixels: what the first of MTCNN's networks sees
 LONGEST_GAP = 3  # sampled frames; over a longer gap a face does not move on a straight line
 CLIPS_AHEAD = 8  # clips handed out per worker before the first of them must be finished
 
@@ -41,13 +42,22 @@ class LabellingOptions:
     device: str = field(default="cpu", metadata={"help": "Where the face detector runs."})
 
     def __post_init__(self) -> None:
+        for name, least in {"num_frames": 1, "height": 1, "width": 1, "min_face": SMALLEST_FACE}.items():
+            if not getattr(self, name) >= least:
+                raise OptionError(name, getattr(self, name), f"must be at least {least}")
         if not 0 <= self.interpolate_gaps <= LONGEST_GAP:
-            raise DatasetError(f"interpolate_gaps={self.interpolate_gaps} must lie between 0 and {LONGEST_GAP} frames")
+            raise OptionError("interpolate_gaps", self.interpolate_gaps, f"must lie between 0 and {LONGEST_GAP} frames")
 
     def make_detector(self) -> FaceDetector:
-        """Loads the face detector."""
+        """Loads the face detector.
+
+        Raises:
+            ImportError: facenet-pytorch is not installed.
+            ValueError: the device is not here, or there is no such policy.
+        """
         from mtcae_dfer.face_detection import FaceDetector
 
+        check_device(self.device)
         return FaceDetector(device=self.device, min_face=self.min_face, policy=self.face_policy)
 
 
@@ -158,10 +168,6 @@ def _label_file(clip: Clip, detector: FaceDetector, options: LabellingOptions) -
         return LabelledClip(None, str(error).replace(str(clip.path), clip.name), "", 0)
     except OSError as error:
         return LabelledClip(None, f"{clip.name} cannot be read: {error.strerror or error}.", "", 0)
-    except Exception as error:  # whatever a clip makes a decoder raise is this clip's fault, not the build's
-        reason = str(error).strip().splitlines() or [""]
-        told = f"{clip.name} cannot be decoded ({type(error).__name__}: {reason[0]})".replace(str(clip.path), clip.name)
-        return LabelledClip(None, f"{told}: convert it to MP4, or leave it out.", "", 0)
     labels = label_frames(sampled, detector, options.interpolate_gaps)
     if labels.warning is not None:
         labels.warning = labels.warning.replace(str(clip.path), clip.name)

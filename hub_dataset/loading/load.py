@@ -83,7 +83,7 @@ def match_labels(dataset_dir: str | os.PathLike, videos: str | os.PathLike, prog
     from pyarrow import parquet
 
     if read_build_report(dataset_dir).options["embed_videos"]:
-        raise DatasetError(f"{dataset_dir} holds its videos: load it without `videos`.")
+        raise DatasetError(f"{dataset_dir} holds its videos: it needs no folder of videos beside it.")
     files = sorted(Path(dataset_dir).glob("data/*.parquet"))  # labels alone are small
     tables = [parquet.read_table(file, columns=["name", "sha256"]) for file in files]
     hashes = {name: digest for table in tables for name, digest in zip(*table.to_pydict().values(), strict=True)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtcae_dfer.hub_dataset.building.report import read_build_report
-from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError
+from mtcae_dfer.hub_dataset.clips import UNKNOWN_SUBJECT, DatasetError, OptionError
 from mtcae_dfer.hub_dataset.folds import KINDS_OF_PARTS, OFFICIAL, SPLITS, Fold, Protocol, make_protocol, split_kinds
 from mtcae_dfer.hub_dataset.loading.load import load_multitask_dataset, protocol_name
 
@@ -53,7 +53,10 @@ def resolve_protocol(dataset_dir: str | os.PathLike, wanted: str | None = None) 
             raise DatasetError(f"--protocol {wanted}: must be one of {kinds}, or folds:NUMBER, or a JSON file.")
         clips = [subject for subject, count in report.subject_counts.items() for _ in range(count)]
         counts = {"num_folds": int(number)} if number else {}
-        protocol = make_protocol(clips, kind, corpus=corpus, **counts)
+        try:
+            protocol = make_protocol(clips, kind, corpus=corpus, **counts)
+        except OptionError as error:
+            raise DatasetError(f"--protocol {wanted}: {error.rule}") from error
     check_protocol(protocol, report.subject_counts)
     return protocol
 

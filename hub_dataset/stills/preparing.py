@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mtcae_dfer.hub_dataset.clips import CameraPath, Clip, DatasetError, Findings
+from mtcae_dfer.hub_dataset.clips import CameraPath, Clip, DatasetError, Findings, OptionError
 from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.hub_dataset.folds import SPLITS, name_part
 from mtcae_dfer.hub_dataset.stills.camera_path import draw_camera_path, film
@@ -35,7 +35,7 @@ class StillsOptions:
 
     def __post_init__(self) -> None:
         if self.camera_frames < 0 or self.camera_frames == 1:
-            raise DatasetError(f"camera_frames={self.camera_frames} must be 0, or at least 2 frames")
+            raise OptionError("camera_frames", self.camera_frames, "must be 0, or at least 2 frames")
 
 
 def prepare_stills(

@@ -14,6 +14,7 @@ import numpy as np
 
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.hub_dataset.clips import EXPRESSIONS as EXPRESSIONS_WITH_CONTEMPT
+from mtcae_dfer.hub_dataset.clips import OptionError
 from mtcae_dfer.hub_dataset.synthetic.anatomy import (
     ACTION_UNITS,
     FaceGeometry,
@@ -107,7 +108,7 @@ class SyntheticCorpusConfig:
             ]
         for name, holds, rule in rules:
             if not holds:
-                raise ValueError(f"SyntheticCorpusConfig.{name} is {getattr(self, name)!r}, but must be {rule}.")
+                raise OptionError(name, getattr(self, name), f"must be {rule}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from mtcae_dfer.hub_dataset.synthetic.acting import (
     draw_clip,
 )
 from mtcae_dfer.hub_dataset.synthetic.anatomy import ACTION_UNITS
-from mtcae_dfer.hub_dataset.workers import available_processors, worker_pool
+from mtcae_dfer.hub_dataset.workers import available_processors, check_engine, worker_pool
 
 # One thread and nothing that looks ahead: with its look-ahead, libx264 encodes the same frames to different bytes from
 # one call to the next, even on one thread.
@@ -79,13 +79,10 @@ def make_synthetic_corpus(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: the folder holds another corpus, or videos that are not a corpus of this module.
+        ValueError: the folder holds another corpus, or videos that are not a corpus of this module; no workers.
     """
     folder = Path(output_dir)
-    if workers is not None and workers < 1:
-        raise ValueError(
-            f"workers is {workers!r}, but must be at least 1, or None for as many as there are processors."
-        )
+    check_engine("processes", None, workers)
     _claim_folder(folder, config)
     jobs = list(product(range(1, config.subjects + 1), config.expressions, range(1, config.takes + 1)))
     missing = [job for job in jobs if not (folder / "videos" / clip_path(*job)).exists()]

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoVideoProcessor
 
 from mtcae_dfer.commands.command_line import main
 from mtcae_dfer.inference.clips import predict_file
-from mtcae_dfer.inference.models import PUBLISHED_NOTE, load_model
+from mtcae_dfer.inference.models import DEMONSTRATION_MODEL, PUBLISHED_NOTE, load_model
 from tests.support.video_files import (
     cut_off,
     noisy_frames,
@@ -55,10 +55,17 @@ def test_top_k_keeps_the_most_probable(small_run: Path, clip: Path, tmp_path: Pa
     assert probability >= 0.5
 
 
-def test_a_clip_without_a_face_is_told(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    noise = write_lossless_video(tmp_path / "noise.mkv", noisy_frames(20, 64, 64))
-    assert main(["predict", str(noise), "--model", str(small_run), "--verify-face"]) == 0
-    assert "no face was found: do not trust the scores above" in capsys.readouterr().out
+@pytest.mark.parametrize("more", [[], ["--verify-face"]])
+def test_a_clip_without_a_face_is_told(tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str]) -> None:
+    """By a model that sees whole frames as well, which has scores for them."""
+    noise, output = write_lossless_video(tmp_path / "noise.mkv", noisy_frames(20, 64, 64)), tmp_path / "out.json"
+    words = [str(noise), "--model", str(DEMONSTRATION_MODEL)]
+    assert main(["predict", *words, "--json", str(output), *more]) == 0
+    assert capsys.readouterr().out.count("no face was found: do not trust the scores\n") == 1
+    (result,) = json.loads(output.read_text())
+    assert result["face_found"] is False and "no face was found" in result["warning"]
+    assert main(["explain", *words, "--output", str(tmp_path / "why.png")]) == 0
+    assert "no face was found: do not trust the scores" in capsys.readouterr().out
 
 
 BAD_CLIPS = {
@@ -84,9 +91,32 @@ def test_a_bad_clip_is_one_line_and_does_not_lose_the_others(
     assert main(["predict", str(bad), str(clip), "--model", str(small_run), "--json", str(output)]) == 1
     failed, good = json.loads(output.read_text())
     assert set(failed) == {"clip", "error"} and "expression" in good
+    assert failed["error"]["code"] == "unreadable_video" and bad.name in failed["error"]["message"]
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 2 and "1 of 2 clips could not be read" in errors[0]
     assert bad.name in errors[1] and "Traceback" not in errors[1]
+
+
+def test_the_picture_shows_the_first_clip_that_can_be_read(clip: Path, tmp_path: Path, capsys) -> None:
+    bad, picture = write_text_as_video(tmp_path / "text.mp4"), tmp_path / "clip.png"
+    words = ["--model", str(DEMONSTRATION_MODEL), "--picture", str(picture)]
+    assert main(["predict", str(bad), *words]) == 1
+    told = capsys.readouterr().err
+    assert f"--picture {picture}: not written" in told and "1 of 1 clips could not be read" in told
+    assert not picture.exists()
+    assert main(["predict", str(bad), str(clip), *words]) == 1
+    assert "1 of 2 clips could not be read" in capsys.readouterr().err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_lines_hold_an_answer_each(clip: Path, tmp_path: Path) -> None:
+    bad, output = write_text_as_video(tmp_path / "text.mp4"), tmp_path / "out.jsonl"
+    words = ["predict", str(bad), str(clip), "--model", str(DEMONSTRATION_MODEL), "--json", str(output)]
+    for more, key, name in (([], "expression", "clip"), (["--people", "single"], "people", "video")):
+        assert main([*words, *more]) == 1
+        answers = {answer[name]: answer for answer in map(json.loads, output.read_text().splitlines())}
+        assert set(answers) == {str(bad), str(clip)}
+        assert key in answers[str(clip)] and answers[str(bad)]["error"]["code"] == "unreadable_video"
 
 
 def test_a_truncated_clip_uses_what_can_be_read_and_says_so(
@@ -173,6 +203,8 @@ def test_a_device_that_is_not_there_is_one_line(clip: Path, capsys: pytest.Captu
         (["A.mp4", "--json", "x.csv"], "--json x.csv: give a name that ends in .json"),
         (["A.mp4", "--json", "nowhere/x.json"], "there is no folder"),
         (["A.mp4", "--csv", "folder.csv"], "it is a folder"),
+        # Root may write everywhere, as the permissions have it; here nobody can.
+        (["A.mp4", "--json", "/proc/x.json"], "--json /proc/x.json: cannot be written, /proc takes no files"),
         (["A.mp4", "B.mp4", "--overlay", "x.mp4"], "--overlay: not for several videos (2)"),
         (["A.mp4", "--per-frame"], "--per-frame: is for the rows of --csv"),
         (["*.avi"], "*.avi: stands for no video"),
@@ -225,4 +257,4 @@ def test_real_clips_are_predicted_in_their_own_pixels(small_run: Path, real_samp
 def test_no_face_in_a_real_clip_is_told(small_run: Path, real_samples: Path, capsys: pytest.CaptureFixture) -> None:
     clip = str(real_samples / "no_face.mp4")
     assert main(["predict", clip, "--model", str(small_run), "--verify-face"]) == 0
-    assert "do not trust the scores above" in capsys.readouterr().out
+    assert "do not trust the scores" in capsys.readouterr().out

@@ -197,6 +197,7 @@ def test_answers_of_other_options_or_another_model_are_refused_or_made_anew(
         (["a", "--output-dir", "a"], "--output-dir a: is the folder of the videos itself"),
         (["a", "--output-dir", "all"], "--output-dir all: is a file"),
         (["a", "--output-dir", "nowhere/out"], "there is no folder"),
+        (["a", "--output-dir", "/proc/out"], "--output-dir /proc/out: cannot be written, /proc takes no files"),
         (["a", "--output-dir", "b"], "--output-dir b: holds other files than a study's answers"),
         (["a", "--output-dir", "out", "--csv", "x.csv"], "--csv: writes one file; with --output-dir, --each says"),
         (["a", "--output-dir", "out", "--verify-face", "--each", "csv"], "--verify-face: not for a timeline"),

@@ -24,6 +24,7 @@ from mtcae_dfer.hub_dataset.building.parquet_files import cut_by_size
 from mtcae_dfer.hub_dataset.building.report import read_build_report
 from mtcae_dfer.hub_dataset.clips import BuiltClip, Clip, ClipLabels, DatasetError, LabelledClip
 from mtcae_dfer.hub_dataset.corpora.folder import read_folder
+from mtcae_dfer.hub_dataset.folds import make_protocol
 from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions, label_clips
 from mtcae_dfer.hub_dataset.loading.load import clip_bytes, labels_from_row, load_multitask_dataset, protocol_name
 from mtcae_dfer.hub_dataset.schema import labels_from_rows
@@ -189,7 +190,7 @@ def test_folds_are_configurations_of_the_same_files(clips, tmp_path):
 
 def test_clips_of_one_subject_build_without_splits_only(clips, tmp_path):
     alone = [clip for clip in clips if clip.subject == "S01"]
-    with pytest.raises(DatasetError, match=r"1 subject\(s\) \(S01\) cannot be divided .*splits 'none'"):
+    with pytest.raises(DatasetError, match=r"1 subject\(s\) \(S01\) cannot be divided .*or choose none"):
         build(alone, tmp_path / "out")
     assert not any(tmp_path.iterdir())
     report = build(alone, tmp_path / "out", dataclasses.replace(OPTIONS, splits="none"))
@@ -240,12 +241,41 @@ def test_a_subject_without_a_readable_clip_stands_in_no_fold(clips, tmp_path):
     assert build([*clips, bad], tmp_path / "out", options) == report
 
 
+def test_a_holdout_whose_validation_subject_has_no_readable_clip_says_so(clips, tmp_path):
+    kept = ["S01", "S02", "S03"]
+    (lost,) = make_protocol(kept).folds[0].validation
+    source = [clip for clip in clips if clip.subject in kept]
+    gone = [dataclasses.replace(clip, path=tmp_path / "gone.mp4") if clip.subject == lost else clip for clip in source]
+    report = build(gone, tmp_path / "out")
+    assert report.protocol["name"] == (
+        "subject-independent holdout (seed 0: 1/0/1 subjects), 1 subject(s) without readable clips left out"
+    )
+    assert report.warnings == [{"name": "default", "reason": "no subject of its validation split has a readable clip"}]
+    assert set(load_dataset(str(tmp_path / "out"))) == {"train", "test"}
+
+
 def test_when_no_clip_can_be_read_nothing_is_left_behind(clips, tmp_path):
     bad = write_text_as_video(tmp_path / "text.mp4")
     with pytest.raises(DatasetError, match="None of 3 clips could be read; the first: .*0.mp4"):
         gone = [Clip(bad, "sadness", f"S{number}", f"sadness/{number}.mp4") for number in range(3)]
         build(gone, tmp_path / "work" / "out")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("labelling", "crew", "message"),
+    [
+        ({"device": "nonsense"}, {}, "device='nonsense': cannot be used here"),
+        ({"face_policy": "first"}, {}, "policy='first' must be one of"),
+        ({}, {"workers": 0}, "workers=0: must be at least 1"),
+        ({}, {"engine": "threads"}, "Engine 'threads' is unknown"),
+    ],
+)
+def test_what_cannot_label_is_refused_before_anything_is_written(clips, tmp_path, labelling, crew, message):
+    options = dataclasses.replace(OPTIONS, labelling=dataclasses.replace(FEW_FRAMES, **labelling))
+    with pytest.raises(ValueError, match=message):
+        build_dataset(clips, tmp_path / "out", options, progress=False, **crew)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [0, 2])

@@ -152,7 +152,7 @@ def test_cards_tell_labels_protocol_balance_licence_and_citation(built):
     head, text = card_of(built / "mead-built")
     assert head["license"] == "other" and "the videos may NOT be passed on: share labels without videos" in text
     head, text = card_of(built / "dfew-built")
-    assert "12 clips of unknown people in 7 classes" in text and "| fold | split | parts | clips |" in text
+    assert "12 clips of unknown subjects in 7 classes" in text and "| fold | split | parts | clips |" in text
 
 
 def test_the_command_prints_findings_and_the_balance_of_every_fold(built, capsys):

@@ -13,8 +13,10 @@ from mtcae_dfer.hub_dataset.folds import (
     SPLITS,
     Fold,
     Protocol,
+    count_units,
     divide_present,
     divided_units,
+    emptied_splits,
     fold_table,
     make_protocol,
     name_part,
@@ -143,11 +145,33 @@ def test_published_folds_without_their_actors_are_left_out_and_told():
 def test_who_has_no_readable_clip_stands_in_no_split():
     folds = (Fold("one", ("a", "b"), ("c",), ("d",)), Fold("two", ("c", "d"), ("a",), ("b",)))
     left = divide_present(Protocol("p", "folds", folds), {"a", "c", "d"})
-    assert left == Protocol("p", "folds", (Fold("one", ("a",), ("c",), ("d",)),))
+    name = "p, 1 subject(s) without readable clips left out with 1 of 2 folds"
+    assert left == Protocol(name, "folds", (Fold("one", ("a",), ("c",), ("d",)),))
+    assert divide_present(Protocol("p", "folds", folds), "abcd") == Protocol("p", "folds", folds)
     with pytest.raises(DatasetError, match="'p': no clip of the subjects that it tests"):
         divide_present(Protocol("p", "folds", folds), {"a", "c"})
     undivided = Protocol("all", "none", (Fold("all", ("a", "b")),))
     assert divide_present(undivided, {"b"}).folds == (Fold("all", ("b",)),)
+
+
+def test_a_holdout_that_lost_a_split_names_what_is_left_and_says_so():
+    protocol = make_protocol("ABC", "holdout")
+    (fold,) = protocol.folds
+    left = divide_present(protocol, {*fold.train, *fold.test})
+    assert left.name == (
+        "subject-independent holdout (seed 0: 1/0/1 subjects), 1 subject(s) without readable clips left out"
+    )
+    assert emptied_splits(protocol) == {}
+    assert emptied_splits(left) == {"default": "no subject of its validation split has a readable clip"}
+    left = divide_present(protocol, set(fold.test))
+    assert emptied_splits(left) == {"default": "no subject of its train and validation split has a readable clip"}
+    assert emptied_splits(make_protocol("ABC", "none")) == {}
+
+
+def test_unknown_subjects_are_not_counted_as_one():
+    assert count_units({"A": 3, "B": 1}) == "2"
+    assert count_units([UNKNOWN_SUBJECT]) == "unknown"
+    assert count_units(["A", UNKNOWN_SUBJECT, "B"]) == "2 and unknown"
 
 
 def test_the_papers_folds_are_five_and_say_that_they_are_a_division_of_our_own():
@@ -272,14 +296,18 @@ def test_protocols_that_a_corpus_does_not_have_are_refused(subjects, kind, corpu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("AB", "holdout"), "2 subject.s. .A, B. cannot be divided"),
-        (([UNKNOWN_SUBJECT] * 4 + ["A", "B"], "folds"), "4 clips have no known subject"),
+        (("AB", "holdout"), "splits='holdout': 2 subject.s. .A, B. cannot be divided"),
+        (
+            ([UNKNOWN_SUBJECT] * 4 + ["A", "B"], "folds"),
+            "splits='folds': 4 clips have no known subject; tell the subjects",
+        ),
         (("ABCDEF", "thirds"), "holdout, folds, leave-one-subject-out, none"),
-        (("ABCDEF", "folds", 0, 7), "7 folds are not possible with 6 subjects"),
-        (("ABCDEF", "folds", 0, 2), "choose between 3 and 6"),
+        (("ABCDEF", "folds", 0, 7), "num_folds=7: must be at least 3 and at most the number of subjects, 6"),
+        (("ABC", "folds", 0, 1), "num_folds=1: must be at least 3 and at most the number of subjects, 3"),
+        (("ABCDEF", "folds", 0, 2), "num_folds=2: must be at least 3 and at most the number of subjects, 6"),
         (("ABCDEF", "holdout", 0, 5, 0.5, 0.5), "leave none of 6 subjects"),
-        (("ABCDEF", "holdout", 0, 5, 0.0), "validation_share is 0.0"),
-        (("ABCDEF", "holdout", 0, 5, 0.2, 1.0), "test_share is 1.0"),
+        (("ABCDEF", "holdout", 0, 5, 0.0), "validation_share=0.0: must lie between 0 and 1"),
+        (("ABCDEF", "holdout", 0, 5, 0.2, 1.0), "test_share=1.0: must lie between 0 and 1"),
         (((), "none"), "no clips"),
     ],
 )

@@ -50,6 +50,56 @@ def test_a_second_call_keeps_what_is_there_and_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "again" / "a.avi").read_bytes() == first
 
 
+def test_a_video_follows_its_frames_and_its_rate(tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    for name in ("a", "b"):
+        write_frames(source / name, 3)
+    pack_frame_folders(source, output, progress=False)
+    kept = (output / "b.avi").stat().st_mtime_ns
+    (source / "a" / "3.jpg").write_bytes((source / "a" / "2.jpg").read_bytes())
+    assert pack_frame_folders(source, output, progress=False).failures == ()
+    assert (probe_video(output / "a.avi").frame_count, probe_video(output / "b.avi").frame_count) == (4, 3)
+    assert (output / "b.avi").stat().st_mtime_ns == kept
+    pack_frame_folders(source, output, Fraction(5), progress=False)
+    assert [probe_video(output / f"{name}.avi").frame_rate for name in "ab"] == pytest.approx([5, 5])
+    # Frames that have become unusable leave no video of the earlier ones.
+    (source / "a" / "1.jpg").write_bytes(b"not a picture")
+    assert pack_frame_folders(source, output, Fraction(5), progress=False).failures == ("a: 1.jpg is no JPEG picture",)
+    assert sorted(file.name for file in output.iterdir()) == [".b.avi.json", "b.avi"]
+
+
+def test_a_video_of_somebody_elses_is_named_and_kept(tmp_path):
+    write_frames(tmp_path / "in" / "a", 3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.avi").write_bytes(b"years of work")
+    (failure,) = pack_frame_folders(tmp_path / "in", tmp_path / "out", progress=False).failures
+    assert "a.avi is there and was not packed by this command; delete it" in failure
+    assert (tmp_path / "out" / "a.avi").read_bytes() == b"years of work"
+
+
+@pytest.mark.parametrize("rate", ["0", "-3", "1001", "1e-9"])
+def test_a_rate_that_no_video_has_is_refused_before_any_work(tmp_path, capsys, rate):
+    write_frames(tmp_path / "in" / "a", 1)
+    command = ["dataset", "pack-frames", str(tmp_path / "in"), str(tmp_path / "out"), f"--frame-rate={rate}"]
+    assert main(command) == 2
+    told = f"--frame-rate {Fraction(rate)}: must be greater than 0 and at most 1000 frames per second"
+    assert capsys.readouterr().err.splitlines() == [f"mtcae: error: {told}"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rate", ["1/0", "fast"])
+def test_a_rate_that_is_no_number_is_one_line(rate, capsys):
+    with pytest.raises(SystemExit):
+        main(["dataset", "pack-frames", "in", "out", "--frame-rate", rate])
+    assert f"{rate} is no number, such as 25 or 30000/1001" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_rate_of_many_digits_is_written_down_as_well_as_a_video_can(tmp_path):
+    write_frames(tmp_path / "in" / "a", 3)
+    pack_frame_folders(tmp_path / "in", tmp_path / "out", Fraction("29.97002997002997"), progress=False)
+    assert probe_video(tmp_path / "out" / "a.avi").frame_rate == pytest.approx(29.97, abs=0.01)
+
+
 def test_bad_folders_are_named_with_the_reason_and_the_rest_is_packed(tmp_path, capsys):
     write_frames(tmp_path / "in" / "good", 3, pattern="frame {}.JPG")
     write_frames(tmp_path / "in" / "mixed", 2)
@@ -61,7 +111,7 @@ def test_bad_folders_are_named_with_the_reason_and_the_rest_is_packed(tmp_path, 
     assert "1 folders of frames" in printed.out
     assert "mixed: 7.jpg has 64x32 pixels, but 0.jpg 64x48" in printed.err
     assert "other: 0.jpg is no JPEG picture" in printed.err
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["good.avi"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".good.avi.json", "good.avi"]
 
 
 def test_a_folder_without_frames_is_refused(tmp_path):

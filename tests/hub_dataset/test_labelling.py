@@ -127,7 +127,7 @@ def test_a_gap_within_repeated_frames_is_filled_too():
 
 
 def test_gaps_longer_than_three_frames_cannot_be_asked_for():
-    with pytest.raises(DatasetError, match="interpolate_gaps=4 must lie between 0 and 3"):
+    with pytest.raises(DatasetError, match="interpolate_gaps=4: must lie between 0 and 3"):
         LabellingOptions(interpolate_gaps=4)
 
 
@@ -177,18 +177,49 @@ def test_options_reach_the_detector_and_the_reader(clips):
         list(label_clips(clips[:1], LabellingOptions(face_policy="first")))
 
 
-def test_whatever_a_decoder_raises_is_that_clips_failure(clips, monkeypatch):
+@pytest.mark.parametrize("error", [VideoReadingError("cannot be decoded"), OSError(5, "Input/output error")])
+def test_what_reading_a_clip_raises_is_that_clips_failure(clips, monkeypatch, error):
     def read_or_stumble(source, **options):
         if source == clips[0].path:
-            raise IndexError("31 is not a valid Type\nin a second line")
+            raise error
         return read_clip(source, **options)
 
     monkeypatch.setattr("mtcae_dfer.video_reading.read_clip", read_or_stumble)
     first, second = label_clips(clips[:2], LabellingOptions(num_frames=2))
     assert first.labels is None and second.labels is not None
-    assert first.failure == (
-        f"{clips[0].name} cannot be decoded (IndexError: 31 is not a valid Type): convert it to MP4, or leave it out."
-    )
+    assert ("cannot be decoded" if isinstance(error, VideoReadingError) else "Input/output error") in first.failure
+
+
+@pytest.mark.parametrize("error", [NameError("name 'frames' is not defined"), ValueError("a wrong argument")])
+def test_a_fault_of_the_program_is_not_blamed_on_the_clip(clips, monkeypatch, error):
+    def stumble(source, **options):
+        raise error
+
+    monkeypatch.setattr("mtcae_dfer.video_reading.read_clip", stumble)
+    with pytest.raises(type(error), match=str(error)):
+        list(label_clips(clips[:1], LabellingOptions(num_frames=2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 0}, "num_frames=0: must be at least 1"),
+        ({"height": -1}, "height=-1: must be at least 1"),
+        ({"width": 0}, "width=0: must be at least 1"),
+        ({"min_face": 5.0}, "min_face=5.0: must be at least 12"),
+        ({"min_face": float("nan")}, "min_face=nan: must be at least 12"),
+    ],
+)
+def test_values_that_nothing_can_be_labelled_by_are_refused(options, message):
+    with pytest.raises(DatasetError) as error:
+        LabellingOptions(**options)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_with_the_reason(clips, device):
+    with pytest.raises(DatasetError, match=f"device='{device}': cannot be used here .*; cpu is always there"):
+        list(label_clips(clips[:1], LabellingOptions(device=device)))
 
 
 def test_a_script_needs_no_guard(clips, tmp_path):

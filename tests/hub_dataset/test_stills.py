@@ -436,7 +436,7 @@ def test_light_follows_the_path():
 
 
 def test_a_path_of_one_frame_is_refused():
-    with pytest.raises(DatasetError, match="camera_frames=1 must be 0, or at least 2"):
+    with pytest.raises(DatasetError, match="camera_frames=1: must be 0, or at least 2"):
         StillsOptions(camera_frames=1)
 
 

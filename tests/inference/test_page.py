@@ -62,6 +62,11 @@ def test_a_clip_without_a_face_is_told() -> None:
     assert "No face was found" in summarise(Answer({"people": []}), "a note")
 
 
+def test_a_damaged_clip_is_told() -> None:
+    told = summarise(Answer({"people": [a_person(1, {"joy": 1.0})], "warning": "'<a>.mp4' is cut off"}), "")
+    assert "&#x27;&lt;a&gt;.mp4&#x27; is cut off" in told and "joy" in told
+
+
 @pytest.mark.parametrize(
     ("limits", "told"),
     [

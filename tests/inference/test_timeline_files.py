@@ -9,7 +9,13 @@ import torch
 from PIL import Image
 
 from mtcae_dfer.inference.annotated_video import Painter
-from mtcae_dfer.inference.timeline_files import draw_timeline, strongest, timeline_to_pandas, write_csv
+from mtcae_dfer.inference.timeline_files import (
+    draw_timeline,
+    format_timeline,
+    strongest,
+    timeline_to_pandas,
+    write_csv,
+)
 from tests.inference.test_annotated_video import result_with
 
 
@@ -37,10 +43,8 @@ def test_a_chart_is_drawn_with_people_and_without(boxes: list, tmp_path: Path) -
 def test_a_data_frame_holds_numbers_and_names_the_file_where_there_are_several() -> None:
     result = result_with((0.5, [1, 2, 3, 4]), scores={"joy": 0.75, "fear": 0.25})
     frame = timeline_to_pandas(result)
-    assert (
-        list(frame.columns)
-        == "track start end face_coverage face_frames face_seconds short expression probability fear joy".split()
-    )
+    evidence = "face_coverage face_frames face_seconds short"
+    assert list(frame.columns) == f"track start end {evidence} warning expression probability fear joy".split()
     assert frame.loc[0, "joy"] == 0.75 and frame.loc[0, "expression"] == "joy"
     both = timeline_to_pandas({"a.mp4": result, "b.mp4": result})
     assert both["file"].tolist() == ["a.mp4", "b.mp4"] and both.groupby("file")["joy"].mean().tolist() == [0.75, 0.75]
@@ -54,6 +58,30 @@ def test_a_video_without_people_is_an_empty_table() -> None:
     for per_frame in (False, True):
         frame = timeline_to_pandas(result_with(), per_frame)
         assert isinstance(frame, pandas.DataFrame) and len(frame) == 0 and "track" in frame.columns
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_among_several_videos_one_without_people_has_a_row(per_frame: bool) -> None:
+    seen = result_with((0.5, [1, 2, 3, 4]), scores={"joy": 1.0}) | {"warning": "cut off"}
+    frame = timeline_to_pandas({"a.mp4": result_with(), "b.mp4": seen}, per_frame)
+    assert frame["file"].tolist() == ["a.mp4", "b.mp4"]
+    assert frame.drop(columns="file").iloc[0].isna().all()
+    assert frame.loc[1, "warning"] == "cut off" and frame.loc[1, "joy"] == 1.0
+
+
+def test_people_who_were_left_out_are_not_called_missing(tmp_path: Path) -> None:
+    nobody = result_with()
+    assert "no face was found" in format_timeline("film.mp4", nobody)
+    told = format_timeline("film.mp4", nobody | {"left_out": 2})
+    assert "no face" not in told and "2 people were seen, too shortly for --min-seconds" in told
+    draw_timeline(nobody, tmp_path / "nobody.png")
+    draw_timeline(nobody | {"left_out": 2}, tmp_path / "left_out.png")
+    assert (tmp_path / "nobody.png").read_bytes() != (tmp_path / "left_out.png").read_bytes()
+
+
+def test_a_damaged_video_is_told_below_its_people() -> None:
+    told = format_timeline("film.mp4", result_with() | {"warning": "'film.mp4' is cut off"})
+    assert told.splitlines()[-1] == "  note: 'film.mp4' is cut off"
 
 
 def test_a_chart_for_a_telephone_is_narrow_and_shows_faces(tmp_path: Path) -> None:

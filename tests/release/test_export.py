@@ -289,6 +289,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (["export", str(model_folder), str(taken)], "exists already"),
         (["export", str(model_folder), str(missing)], "does not exist; create it first"),
         (["export", str(tmp_path), str(tmp_path / "out")], "holds no weights"),
+        (["export", "a model that is never looked for", "/proc/out"], "/proc/out: its folder takes no files"),
     ):
         assert main(words) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

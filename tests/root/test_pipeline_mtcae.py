@@ -20,7 +20,14 @@ from mtcae_dfer.timeline_windows import ScoredClip, seconds_of_face
 from mtcae_dfer.training.model_folder import save_model_folder
 from mtcae_dfer.video_reading import FrameStream, VideoReadingError, read_clip
 from tests.support.tiny_models import FRAMES, SIDE, tiny_model
-from tests.support.video_files import noisy_frames, write_audio_only, write_numbered_video, write_text_as_video
+from tests.support.video_files import (
+    cut_off,
+    noisy_frames,
+    write_audio_only,
+    write_lossless_video,
+    write_numbered_video,
+    write_text_as_video,
+)
 
 RATE = 25
 
@@ -241,6 +248,29 @@ def test_somebody_seen_for_a_moment_is_marked_and_can_be_left_out(pipe, red_face
     assert only == long
 
 
+def test_those_who_are_left_out_are_counted(pipe, red_faces) -> None:
+    two, none = squares((1.0, [(10, 40), (110, 40)])), squares((1.0, []))
+    for people, count in (("all", 2), ("single", 1)):
+        options = {"fps": RATE, "window_seconds": 1.0, "people": people}
+        assert pipe(two, **options)["left_out"] == 0
+        shortly = pipe(two, **options, min_seconds=5.0)
+        assert (shortly["people"], shortly["left_out"]) == ([], count)
+        nobody = pipe(none, **options, min_seconds=5.0)
+        assert (nobody["people"], nobody["left_out"]) == ([], 0)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_with_gaps_between_windows_the_last_one_ends_with_the_video(pipe, red_faces, live: bool) -> None:
+    video, options = squares((1.92, [(60, 40)])), {"window_seconds": 1.0, "hop_seconds": 5.0}
+    if live:
+        windows = list(pipe(((number / RATE, frame) for number, frame in enumerate(video)), **options))
+    else:
+        windows = pipe(video, fps=RATE, people="single", **options)["people"][0]["windows"]
+    spans = [(window["start"], window["end"]) for window in windows]
+    assert len(spans) == 2 and spans[0] == pytest.approx((0.0, 1.0), abs=0.01)
+    assert spans[1] == pytest.approx((0.92, 1.92), abs=0.05)
+
+
 def test_seconds_of_a_face_are_those_in_which_it_was_seen() -> None:
     """Windows of two seconds that begin every second, eight frames a second; a person seen from 1.0 to 1.4 s."""
 
@@ -308,6 +338,14 @@ def test_one_bad_video_does_not_lose_the_others(pipe, red_faces, tmp_path: Path)
     assert first == fourth and first["people"] == []
     assert second["error"]["code"] == third["error"]["code"] == "unreadable_video"
     assert "empty.mp4' is empty (0 bytes)" in second["error"]["message"] and second["video"] == str(empty)
+
+
+def test_a_damaged_video_is_told(pipe, red_faces, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    video = write_lossless_video(tmp_path / "film.mkv", noisy_frames(60, 64, 64))
+    assert pipe(str(video))["warning"] is None
+    result = pipe(str(cut_off(video, 0.5)))
+    assert f"'{video}' is damaged or cut off: only the first" in result["warning"]
+    assert result["warning"] in caplog.text
 
 
 def test_a_single_bad_video_raises_one_line(pipe, tmp_path: Path) -> None:

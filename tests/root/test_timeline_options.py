@@ -1,9 +1,9 @@
-"""What can be chosen for a timeline: a value of a wrong type or size is named, whatever type it has."""
+"""What can be chosen for a timeline, each wrong value being named, and where the windows lie that this makes."""
 
 import numpy as np
 import pytest
 
-from mtcae_dfer.timeline_windows import TimelineOptions
+from mtcae_dfer.timeline_windows import TimelineOptions, WindowPlan
 
 NUMBERS = (
     "window_seconds",
@@ -52,3 +52,24 @@ def test_counts_are_whole(name: str) -> None:
 
 def test_numbers_of_numpy_are_numbers() -> None:
     assert TimelineOptions(top_k=np.int64(3), window_seconds=np.float32(1.5)).hop == 0.75
+
+
+@pytest.mark.parametrize(
+    ("duration", "window", "hop", "expected"),
+    [
+        (1.9, 1.0, 5.0, [0.0, 0.9]),
+        (3.5, 1.0, 3.0, [0.0, 2.5]),
+        (4.0, 1.0, 3.0, [0.0, 3.0]),
+        (2.25, 1.0, 0.5, [0.0, 0.5, 1.0, 1.25]),
+        (0.5, 1.0, 5.0, [0.0]),
+    ],
+)
+def test_windows_reach_the_end_and_none_is_cut_short(
+    duration: float, window: float, hop: float, expected: list
+) -> None:
+    times = np.arange(round(duration * 20)) / 20
+    plan = WindowPlan(times, duration, TimelineOptions(window_seconds=window, hop_seconds=hop), 4)
+    spans = list(plan.spans)
+    assert [start for start, _ in spans] == pytest.approx(expected)
+    assert spans[-1][1] == pytest.approx(duration, abs=2e-3) and max(plan.wanted) == len(times) - 1
+    assert all(end - start >= min(window, duration) for start, end in spans)

@@ -528,6 +528,18 @@ def test_a_cut_off_file_without_a_frame_count_is_noticed_by_its_duration(tmp_pat
     assert f"only the first {clip.info.frame_count} of about" in clip.warning
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.flv", "flv")])
+def test_a_stream_tells_behind_its_last_frame_that_the_file_is_cut_off(tmp_path: Path, name: str, codec: str) -> None:
+    path = files.write_video(tmp_path / name, files.noisy_frames(60), codec=codec)
+    stream = FrameStream(path)
+    assert len(list(stream)) == 60 and stream.warning is None
+    stream = FrameStream(files.cut_off(path, 0.5))
+    assert stream.warning is None
+    count = len(list(stream))
+    assert count < 45 and stream.warning == read_clip(path).warning
+    assert f"only the first {count} of about" in stream.warning
+
+
 def test_a_cut_off_file_is_too_short_for_prescribed_frames(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     files.write_video(path, files.noisy_frames(40), container_options={"movflags": "faststart"})

@@ -146,6 +146,25 @@ def test_wrong_options_are_one_line(small_dataset: Path, tmp_path: Path, capsys,
     assert error.startswith("run.py: error:") and told in error
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--model", "tinny"], "--model tinny: neither a preset (finetune,"),
+        (["--model", "tiny", "--encoder", "no-such-encoder"], "no-such-encoder holds no encoder that can be read"),
+        (["--model", "tiny", "--encoder_overrides", "num_frames=8"], "needs --encoder, whose fields they are"),
+        (["--model", "tiny", "--pooling", "sum"], "pooling='sum'"),
+        (["--synthetic_subjects", "0"], "--synthetic_subjects 0: must be between 1 and 999"),
+    ],
+)
+def test_a_model_or_corpus_that_cannot_be_is_told_before_folders_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, more: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(more) == 2
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(words_of(tmp_path, tmp_path / "run")) == 2
     assert "is no data set of this package" in capsys.readouterr().err
