@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,8 +219,15 @@ def serve_page(model: str | None = None, device: str = "cpu", **address: Any) ->
     """
     # As by Ctrl-C: whoever runs a server ends it by SIGTERM, at which Python would leave all files where they are.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="mtcae-demo-", ignore_cleanup_errors=True) as folder:
-        make_app(Path(folder), model, device=device).launch(**address)
+        page = make_app(Path(folder), model, device=device)
+        # No exceptions from here on: one that arises inside of Gradio may be lost there.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        page.launch(prevent_thread_lock=True, **address)
+        ended.wait()
+        page.close()
 
 
 def make_app(

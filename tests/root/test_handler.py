@@ -55,7 +55,7 @@ def test_path_bytes_and_base64_give_the_pipelines_result(handler: EndpointHandle
     answers = [handler({"inputs": form, "parameters": WHOLE_FRAME}) for form in forms]
     assert all(answer == answers[0] for answer in answers)
     assert answers[0] == handler.pipeline(content, **WHOLE_FRAME)
-    assert set(answers[0]) == {"duration", "fps", "width", "height", "people"}
+    assert set(answers[0]) == {"duration", "fps", "width", "height", "people", "left_out", "warning"}
 
 
 @pytest.mark.parametrize(
