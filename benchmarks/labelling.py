@@ -79,7 +79,7 @@ def main() -> None:
         if real:
             lines += report("Real clips (one large face each)", real, arguments.rounds, arguments.device)
     if "files" in arguments.only and real:
-        lines += build_rates(arguments.samples)
+        lines += build_rates(arguments.samples, arguments.rounds)
     name = "labelling" if arguments.device == "cpu" else "labelling_cuda"
     name += "" if "detectors" in arguments.only else "_files"
     print(f"kept in {keep_table(name, 'Face labelling against facenet-pytorch', lines, arguments.device)}")
@@ -125,10 +125,15 @@ def report(title: str, clips: Sequence[BenchClip], rounds: int, device: str) -> 
     return lines
 
 
-def build_rates(folder: Path) -> list[str]:
-    """How many files per second a build on all processors reads, hashes and labels; prints and returns the lines."""
+def build_rates(folder: Path, rounds: int) -> list[str]:
+    """How many files per second a build on all processors reads, hashes and labels; prints and returns the lines.
+
+    Labelling and decoding take turns, since a shared machine changes its speed within a minute; the ratio is the median
+    of the rounds' ratios, with the smallest and the largest.
+    """
     workers = available_processors()
-    lines = [f"## From video files to labels, {workers} processes, each file read {REPEATS} times", ""]
+    told = f"{workers} processes, each file read {REPEATS} times, medians of {rounds} rounds in turns"
+    lines = [f"## From video files to labels, {told}", ""]
     head = (
         "| files | clips per second | hours for a million clips | decoding alone, clips per second | time / decoding |"
     )
@@ -136,13 +141,18 @@ def build_rates(folder: Path) -> list[str]:
     for pattern in ONE_FACE_PATTERNS:
         files = [file for file in sorted(folder.glob(pattern)) for _ in range(REPEATS)]
         clips = [Clip(file, "", "", f"{number}") for number, file in enumerate(files)]
-        results = label_clips(clips, workers=workers)
-        next(results)  # the processes have started
-        begin = time.perf_counter()
-        rate = sum(1 for _ in results) / (time.perf_counter() - begin)
-        alone = decoding_rate(files, workers)
-        ratio = f"{alone:.1f} | {alone / rate:.2f} | {DECODING_GOAL}"
-        lines.append(f"| {pattern} | {rate:.1f} | {1e6 / rate / 3600:.1f} | {ratio} |")
+        rates, alone = [], []
+        for _ in range(rounds):
+            results = label_clips(clips, workers=workers)
+            next(results)  # the processes have started
+            begin = time.perf_counter()
+            arrived = [time.perf_counter() - begin for _ in results]
+            rates.append(len(arrived) / arrived[-1])  # without the end of the processes, as when decoding alone
+            alone.append(decoding_rate(files, workers))
+        rate, ratios = statistics.median(rates), [other / own for own, other in zip(rates, alone, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+        told = f"{statistics.median(alone):.1f} | {spread} | {DECODING_GOAL}"
+        lines.append(f"| {pattern} | {rate:.1f} | {1e6 / rate / 3600:.1f} | {told} |")
     print("\n".join(lines))
     return lines
 
