@@ -125,7 +125,8 @@ def test_with_the_server_its_folder_goes_however_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException | None
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     served: list[tuple[Path, dict]] = []
 
     class Page:
@@ -134,10 +135,15 @@ def test_with_the_server_its_folder_goes_however_it_ends(
             (answer_folder(folder) / "overlay.mp4").write_bytes(b"a visitor")
             self.folder = folder
 
-        def launch(self, **address: object) -> None:
+        def launch(self, prevent_thread_lock: bool, **address: object) -> None:
+            assert prevent_thread_lock
             served.append((self.folder, address))
             if end is not None:
                 raise end
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+
+        def close(self) -> None:
+            assert self.folder.exists()
 
     monkeypatch.setattr(page_module, "make_app", Page)
     if end is None:
