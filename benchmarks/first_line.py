@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,9 +21,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from checkouts import CHECKOUT, checkout_root, importing
 from results_file import keep_table
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 STAGES = ("drawing", "labelling", "training", "testing")
 
 
@@ -34,17 +33,11 @@ def run_once(checkout: Path, words: Sequence[str]) -> dict[str, float]:
     Raises:
         RuntimeError: the run failed; the message holds the end of what it said.
     """
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, importing(checkout) as environment:
         folder = Path(name)
-        (folder / "package").mkdir()
-        # The checkout under the package's name, whatever its folder is called, and before any installed one.
-        (folder / "package" / "mtcae_dfer").symlink_to(checkout)
-        path = os.pathsep.join([str(folder / "package"), *filter(None, [os.environ.get("PYTHONPATH")])])
         launch = [sys.executable, "-m", "accelerate.commands.launch", str(checkout / "training" / "run.py"), *words]
         start = time.perf_counter()
-        ended = subprocess.run(
-            launch, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
-        )
+        ended = subprocess.run(launch, cwd=folder, env=environment, capture_output=True, text=True)
         seconds = time.perf_counter() - start
         reports = list(folder.glob("runs/*/report.json"))
         if ended.returncode != 0 or len(reports) != 1:
@@ -75,15 +68,13 @@ def format_times(times: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str
 def main() -> None:
     """Runs the checkouts in turns, prints the table and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="root of another checkout")
+    parser.add_argument("--against", type=checkout_root, help="root of another checkout")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each, in turns (default: 1)")
     parser.add_argument("--name", default="first_line", help="of the kept table (default: first_line)")
     parsed, words = parser.parse_known_args()
     checkouts = {"this checkout": CHECKOUT}
     if parsed.against is not None:
-        if not (parsed.against / "training" / "run.py").is_file():
-            parser.error(f"--against {parsed.against}: no checkout, there is no training/run.py")
-        checkouts["the other"] = parsed.against.resolve()
+        checkouts["the other"] = parsed.against
     times: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     for _ in range(parsed.rounds):
         for name, checkout in checkouts.items():

@@ -57,6 +57,15 @@ def test_a_prediction_loads_nothing_that_it_does_not_use(small_corpus: Path, tmp
     assert process.stderr.splitlines()[-1] == ""
 
 
+def test_what_a_command_imports_is_never_searched_for_garbage(tmp_path: Path) -> None:
+    program = "import gc, sys; from mtcae_commands.command_line import main; sys.argv[1:] = ['predict', 'none.mp4']; "
+    program += "status = main(); print(status, gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    (tmp_path / "mtcae_commands").symlink_to(ROOT / "commands")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1] == "1 True True", process.stderr
+
+
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
