@@ -15,14 +15,17 @@ from tqdm import tqdm
 from mtcae_dfer.configuration_mtcae import EXPRESSIONS
 from mtcae_dfer.experiments.real_people import recipe
 from mtcae_dfer.experiments.real_people.classifier import StillClassifier, order_of_epoch
+from mtcae_dfer.experiments.real_people.figures import log_prior
 from mtcae_dfer.experiments.real_people.recipe import (
     RealPeopleOptions,
     cascade_config,
     finish,
     finished,
+    load_stage,
     make_optimiser,
     one_cycle,
     precision,
+    save_stage,
     soft_class_weights,
     soft_cross_entropy,
 )
@@ -173,6 +176,19 @@ def encode_view(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def offset_of_clips(clip_targets: np.ndarray, still_targets: np.ndarray) -> torch.Tensor:
+    """What is added to the scores of clips before they are judged, (K,).
+
+    In the end `take_off_prior` moves the scores of stills and clips alike, by the stills' prior. Clips show other
+    expressions often: judged as they are, what is rare among stills alone would be favoured twice in them.
+
+    Args:
+        clip_targets: (N, K) of the clips that are trained on.
+        still_targets: (N, K) of the official stills.
+    """
+    return recipe.PRIOR_SHARE * (log_prior(clip_targets) - log_prior(still_targets))
+
+
 class CascadeTrainer:
     """Stage 2: a step sees stills, clips, and sequences of faded features. The image model stays as it is."""
 
@@ -195,6 +211,10 @@ class CascadeTrainer:
         order = order_of_epoch(stills.labels, official, 0, options.seed)
         self.steps_per_epoch = len(order) // options.still_batch
         self.class_weights = soft_class_weights(stills.targets[order]).to(stills.device)
+        if clips is not None:
+            targets = clips.targets[trained_clips]
+            self.clip_weights = soft_class_weights(targets).to(stills.device)
+            self.clip_offset = offset_of_clips(targets, stills.targets[:official]).to(stills.device)
         self.average = WeightAverage(model.parameters(), recipe.AVERAGE_DECAY)
         self.step = 0
 
@@ -221,7 +241,7 @@ class CascadeTrainer:
         frames = int(random.choice(FADE_FRAMES))
         faded = fade_sequences(batch.features[:, 0], self.stills.labels[indices], options.fade_batch, frames, random)
         with precision(device):
-            loss, named = self._losses(batch)
+            loss, named = self._losses(batch, self.class_weights)
             named["faded"] = torch.zeros((), device=device)
             if faded is not None:
                 outputs = self.model(encoded_clips=self.encoder.encode_over_time(faded[0]))
@@ -230,7 +250,8 @@ class CascadeTrainer:
         if self.clips is not None:
             indices = random.choice(self.trained_clips, options.clip_batch, replace=False)
             with precision(device):
-                clip_loss, losses = self._losses(self.clips.batch(indices, random))
+                encoded = self.clips.batch(indices, random)
+                clip_loss, losses = self._losses(encoded, self.clip_weights, self.clip_offset)
             (CLIP_WEIGHT * clip_loss).backward()
             named["clips"] = losses["expression"]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -239,7 +260,10 @@ class CascadeTrainer:
         self.step += 1
         return {name: loss.detach() for name, loss in named.items()}
 
-    def _losses(self, batch: EncodedBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _losses(
+        self, batch: EncodedBatch, class_weights: torch.Tensor, offset: torch.Tensor | float = 0.0
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted sum of all tasks' losses, and each; `offset` (K,) is added to the scores."""
         outputs = self.model(
             encoded_clips=self.encoder.encode_over_time(batch.features),
             labels=batch.labels,
@@ -247,7 +271,7 @@ class CascadeTrainer:
             face_landmarks=batch.face_landmarks,
             face_found=batch.face_boxes.isfinite().all(dim=-1),
         )
-        expression_loss = soft_cross_entropy(outputs.logits, batch.targets, self.class_weights)
+        expression_loss = soft_cross_entropy(outputs.logits + offset, batch.targets, class_weights)
         losses = dict(outputs.task_losses) | {"expression": expression_loss}
         return torch.stack([task.weight * losses[task.name] for task in self.model.tasks]).sum(), losses
 
@@ -285,11 +309,7 @@ def train_cascade(
     trained = np.flatnonzero(~tested) if tested is not None else np.arange(len(encoded.get("clips", ())))
     trainer = CascadeTrainer(model, encoded["stills"], official, encoded.get("clips"), trained, options)
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=stills.pictures.device)
-        model.load_state_dict(state["model"])
-        trainer.optimiser.load_state_dict(state["optimiser"])
-        trainer.average.load_state_dict(state["average"])
-        trainer.step = state["step"]
+        trainer.step = load_stage(trainer, file, stills.pictures.device)["step"]
     sums: dict[str, torch.Tensor] = {}
     start, begun = time.perf_counter(), trainer.step
     while trainer.step < options.cascade_steps:
@@ -302,14 +322,7 @@ def train_cascade(
         pace = (time.perf_counter() - start) / (trainer.step - begun)
         print(f"stage 2, step {trainer.step} of {options.cascade_steps}: {told}, {pace:.3f} s a step", flush=True)
         sums.clear()
-        save_cascade(trainer, file)
+        save_stage(trainer, file, step=trainer.step)
     trainer.average.keep()
     model.eval()
     finish(model, file)
-
-
-def save_cascade(trainer: CascadeTrainer, file: Path) -> None:
-    """A checkpoint, whole or not at all."""
-    state = {"model": trainer.model.state_dict(), "optimiser": trainer.optimiser.state_dict()}
-    with replacing(file) as temporary:
-        torch.save(state | {"average": trainer.average.state_dict(), "step": trainer.step}, temporary)

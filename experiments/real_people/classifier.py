@@ -23,13 +23,14 @@ from mtcae_dfer.experiments.real_people.recipe import (
     cascade_config,
     finish,
     finished,
+    load_stage,
     make_optimiser,
     one_cycle,
     precision,
+    save_stage,
     soft_class_weights,
     soft_cross_entropy,
 )
-from mtcae_dfer.hub_dataset.files import replacing
 from mtcae_dfer.image_backbones import build_image_backbone_config
 from mtcae_dfer.modeling_frame_backbone import FrameBackboneModel
 from mtcae_dfer.modeling_heads import MTCAEHeatMapHead
@@ -178,24 +179,6 @@ class StillTrainer:
         self.step += 1
         return loss.detach()
 
-    def save(self, file: Path) -> None:
-        """A checkpoint, whole or not at all."""
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        with replacing(file) as temporary:
-            torch.save(state | {"epoch": self.epoch, "step": self.step}, temporary)
-
-    def load(self, file: Path) -> None:
-        """Goes on from a checkpoint."""
-        state = torch.load(file, weights_only=True, map_location=self.stills.pictures.device)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch, self.step = state["epoch"], state["step"]
-
 
 def train_classifier(
     stills: FaceSet, official: int, validation: FaceSet, options: RealPeopleOptions
@@ -219,7 +202,8 @@ def train_classifier(
         return model
     trainer = StillTrainer(model, stills, official, options)
     if file.exists():
-        trainer.load(file)
+        counts = load_stage(trainer, file, stills.pictures.device)
+        trainer.epoch, trainer.step = counts["epoch"], counts["step"]
     while trainer.epoch < epochs:
         size, start = trainer.size, time.perf_counter()
         loss = trainer.run_epoch()
@@ -231,7 +215,7 @@ def train_classifier(
             f"{time.perf_counter() - start:.1f} s",
             flush=True,
         )
-        trainer.save(file)
+        save_stage(trainer, file, epoch=trainer.epoch, step=trainer.step)
     trainer.average.keep()
     finish(model, file)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.hub_dataset.files import replacing
+from mtcae_dfer.training.optimisation import WeightAverage
 
 # Sides of the cut frames in pixels: stage 1 begins small, where an epoch is cheap; the last is that of all else.
 SIZES, SIZE_SHARES = (48, 64, 80), (0.3, 0.4, 0.3)  # shares of the epochs
@@ -25,6 +26,7 @@ MOTION_FRAMES = 16  # the most frames of a clip
 # Asked at a time where nothing is learned. Tensors of more frames are above 32 MB, and glibc fetches those from the
 # system anew each time: a quarter slower.
 FRAMES_ASKED = 32
+STAGE_PARTS = ("model", "optimiser", "average")  # of a checkpoint
 AVERAGE_DECAY = 0.998  # of the averaged weights that a stage ends with
 # A 3 x 3 stem and squeeze-and-excitation: stills of 48 pixels lose nothing in the first layers. Convolutions of all
 # channels (groups_width above every width): grouped ones are slow on processors.
@@ -159,6 +161,32 @@ def soft_class_weights(targets: np.ndarray) -> torch.Tensor:
 def soft_cross_entropy(scores: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of scores (B, K) with probabilities (B, K), every class weighted by (K,)."""
     return -(targets * scores.float().log_softmax(dim=-1) * class_weights).sum(dim=-1).mean()
+
+
+class Trainer(Protocol):
+    """What a stage trains."""
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def optimiser(self) -> torch.optim.Optimizer: ...
+    @property
+    def average(self) -> WeightAverage: ...
+
+
+def save_stage(trainer: Trainer, checkpoint: Path, **counts: int) -> None:
+    """Keeps, whole or not at all, from where a stage would go on; `counts` say how far it has come."""
+    state: dict[str, Any] = {name: getattr(trainer, name).state_dict() for name in STAGE_PARTS}
+    with replacing(checkpoint) as temporary:
+        torch.save(state | counts, temporary)
+
+
+def load_stage(trainer: Trainer, checkpoint: Path, device: torch.device) -> dict[str, int]:
+    """Goes on from a checkpoint; returns the counts that were kept."""
+    state = torch.load(checkpoint, weights_only=True, map_location=device)
+    for name in STAGE_PARTS:
+        getattr(trainer, name).load_state_dict(state.pop(name))
+    return state
 
 
 def finished(checkpoint: Path) -> Path:

@@ -107,6 +107,17 @@ def test_a_share_of_the_prior_is_taken_off_the_scores() -> None:
     assert float(moved.sum()) == pytest.approx(0, abs=1e-4)
 
 
+def test_clips_of_equally_frequent_expressions_are_judged_by_the_scores_that_stand_in_the_end() -> None:
+    model = make_cascade(make_classifier(), seed=0).eval()
+    clips = torch.zeros(1, 1, 3, 80, 80)
+    stills = np.array([[0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]], np.float32)
+    with torch.no_grad():
+        judged = model(clips).logits + cascade.offset_of_clips(np.eye(7, dtype=np.float32), stills)
+        take_off_prior(model, stills, recipe.PRIOR_SHARE)
+        np.testing.assert_allclose(judged, model(clips).logits, atol=1e-5)
+    np.testing.assert_allclose(cascade.offset_of_clips(stills, stills), 0, atol=1e-6)  # clips as stills: as they are
+
+
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_of_scores_drawn_by_their_own_softmax_is_found(true_temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -173,7 +184,7 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(tmp_path: Path, mon
 
     trained = stages("straight")
     # Stopped in the second epoch of the first stage, then behind the second step of the second one.
-    score, save, asked = classifier.score_stills, cascade.save_cascade, []
+    score, save, asked = classifier.score_stills, cascade.save_stage, []
 
     def score_once(*given):
         asked.append(given)
@@ -181,16 +192,16 @@ def test_all_stages_learn_stop_and_go_on_to_the_same_weights(tmp_path: Path, mon
             raise Stopped
         return score(*given)
 
-    def save_and_stop(trainer: cascade.CascadeTrainer, file: Path) -> None:
-        save(trainer, file)
-        if trainer.step == 2:
+    def save_and_stop(trainer: cascade.CascadeTrainer, file: Path, step: int) -> None:
+        save(trainer, file, step=step)
+        if step == 2:
             raise Stopped
 
     with monkeypatch.context() as first, pytest.raises(Stopped):
         first.setattr(classifier, "score_stills", score_once)
         stages("stopped")
     with monkeypatch.context() as second, pytest.raises(Stopped):
-        second.setattr(cascade, "save_cascade", save_and_stop)
+        second.setattr(cascade, "save_stage", save_and_stop)
         stages("stopped")
     straight, resumed = trained.state_dict(), stages("stopped").state_dict()
     assert straight.keys() == resumed.keys()
