@@ -71,8 +71,9 @@ class FacialExpressionTimelinePipeline(Pipeline):
         with "single" the model's own, None where it has no such task. `left_out` counts the people of whom
         `min_seconds` leaves no window; `warning` is one line where only a part of the video could be read, else None.
         Many videos: an iterator of such results as they come; of a video that fails, {"video", "error": {"code",
-        "message"}}. Live frames: an iterator of {"start", "end", "latency", "people": [{"track", "window"}]}, one for
-        each window as soon as the first frame behind it arrives; `latency` is the seconds spent after that frame.
+        "message"}}. Live frames: an iterator of {"start", "end", "latency", "people": [{"track", "window"}],
+        "left_out"}, one for each window as soon as the first frame behind it arrives; `latency` is the seconds spent
+        after that frame.
 
     Raises:
         VideoReadingError: a single video cannot be read.
@@ -249,13 +250,18 @@ class FacialExpressionTimelinePipeline(Pipeline):
         reading.scorer.flush()
         clips, reading.clips = reading.clips, []
         numbers = reading.numbers
-        people = []
+        people, left_out = [], 0
         for clip in clips:
+            if clip.track not in numbers:
+                continue
             window = window_of_clips([clip], clip.start, clip.end, self.model.config.class_names)
-            if clip.track in numbers and window["face_seconds"] >= options.min_seconds:
+            if window["face_seconds"] >= options.min_seconds:
                 people.append({"track": numbers[clip.track], "window": keep_top(window, options.top_k)})
+            else:
+                left_out += 1
         latency = round(time.perf_counter() - arrival, 4)
-        return {"start": round(span[0], 3), "end": round(span[1], 3), "latency": latency, "people": people}
+        result = {"start": round(span[0], 3), "end": round(span[1], 3), "latency": latency, "people": people}
+        return result | {"left_out": left_out}
 
     def _variant(self, int8: bool, compiled: bool) -> Any:
         """The model as it is, or quantised, or compiled, or both; each is made once."""

@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def import_once() -> None:
     """Imports what every command works with, and leaves it out of all searches for garbage.
 
-    torch and transformers make more than a million objects, all of which stay; searched again and again while they come,
-    they cost a sixth of the start.
+    torch and transformers make more than a million objects, all of which stay; searched again and again while they
+    come, they cost a sixth of the start.
     """
     gc.disable()
     import_module("mtcae_dfer")

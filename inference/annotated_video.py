@@ -178,6 +178,8 @@ class Painter:
         file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
         self.font = ImageFont.truetype(str(file), max(9, round(min(size) * look.letters)))
         self.places = LabelPlaces(size, 2 * self.line)
+        # A frame may show somebody of whom the result does not tell (`--min-seconds`).
+        self.nobody = "no face, or one seen too shortly" if result.get("left_out") else "no face found"
 
     def enlarged(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of a frame when it is drawn on."""
@@ -214,7 +216,7 @@ class Painter:
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="black")
         if not any(person.box or person.landmarks or person.scores for person in shown):
             corner = (2.0 * self.line, 2.0 * self.line)
-            self._paint_label(draw, corner, self._text(draw, ["no face found"], []), "#ffffff")
+            self._paint_label(draw, corner, self._text(draw, [self.nobody], []), "#ffffff")
         # (H, W, 3) -> (3, H, W)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 

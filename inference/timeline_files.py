@@ -57,8 +57,8 @@ def format_timeline(video: str, result: Timeline) -> str:
     return "\n".join(lines)
 
 
-def _nobody(result: Timeline) -> str:
-    """Why a timeline tells of nobody."""
+def _nobody(result: Mapping[str, Any]) -> str:
+    """Why a timeline, or a camera's window, tells of nobody."""
     count = result.get("left_out", 0)
     if not count:
         return "no face was found"
@@ -68,7 +68,7 @@ def _nobody(result: Timeline) -> str:
 def format_live_window(window: dict[str, Any]) -> str:
     """One line: the time, everybody's strongest expression, and how long the answer took."""
     people = [f"person {person['track']} {strongest(person['window'])}" for person in window["people"]]
-    found = ", ".join(people) or "no face"
+    found = ", ".join(people) or _nobody(window)
     return f"{window['start']:7.2f}–{window['end']:.2f} s  {found}  (answered after {window['latency']:.2f} s)"
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from mtcae_dfer.inference.annotated_video import Painter
 from mtcae_dfer.inference.timeline_files import (
     draw_timeline,
+    format_live_window,
     format_timeline,
     strongest,
     timeline_to_pandas,
@@ -74,6 +75,9 @@ def test_people_who_were_left_out_are_not_called_missing(tmp_path: Path) -> None
     assert "no face was found" in format_timeline("film.mp4", nobody)
     told = format_timeline("film.mp4", nobody | {"left_out": 2})
     assert "no face" not in told and "2 people were seen, too shortly for --min-seconds" in told
+    live = {"start": 0.0, "end": 1.0, "latency": 0.1, "people": [], "left_out": 1}
+    assert "no face" not in format_live_window(live) and "1 person was seen" in format_live_window(live)
+    assert "no face was found" in format_live_window(live | {"left_out": 0})
     draw_timeline(nobody, tmp_path / "nobody.png")
     draw_timeline(nobody | {"left_out": 2}, tmp_path / "left_out.png")
     assert (tmp_path / "nobody.png").read_bytes() != (tmp_path / "left_out.png").read_bytes()

@@ -259,6 +259,13 @@ def test_those_who_are_left_out_are_counted(pipe, red_faces) -> None:
         assert (nobody["people"], nobody["left_out"]) == ([], 0)
 
 
+def test_a_camera_counts_those_who_are_left_out(pipe, red_faces) -> None:
+    for least, count in ((0.0, 0), (5.0, 2)):
+        two = ((number / RATE, frame) for number, frame in enumerate(squares((1.0, [(10, 40), (110, 40)]))))
+        (window,) = pipe(two, window_seconds=1.0, min_seconds=least)
+        assert (len(window["people"]), window["left_out"]) == (2 - count, count)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_with_gaps_between_windows_the_last_one_ends_with_the_video(pipe, red_faces, live: bool) -> None:
     video, options = squares((1.92, [(60, 40)])), {"window_seconds": 1.0, "hop_seconds": 5.0}
