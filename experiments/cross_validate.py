@@ -23,9 +23,9 @@ from mtcae_dfer.experiments.results import CrossValidation, FinishedRun, summari
 from mtcae_dfer.experiments.runner import Experiment, is_done, run_experiments
 from mtcae_dfer.hub_dataset.folds import Protocol
 from mtcae_dfer.hub_dataset.loading.protocols import find_fold, resolve_protocol
-from mtcae_dfer.training.arguments import RunArguments, parse_run_arguments
+from mtcae_dfer.training.arguments import RunArguments
 from mtcae_dfer.training.evaluation.report import Report
-from mtcae_dfer.training.running import Stopwatch, make_synthetic_dataset
+from mtcae_dfer.training.running import Stopwatch, make_synthetic_dataset, parse_checked
 
 REHEARSAL_PROTOCOL = "folds:3"
 # What the command itself decides for each of its runs.
@@ -71,6 +71,10 @@ def make_plan(parsed: argparse.Namespace, run_words: Sequence[str]) -> Plan:
     Raises:
         ValueError: something cannot be used; the message is one line for the user.
     """
+    words = parsed.seeds.replace(",", " ").split()
+    if not words or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise ValueError(f"--seeds {parsed.seeds}: must be different whole numbers with commas between")
+    seeds = tuple(int(word) for word in words)
     arguments = _check_run_words(run_words)
     # The synthetic corpus, drawn and labelled unless it is there.
     dataset = parsed.dataset or make_synthetic_dataset(arguments.data, Accelerator(cpu=True), Stopwatch())
@@ -78,10 +82,6 @@ def make_plan(parsed: argparse.Namespace, run_words: Sequence[str]) -> Plan:
     protocol = resolve_protocol(dataset, wanted)
     told = () if wanted is None else ("--protocol", wanted)
     folds = tuple(fold.name for fold in protocol.folds)
-    words = parsed.seeds.replace(",", " ").split()
-    if not words or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise ValueError(f"--seeds {parsed.seeds}: must be different whole numbers with commas between")
-    seeds = tuple(int(word) for word in words)
     return Plan(dataset, protocol, folds, seeds, ("--dataset", dataset, *told, *run_words))
 
 
@@ -92,7 +92,7 @@ def _check_run_words(words: Sequence[str]) -> RunArguments:
         if word.startswith("--") and name in OWN_RUN_OPTIONS:
             raise ValueError(f"{word}: is decided for every run by this command (seeds: --seeds)")
     try:
-        return parse_run_arguments(words)
+        return parse_checked(words)
     except SystemExit:
         # argparse has told what it did not understand.
         raise ValueError(f"the options {' '.join(words)} are not options of a run") from None

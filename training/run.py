@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
-from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments, parse_run_arguments
+from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments
 from mtcae_dfer.training.checkpoints import CHECKPOINTS_FOLDER
 from mtcae_dfer.training.data.clip_dataset import ClipDataset, class_names
 from mtcae_dfer.training.data.feature_cache import EncodedClips, FeatureCacheConfig, cache_features
@@ -37,7 +37,6 @@ from mtcae_dfer.training.evaluation.predictions import (
 from mtcae_dfer.training.evaluation.report import FIGURES, PICTURE_FILE, Report, format_table, write_report
 from mtcae_dfer.training.initialisation import (
     build_model,
-    checked_config_fields,
     pretrained_source,
     whiten_patch_embedding,
     whitening_positions,
@@ -60,9 +59,9 @@ from mtcae_dfer.training.running import (
     make_processor,
     make_synthetic_dataset,
     package_versions,
+    parse_checked,
     run_script,
     start_or_resume,
-    synthetic_corpus,
     write_options,
 )
 from mtcae_dfer.training.trackers import chosen_trackers, log_epoch, start_trackers
@@ -74,15 +73,6 @@ WRITTEN = ("features", PICTURE_FILE, PREDICTIONS_FILE, "model.safetensors", "con
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the job; returns the exit status. Errors that the user can mend are one line on standard error."""
     return run_script("run.py", parse_checked, run, words)
-
-
-def parse_checked(words: Sequence[str] | None) -> RunArguments:
-    """The options, of a model that is there and a corpus that can be drawn: told before a folder is made."""
-    arguments = parse_run_arguments(words)
-    checked_config_fields(arguments.model)
-    if not arguments.data.dataset:
-        synthetic_corpus(arguments.data)
-    return arguments
 
 
 def run(arguments: RunArguments) -> Report:

@@ -34,7 +34,14 @@ from mtcae_dfer.hub_dataset.labelling.one_machine import LabellingOptions
 from mtcae_dfer.hub_dataset.synthetic.acting import SyntheticCorpusConfig
 from mtcae_dfer.hub_dataset.synthetic.corpus import make_synthetic_corpus
 from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
-from mtcae_dfer.training.arguments import ScriptArguments, StepArguments, SyntheticArguments, flatten_options
+from mtcae_dfer.training.arguments import (
+    RunArguments,
+    ScriptArguments,
+    StepArguments,
+    SyntheticArguments,
+    flatten_options,
+    parse_run_arguments,
+)
 from mtcae_dfer.training.checkpoints import (
     CHECKPOINTS_FOLDER,
     CheckpointError,
@@ -47,6 +54,7 @@ from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.data.sampling import draw_seed
 from mtcae_dfer.training.errors import tell_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
+from mtcae_dfer.training.initialisation import checked_config_fields
 from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
 from mtcae_dfer.training.threads import share_threads
 
@@ -307,6 +315,15 @@ def package_versions(*others: str) -> dict[str, str]:
 
 
 # The drawn corpus
+
+
+def parse_checked(words: Sequence[str] | None) -> RunArguments:
+    """The options of `run.py`, of a model that is there and a corpus that can be drawn: told before any work begins."""
+    arguments = parse_run_arguments(words)
+    checked_config_fields(arguments.model)
+    if not arguments.data.dataset:
+        synthetic_corpus(arguments.data)
+    return arguments
 
 
 def synthetic_corpus(options: SyntheticArguments) -> SyntheticCorpusConfig:

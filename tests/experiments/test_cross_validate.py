@@ -96,6 +96,16 @@ def test_wrong_options_are_one_line(words, tmp_path, capsys, more: list[str], to
     assert not list(tmp_path.glob("*/report.json"))
 
 
+@pytest.mark.parametrize(
+    "more", [["--model", "nobody"], ["--tasks", "smile"], ["--seeds", "1,1"], ["--synthetic_takes", "0"]]
+)
+def test_what_no_run_could_use_is_refused_before_clips_are_drawn(tmp_path, monkeypatch, capsys, more: list[str]) -> None:
+    monkeypatch.setattr(cross_validate, "make_synthetic_dataset", lambda *given: pytest.fail("clips are drawn"))
+    assert mtcae(["cross-validate", "--output_dir", str(tmp_path), *more]) == 2
+    error = capsys.readouterr().err
+    assert more[0].split("_")[-1].removeprefix("--") in error and error.count("\n") == 1
+
+
 def test_a_leaking_protocol_is_refused_before_anything_is_trained(words, tmp_path, capsys) -> None:
     file = tmp_path / "leaks.json"
     fold = {"name": "a", "train": ["S01", "S02"], "validation": ["S03"], "test": ["S02"]}
