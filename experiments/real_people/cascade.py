@@ -36,9 +36,9 @@ from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, f
 from mtcae_dfer.training.optimisation import WeightAverage
 
 CLIP_WEIGHT, FADE_WEIGHT = 0.5, 0.5  # of the losses of clips and fading sequences beside the stills'
-# Frames of a step's fading sequences, one of these. The last is what videos are looked at with: where sequences were
-# shorter, 16 copies of a still had other answers than the still, too often neutral.
-FADE_FRAMES = (4, 8, recipe.MOTION_FRAMES)
+# Frames of a step's clips, and of its fading sequences: one of these. The last is what videos are looked at with: where
+# sequences were shorter, 16 copies of a still had other answers than the still, too often neutral.
+SEEN_FRAMES = (4, 8, recipe.MOTION_FRAMES)
 STILL_VIEWS, CLIP_VIEWS = 2, 4  # random views in which the image model sees each
 FRAMES_AT_ONCE = 128  # that the image model looks at
 SAVE_STEPS = 200
@@ -146,10 +146,12 @@ class EncodedFaces:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: np.ndarray, random: np.random.Generator) -> EncodedBatch:
-        """A random view of each of some stills or clips."""
+    def batch(self, indices: np.ndarray, random: np.random.Generator, num_frames: int = 1) -> EncodedBatch:
+        """A random view of each of some stills or clips: a random frame of each of `num_frames` equal parts."""
+        parts = self.views[0]["features"].shape[1] / num_frames
+        frames = ((np.arange(num_frames) + random.random(num_frames)) * parts).astype(int) if parts > 1 else slice(None)
         chosen = zip(random.integers(len(self.views), size=len(indices)), indices.tolist(), strict=True)
-        rows = [{name: values[index] for name, values in self.views[view].items()} for view, index in chosen]
+        rows = [{name: values[index, frames] for name, values in self.views[view].items()} for view, index in chosen]
         stacked = {name: torch.stack([row[name] for row in rows]).to(self.device).float() for name in rows[0]}
         return EncodedBatch(
             labels=torch.from_numpy(self.labels[indices]).long().to(self.device),
@@ -238,7 +240,7 @@ class CascadeTrainer:
         self.optimiser.zero_grad()
         indices = self.next_stills()
         batch = self.stills.batch(indices, random)
-        frames = int(random.choice(FADE_FRAMES))
+        frames = int(random.choice(SEEN_FRAMES))
         faded = fade_sequences(batch.features[:, 0], self.stills.labels[indices], options.fade_batch, frames, random)
         with precision(device):
             loss, named = self._losses(batch, self.class_weights)
@@ -250,7 +252,7 @@ class CascadeTrainer:
         if self.clips is not None:
             indices = random.choice(self.trained_clips, options.clip_batch, replace=False)
             with precision(device):
-                encoded = self.clips.batch(indices, random)
+                encoded = self.clips.batch(indices, random, int(random.choice(SEEN_FRAMES)))
                 clip_loss, losses = self._losses(encoded, self.clip_weights, self.clip_offset)
             (CLIP_WEIGHT * clip_loss).backward()
             named["clips"] = losses["expression"]

@@ -99,7 +99,9 @@ def test_wrong_options_are_one_line(words, tmp_path, capsys, more: list[str], to
 @pytest.mark.parametrize(
     "more", [["--model", "nobody"], ["--tasks", "smile"], ["--seeds", "1,1"], ["--synthetic_takes", "0"]]
 )
-def test_what_no_run_could_use_is_refused_before_clips_are_drawn(tmp_path, monkeypatch, capsys, more: list[str]) -> None:
+def test_what_no_run_could_use_is_refused_before_clips_are_drawn(
+    tmp_path, monkeypatch, capsys, more: list[str]
+) -> None:
     monkeypatch.setattr(cross_validate, "make_synthetic_dataset", lambda *given: pytest.fail("clips are drawn"))
     assert mtcae(["cross-validate", "--output_dir", str(tmp_path), *more]) == 2
     error = capsys.readouterr().err

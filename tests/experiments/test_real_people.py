@@ -251,12 +251,25 @@ def test_without_steps_a_cascade_stays_as_it_was_and_is_kept(tmp_path: Path) -> 
     assert (tmp_path / "cascade.safetensors").exists()
 
 
+def test_a_clip_is_seen_in_a_frame_of_each_equal_part() -> None:
+    encoded = object.__new__(cascade.EncodedFaces)
+    frames = torch.arange(16.0).expand(2, 16)
+    places = {"features": frames[..., None, None], "face_boxes": frames[..., None], "face_landmarks": frames[..., None]}
+    encoded.views, encoded.device = [places] * 2, torch.device("cpu")
+    encoded.labels, encoded.targets = np.zeros(2, int), np.zeros((2, 7), np.float32)
+    for wanted, part in ((4, 4), (8, 2), (16, 1), (1, 16)):
+        batch = encoded.batch(np.array([1, 0]), np.random.default_rng(0), wanted)
+        seen = batch.features[0, :, 0, 0]
+        assert (seen // part).tolist() == list(range(wanted))
+        torch.testing.assert_close(batch.face_boxes[0, :, 0], seen)
+
+
 def test_clips_that_are_tested_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, batch = [], cascade.EncodedFaces.batch
 
-    def note(self: cascade.EncodedFaces, indices: np.ndarray, random: np.random.Generator) -> cascade.EncodedBatch:
+    def note(self: cascade.EncodedFaces, indices: np.ndarray, *given) -> cascade.EncodedBatch:
         drawn.append(indices.tolist())
-        return batch(self, indices, random)
+        return batch(self, indices, *given)
 
     monkeypatch.setattr(cascade.EncodedFaces, "batch", note)
     monkeypatch.setattr(recipe, "SIZES", (32, 32, 32))
