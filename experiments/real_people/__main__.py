@@ -83,6 +83,9 @@ def run(options: RealPeopleOptions) -> dict[str, Any]:
         raise ValueError(f"--vote_share {options.vote_share}: must be in [0, 1]")
     if not 0 <= options.clip_stills <= recipe.MOTION_FRAMES // 2:
         raise ValueError(f"--clip_stills {options.clip_stills}: must be in [0, {recipe.MOTION_FRAMES // 2}]")
+    if options.backbone_epochs < (0 if options.start else 1):
+        told = "must not be negative" if options.start else "must be at least 1 without --start"
+        raise ValueError(f"--backbone_epochs {options.backbone_epochs}: {told}")
     if options.fade_batch > options.still_batch:
         raise ValueError(f"--fade_batch {options.fade_batch}: must be at most --still_batch {options.still_batch}")
     if not options.clips and (options.clip_stills or options.clip_fold is not None):

@@ -200,6 +200,9 @@ def train_classifier(
     if finished(file).exists():
         model.load_state_dict(load_file(finished(file)))
         return model
+    if epochs == 0:  # the image model of an earlier call stays as it is
+        finish(model, file)
+        return model
     trainer = StillTrainer(model, stills, official, options)
     if file.exists():
         counts = load_stage(trainer, file, stills.pictures.device)

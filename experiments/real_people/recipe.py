@@ -78,7 +78,10 @@ class RealPeopleOptions:
         default=0,
         metadata={"help": "Frames of every clip, from its middle half, that are learned from as stills too."},
     )
-    backbone_epochs: int = field(default=30, metadata={"help": "Passes over the stills in stage 1."})
+    backbone_epochs: int = field(
+        default=30,
+        metadata={"help": "Passes over the stills in stage 1; 0: the image model of --start stays as it is."},
+    )
     backbone_batch: int = field(default=128, metadata={"help": "Stills of a step of stage 1."})
     backbone_learning_rate: float = field(default=3e-3, metadata={"help": "Peak of stage 1."})
     compile: bool = field(

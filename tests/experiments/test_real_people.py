@@ -288,6 +288,10 @@ def test_a_second_call_goes_on_with_the_backbone_of_the_first(tmp_path: Path) ->
     second = make_cascade(make_classifier(str(tmp_path / "first")), seed=1)
     expected, found = (model.encoder.backbone.state_dict() for model in (first, second))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    options = RealPeopleOptions([], output_dir=str(tmp_path), start=str(tmp_path / "first"), backbone_epochs=0)
+    kept = classifier.train_classifier(random_faces(14, 1), 14, random_faces(14, 1), options).backbone.state_dict()
+    assert all(torch.equal(expected[name], kept[name]) for name in expected)
+    assert (tmp_path / "backbone.safetensors").exists()  # the stage is over
     tiny_model().save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="--start .*other: its backbone differs in model_type; give"):
         make_classifier(str(tmp_path / "other"))
@@ -324,12 +328,14 @@ def test_options_that_need_clips_or_more_stills_are_refused(
 
     assert told("--clip_fold", "1") == "real_people: error: --clip_stills and --clip_fold need clips: give --clips"
     assert told("--clip_stills", "3") == "real_people: error: --clip_stills and --clip_fold need clips: give --clips"
+    assert "--backbone_epochs 0: must be at least 1 without --start" in told("--backbone_epochs", "0")
+    assert "--backbone_epochs -1: must not be negative" in told("--backbone_epochs", "-1", "--start", "first")
     assert "--fade_batch 16: must be at most --still_batch 8" in told("--still_batch", "8")
     monkeypatch.setattr(command, "read_faces", lambda name, *others: random_faces(28 if name == "A" else 5, 4))
     # 28 stills in equal parts, those of disgust twice.
     assert "--backbone_batch 128: there are no more than 32 to learn from; give a" in told("--clips", "B")
     fitting = ("--clips", "B", "--backbone_batch", "8", "--still_batch", "16")
-    assert "--clip_batch 8: there are no more than 5 to learn from; give a" in told(*fitting)
+    assert "--clip_batch 16: there are no more than 5 to learn from; give a" in told(*fitting)
 
 
 def test_folds_share_the_image_model_unless_it_learns_from_their_clips() -> None:
