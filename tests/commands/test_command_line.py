@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "torchao", "matplotlib", "numpy", "mtcae_dfer")
 # Nothing of these helps to predict a clip: training, tables, charts, pages and clusters wait until they are asked for.
 NOT_TO_PREDICT = (
-    *("datasets", "pyarrow", "pandas", "evaluate", "scipy", "sklearn"),
+    *("datasets", "pyarrow", "pandas", "evaluate"),  # SciPy is loaded by transformers itself, where there is one
     *("matplotlib", "gradio", "ray", "onnx", "onnxruntime", "tensorboard", "IPython"),
 )
 LISTEN = """
