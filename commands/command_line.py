@@ -80,9 +80,16 @@ def import_once() -> None:
 
     torch and transformers make more than a million objects, all of which stay; searched again and again while they
     come, they cost a sixth of the start.
+
+    Raises:
+        SystemExit: a package is missing or broken.
     """
     gc.disable()
-    import_module("mtcae_dfer")
+    try:
+        import_module("mtcae_dfer")
+    except ImportError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        sys.exit(f"mtcae: error: what it works with cannot be imported ({reason}); install the package anew")
     gc.freeze()
     gc.enable()
 

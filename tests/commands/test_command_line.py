@@ -66,6 +66,17 @@ def test_what_a_command_imports_is_never_searched_for_garbage(tmp_path: Path) ->
     assert process.stdout.splitlines()[-1] == "1 True True", process.stderr
 
 
+def test_a_broken_installation_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mtcae_commands").symlink_to(ROOT / "commands")
+    (tmp_path / "mtcae_dfer").mkdir()
+    (tmp_path / "mtcae_dfer" / "__init__.py").write_text("import no_such_package\n")
+    program = "import sys; from mtcae_commands.command_line import main; sys.argv[1:] = ['predict', 'a.mp4']; main()"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert "cannot be imported (No module named 'no_such_package')" in process.stderr
+
+
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
