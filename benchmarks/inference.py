@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import multiprocessing.connection
-import os
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from checkouts import checkout_root, importing
+from checkouts import CHECKOUT, checkout_root, importing
 from reading import FRAME_RATE, LOOP_SECONDS, SAMPLES, _resident_kibibytes, repeat_clip
 from results_file import keep_table
 from transformers import VideoMAEForVideoClassification, VideoMAEVideoProcessor
@@ -476,30 +475,29 @@ def measure_starts(material: Material, arguments: argparse.Namespace) -> list[st
         stock
     )
     imports = "import torch, transformers.modeling_utils, transformers.video_processing_utils"
-    command = [sys.executable, "-c", "import sys; from mtcae_commands.command_line import main; sys.exit(main())"]
-    predict = [*command, "predict", str(material.clip)]
-    calls = {
+    command = "import sys; from mtcae_commands.command_line import main; sys.exit(main())"
+    predict = [sys.executable, "-c", command, "predict", str(material.clip)]
+    without_us = {
         "`import torch, transformers.modeling_utils`, no answer": [sys.executable, "-c", imports],
         "stock path: the demonstration model's encoder, no face search": [
             *(sys.executable, "-c", STOCK_PROGRAM, str(stock), str(material.clip))
         ],
+    }
+    calls = {
         "`mtcae predict CLIP`, demonstration model": [*predict, "--model", str(DEMONSTRATION_MODEL)],
         "`mtcae predict CLIP`, model for real people, face search": predict,
         "`mtcae predict CLIP --json OUT --people all` (timeline)": [
             *(*predict, "--people", "all", "--json", str(material.folder / "out.json"))
         ],
     }
+    checkouts = {"": CHECKOUT} | ({", the other checkout": arguments.against} if arguments.against else {})
     with ExitStack() as stack:
-        # As installed programs run: their compiled modules are kept.
-        environments = {"": {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}}
-        if arguments.against is not None:
-            environments[", the other checkout"] = stack.enter_context(importing(arguments.against))
-            environments[", the other checkout"].pop("PYTHONDONTWRITEBYTECODE", None)
-        programs = {
-            name + checkout: (words, environment)
+        environments = {told: stack.enter_context(importing(root)) for told, root in checkouts.items()}
+        programs = {name: (words, environments[""]) for name, words in without_us.items()}
+        programs |= {
+            name + told: (words, environment)
             for name, words in calls.items()
-            for checkout, environment in environments.items()
-            if not checkout or words[: len(predict)] == predict
+            for told, environment in environments.items()
         }
         # This round is not timed: it leaves compiled modules, and files in the system's cache.
         modules = {name: _count_modules(*program) for name, program in programs.items()}
@@ -515,8 +513,9 @@ def measure_starts(material: Material, arguments: argparse.Namespace) -> list[st
 
 
 def _run(words: list[str], environment: dict[str, str]) -> str:
-    """Runs a program; returns its standard error."""
-    environment = environment | {"HF_HUB_OFFLINE": "1"}
+    """Runs a program as installed ones run, whose compiled modules are kept; returns its standard error."""
+    kept = {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = kept | {"HF_HUB_OFFLINE": "1"}
     return subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stderr
 
 
