@@ -97,7 +97,8 @@ VIDEOMAE_LIKE = Encoder()
 
 ENCODER_ADVICE = (
     "give a folder with config.json and model.safetensors, or a Hub id, of a video encoder (videomae, vjepa2, vivit, "
-    "timesformer, videoprism_vision_model, lgi_former, tpsbt) or of an image model of transformers"
+    "timesformer, videoprism_vision_model, lgi_former, tpsbt), of a model of this repository, or of an image model of "
+    "transformers"
 )
 
 # The paper's encoder: VideoMAE ViT-L on 16 x 224 x 224. Pre-trained VideoMAE checkpoints end in a norm over tokens,
@@ -272,9 +273,16 @@ def rename_older_biases(module: nn.Module, state_dict: dict[str, torch.Tensor], 
 def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedConfig, list[str]]:
     """The config of a pre-trained encoder with some fields changed, and those of the fields that it does not have.
 
-    An image model's config comes in that of a frame backbone, whose fields the overrides then are.
+    Of a whole model of this repository it is that of its encoder. An image model's config comes in that of a frame
+    backbone, whose fields the overrides then are.
     """
-    model_type: Any = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    stored: Any = PreTrainedConfig.get_config_dict(source)[0]
+    model_type = stored.get("model_type")
+    if model_type == "mtcae":
+        own = build_encoder_config(stored.get("encoder_config"))
+        renamed = _rename_sizes(own.model_type, overrides)
+        unknown = sorted(name for name in renamed if not hasattr(own, name))
+        return build_encoder_config(type(own).from_dict(own.to_dict() | renamed)), unknown
     # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
     config_class = ENCODERS.get(model_type, VIDEOMAE_LIKE).config_class or AutoConfig
     if model_type not in ENCODERS:
@@ -283,8 +291,8 @@ def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrai
         if is_image_model(alone):
             return _wrap_image_model(alone, overrides)
     renamed = _rename_sizes(model_type, overrides)
-    config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **renamed)
-    return build_encoder_config(config), sorted(unknown)
+    config, unused = config_class.from_pretrained(source, return_unused_kwargs=True, **renamed)
+    return build_encoder_config(config), sorted(unused)
 
 
 def _wrap_image_model(config: PreTrainedConfig, overrides: dict[str, Any]) -> tuple[FrameBackboneConfig, list[str]]:
@@ -307,11 +315,23 @@ def explain_unreadable(source: str) -> Iterator[None]:
         raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keeps back transformers' table of every weight that was new or not used, where one line of ours tells them."""
+    told = logging.get_logger("transformers.modeling_utils")
+    before = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        told.setLevel(before)
+
+
 def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A pre-trained encoder from a folder or Hub id, and transformers' report of what was loaded.
 
-    Learned position tables are interpolated to the grid of the overrides. An image model comes in a frame backbone;
-    the report names what is new in it as `fresh_keys`.
+    A whole model of this repository gives its encoder. Learned position tables are interpolated to the grid of the
+    overrides. An image model comes in a frame backbone; the report names what is new in it as `fresh_keys`.
 
     Raises:
         ValueError: there is no readable checkpoint of an encoder, it lacks weights, or an override is no field of its
@@ -325,17 +345,21 @@ def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedMode
     if unknown:
         raise ValueError(f"encoder_overrides: a {config.model_type} encoder has no field {', '.join(unknown)}.")
     described = describe_encoder(config)
-    is_wrapped = config.model_type == "frame_backbone" and own_config.model_type == "frame_backbone"
-    is_wrapped = is_wrapped and PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "frame_backbone"
+    stored_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    is_wrapped = config.model_type == "frame_backbone" and stored_type not in ("frame_backbone", "mtcae")
     model_class: Any = AutoModel if is_wrapped or described.model_class is None else described.model_class
     stored_config = config.backbone_config if is_wrapped else config
     if described.position_tables:
         # Its tables keep the checkpoint's size until they are interpolated.
         sizes = {name: getattr(own_config, name) for name in (described.num_frames, described.image_size)}
         stored_config = type(config).from_dict(config.to_dict() | sizes)
-    with explain_unreadable(source):
+    with explain_unreadable(source), without_load_report():
         loaded, report = model_class.from_pretrained(
-            source, config=stored_config, ignore_mismatched_sizes=True, output_loading_info=True
+            source,
+            config=stored_config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            key_mapping={r"^encoder\.": ""} if stored_type == "mtcae" else None,  # of a whole model its encoder alone
         )
     unused = config.feature_map.unused_weights if is_wrapped else described.unused_modules
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]

@@ -71,6 +71,7 @@ STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "odbl", "cc-by-4.0", CODE_
 NON_COMMERCIAL = "The published {} weights are for non-commercial use."
 # Published encoders by a word of their ids: title, licence of the weights, note. Sources: docs/encoders.md.
 ENCODER_LICENSES = {
+    "mtcae-real-people": ("MTCAE-DFER for real people", "cc-by-nc-sa-4.0", NON_COMMERCIAL),
     "videomae": ("VideoMAE", "cc-by-nc-4.0", NON_COMMERCIAL),
     "marlin": ("MARLIN", "cc-by-nc-4.0", NON_COMMERCIAL),
     "mae-dfer": ("MAE-DFER", "mit", ""),
@@ -140,6 +141,8 @@ def resulting_license(chain: list[LicenseLink]) -> str:
 def hub_name(name: str) -> str:
     """A Hub id as it is; of a file or folder on this machine its last part only."""
     parts = name.replace("\\", "/").rstrip("/").split("/")
+    if parts[-1] in (".", ".."):
+        parts = os.path.abspath(name).split(os.sep)
     # A folder of two parts is spelled as a Hub id is; from_pretrained too takes the folder where there is one.
     is_path = len(parts) > 2 or name.startswith((".", "/", "~")) or os.path.exists(name)
     return parts[-1] if is_path else name

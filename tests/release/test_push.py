@@ -189,6 +189,18 @@ def test_a_converted_encoder_says_whose_weights_it_was(tmp_path: Path) -> None:
     assert "| Encoder weights: MARLIN (ENCODER) | cc-by-nc-4.0 |" in card and "/home" not in card
 
 
+def test_what_is_trained_on_from_the_weights_for_real_people_inherits_their_terms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    encoder_config = json.loads((root / "config.json").read_text())["encoder_config"]
+    monkeypatch.chdir(root)
+    results = made_up_results(tmp_path, encoder=".")
+    card = render_card("org/name", results, CONFIG | {"encoder_config": encoder_config})
+    assert f"| Encoder weights: MTCAE-DFER for real people ({root.name}) | cc-by-nc-sa-4.0 |" in card
+    assert "base_model" not in card
+
+
 def test_a_folder_that_is_spelled_as_a_hub_id_is_no_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     results = made_up_results(tmp_path / "folds", encoder="runs/pretraining")

@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from mtcae_dfer import MTCAEForMultiTaskVideo
+from mtcae_dfer.modeling_encoders import encode_clips
+from tests.support.kinds_of_models import KINDS as KINDS_OF_MODELS
 from tests.support.tiny_models import (
     random_clips,
     random_labels,
@@ -90,6 +92,34 @@ def test_decoders_and_heads_are_fresh_and_follow_the_overrides(tmp_path: Path) -
     head = model.heads["expression"].output
     assert head.out_features == 2 and head.bias.abs().sum() == 0 and 0.05 < head.weight.std() < 0.2
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+WHOLE_MODELS = [name for name, kind in KINDS_OF_MODELS.items() if kind.model_class is MTCAEForMultiTaskVideo]
+
+
+@pytest.mark.parametrize("name", WHOLE_MODELS)
+@torch.no_grad()
+def test_a_whole_model_gives_its_encoder(tmp_path: Path, name: str) -> None:
+    kind = KINDS_OF_MODELS[name]
+    whole = kind.build()
+    whole.save_pretrained(tmp_path)
+    sizes = {"structure": "non_fully_shared", "id2label": {0: "calm", 1: "angry"}, "pooling": "time"}
+    model = MTCAEForMultiTaskVideo.from_encoder_pretrained(str(tmp_path), **DECODER_SIZES, **sizes).eval()
+    expected, clips = whole.encoder.state_dict(), kind.inputs()[0]
+    taken = model.encoder.state_dict()
+    assert all(torch.equal(taken[name], weight) for name, weight in expected.items())
+    tokens = [encode_clips(encoder, clips).last_hidden_state for encoder in (model.encoder, whole.encoder)]
+    assert torch.equal(*tokens)
+    assert model.config.structure == "non_fully_shared" and model.config.num_labels == 2
+
+
+def test_the_encoder_of_a_whole_model_follows_the_overrides(tmp_path: Path) -> None:
+    KINDS_OF_MODELS["resnet_cascade"].build().save_pretrained(tmp_path)
+    overrides = {"num_frames": 2, "num_temporal_layers": 0}
+    model = MTCAEForMultiTaskVideo.from_encoder_pretrained(tmp_path, overrides, **DECODER_SIZES)
+    assert model.config.num_frames == 2 and len(model.encoder.temporal_layers) == 0
+    with pytest.raises(ValueError, match="^encoder_overrides: a frame_backbone encoder has no field num_frame[.]"):
+        MTCAEForMultiTaskVideo.from_encoder_pretrained(tmp_path, {"num_frame": 2}, **DECODER_SIZES)
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
@@ -172,10 +202,6 @@ def put_a_text_model(folder: Path) -> None:
     BertModel(BertConfig(vocab_size=10, **sizes)).save_pretrained(folder)
 
 
-def put_a_whole_model(folder: Path) -> None:
-    tiny_model().save_pretrained(folder)
-
-
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -185,7 +211,6 @@ def put_a_whole_model(folder: Path) -> None:
         (cut_off_weights, "holds no encoder that can be read .*model.safetensors is cut off, or no safetensors file"),
         (spoil_config, "not a valid JSON file"),
         (put_a_text_model, "model_type='bert': is no video encoder that a cascade can read"),
-        (put_a_whole_model, "model_type='mtcae': is a whole model of this repository"),
         (shutil.rmtree, "holds no encoder that can be read"),
     ],
 )
@@ -199,7 +224,8 @@ def test_a_folder_without_an_encoder_is_refused_in_one_line(tmp_path: Path, spoi
     assert message.startswith(f"{folder} ") and "\n" not in message
     assert message.endswith(
         "give a folder with config.json and model.safetensors, or a Hub id, of a video encoder (videomae, vjepa2, "
-        "vivit, timesformer, videoprism_vision_model, lgi_former, tpsbt) or of an image model of transformers."
+        "vivit, timesformer, videoprism_vision_model, lgi_former, tpsbt), of a model of this repository, or of an "
+        "image model of transformers."
     )
 
 
