@@ -14,7 +14,7 @@ from torch import nn
 
 from mtcae_dfer.configuration_mtcae import MTCAEConfig
 from mtcae_dfer.hub_dataset.files import replacing
-from mtcae_dfer.training.optimisation import WeightAverage
+from mtcae_dfer.training.optimisation import WeightAverage, computes_in_bfloat16
 
 # Sides of the cut frames in pixels: stage 1 begins small, where an epoch is cheap; the last is that of all else.
 SIZES, SIZE_SHARES = (48, 64, 80), (0.3, 0.4, 0.3)  # shares of the epochs
@@ -135,9 +135,8 @@ def cascade_config() -> MTCAEConfig:
 
 
 def precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device computes in it; a processor that does not would take twelve times float32's time."""
-    computes = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=computes)
+    """bfloat16 where the device computes in it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device))
 
 
 def make_optimiser(model: nn.Module) -> torch.optim.AdamW:

@@ -1,5 +1,6 @@
 """What the scripts share: one command a folder, resuming with the same options and processes, errors as one line."""
 
+import platform
 import warnings
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import torch
 from accelerate import Accelerator
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mtcae_dfer.training.arguments import RunArguments, parse_run_arguments
+from mtcae_dfer.training import running
+from mtcae_dfer.training.arguments import OptimisationArguments, RunArguments, parse_run_arguments
 from mtcae_dfer.training.checkpoints import CheckpointError, Progress, save_checkpoint
+from mtcae_dfer.training.optimisation import computes_in_bfloat16
 from mtcae_dfer.training.running import (
     checkpoint_activations,
     claim_output_dir,
@@ -18,6 +21,8 @@ from mtcae_dfer.training.running import (
     start_or_resume,
 )
 from tests.support.tiny_models import tiny_model
+
+CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 @pytest.fixture()
@@ -111,3 +116,22 @@ def test_activations_are_checkpointed_without_a_warning() -> None:
         checkpoint_activations(model)
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     assert layers and all(layer.gradient_checkpointing for layer in layers)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not CPU_FLAGS.is_file(), reason="flags of an x86 Linux")
+def test_whether_a_processor_computes_in_bfloat16_is_what_its_flags_say() -> None:
+    flags = set(CPU_FLAGS.read_text().split())
+    assert computes_in_bfloat16(torch.device("cpu")) == bool(flags & {"amx_bf16", "amx_tile", "avx512_bf16"})
+
+
+def test_bfloat16_on_a_processor_without_it_is_told_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    told = "--bf16 true: this device has no bfloat16 instructions; --bf16 false is several times as fast."
+    for computes, wanted in ((False, True), (True, False)):
+        monkeypatch.setattr(running, "computes_in_bfloat16", lambda device, answer=computes: answer)
+        running.make_accelerator(OptimisationArguments(output_dir=str(tmp_path), bf16=True))
+        assert (told in capsys.readouterr().out) == wanted
+    monkeypatch.setattr(running, "computes_in_bfloat16", lambda device: False)
+    running.make_accelerator(OptimisationArguments(output_dir=str(tmp_path)))
+    assert told not in capsys.readouterr().out
