@@ -180,7 +180,7 @@ def make_accelerator(options: StepArguments, accumulation: int = 1, trackers: li
     if accelerator.device.type == "cpu" and options.fp16:  # here, too, Accelerate would go on, in float32
         raise ValueError("--fp16 true: needs an accelerator; a processor has --bf16 true, or neither")
     if options.bf16 and not computes_in_bfloat16(accelerator.device):
-        accelerator.print("--bf16 true: this device has no bfloat16 instructions; --bf16 false is several times as fast.")
+        accelerator.print("--bf16 true: this device has no instructions for it; --bf16 false is several times as fast.")
     if accelerator.device.type == "cpu":
         share_threads(accelerator.num_processes)
     return accelerator

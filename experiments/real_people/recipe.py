@@ -116,7 +116,7 @@ def cascade_config() -> MTCAEConfig:
     }
     encoder: dict[str, Any] = {"model_type": "frame_backbone", "backbone_config": BACKBONE}
     encoder |= {"image_size": SIZES[-1], "num_frames": MOTION_FRAMES, "num_temporal_layers": 1}
-    encoder |= {"weights_origin": "mtcae-real-people"}  # by which the card of what is trained on from here knows its terms
+    encoder |= {"weights_origin": "mtcae-real-people"}  # the card of what is trained on from here tells its terms
     return MTCAEConfig(
         encoder_config=encoder | {"num_temporal_attention_heads": 4, "temporal_mlp_ratio": 2.0},
         tasks=[

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mtcae_dfer.training import running
@@ -124,14 +125,13 @@ def test_whether_a_processor_computes_in_bfloat16_is_what_its_flags_say() -> Non
     assert computes_in_bfloat16(torch.device("cpu")) == bool(flags & {"amx_bf16", "amx_tile", "avx512_bf16"})
 
 
+@pytest.mark.parametrize(("bf16", "computes"), [(True, False), (True, True), (False, False)])
 def test_bfloat16_on_a_processor_without_it_is_told_to_be_slow(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, bf16: bool, computes: bool
 ) -> None:
-    told = "--bf16 true: this device has no bfloat16 instructions; --bf16 false is several times as fast."
-    for computes, wanted in ((False, True), (True, False)):
-        monkeypatch.setattr(running, "computes_in_bfloat16", lambda device, answer=computes: answer)
-        running.make_accelerator(OptimisationArguments(output_dir=str(tmp_path), bf16=True))
-        assert (told in capsys.readouterr().out) == wanted
-    monkeypatch.setattr(running, "computes_in_bfloat16", lambda device: False)
-    running.make_accelerator(OptimisationArguments(output_dir=str(tmp_path)))
-    assert told not in capsys.readouterr().out
+    AcceleratorState._reset_state()  # one process has one precision
+    monkeypatch.setattr(running, "computes_in_bfloat16", lambda device: computes)
+    running.make_accelerator(OptimisationArguments(output_dir=str(tmp_path), bf16=bf16))
+    told = "--bf16 true: this device has no instructions for it; --bf16 false is several times as fast."
+    assert (told in capsys.readouterr().out) == (bf16 and not computes)
+    AcceleratorState._reset_state()
