@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from mtcae_dfer.configuration_common import as_height_and_width
+from mtcae_dfer.face_crop import FACE_CROP_MARGIN
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.clips import OptionError
@@ -56,8 +57,10 @@ from mtcae_dfer.training.errors import tell_user
 from mtcae_dfer.training.evaluation.report import REPORT_FILE
 from mtcae_dfer.training.initialisation import checked_config_fields
 from mtcae_dfer.training.optimisation import computes_in_bfloat16
-from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
+from mtcae_dfer.training.source_processor import read_source_processor
 from mtcae_dfer.training.threads import share_threads
+
+logger = logging.get_logger(__name__)
 
 SYNTHETIC_NAME = "mtcae-synthetic"
 SYNTHETIC_DATA = "synthetic faces (drawn, no real people)"
@@ -297,11 +300,22 @@ def make_processor(
     height, width = as_height_and_width(config.image_size)
     options: dict[str, Any] = {"size": {"height": height, "width": width}, "num_frames": config.num_frames}
     if source is not None:
-        mean, std = read_pixel_statistics(source)
-        options |= {"image_mean": list(mean), "image_std": list(std)}
+        pretrained = read_source_processor(source)
+        options |= {name: list(pretrained[name]) for name in ("image_mean", "image_std")}
+        tell_other_crop(source, pretrained, crop)
     if crop is not None:
         options |= {"do_face_crop": True, "face_crop_margin": crop.margin, "face_crop_rise": crop.rise}
     return MTCAEVideoProcessor(**options)
+
+
+def tell_other_crop(source: str, pretrained: dict[str, Any], crop: FaceCropConfig | None) -> None:
+    """Warns where a run crops its frames otherwise than the pre-trained model that it starts from."""
+    if not pretrained.get("do_face_crop"):
+        return
+    margin, rise = pretrained.get("face_crop_margin", FACE_CROP_MARGIN), pretrained.get("face_crop_rise", 0.0)
+    if crop != FaceCropConfig(margin, rise):
+        words = f"--face_crop true --face_crop_margin {margin:g} --face_crop_rise {rise:g}"
+        logger.warning(f"{source} has learned from frames that are cropped to the face: {words} crops as it does.")
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from mtcae_dfer.processing_mtcae import MTCAEVideoProcessor
 from mtcae_dfer.training.arguments import ModelArguments
+from mtcae_dfer.training.data.clip_dataset import FaceCropConfig
 from mtcae_dfer.training.initialisation import (
     build_model,
     pretrained_source,
@@ -93,6 +95,26 @@ def test_colours_are_normalised_as_the_pre_trained_models_own_processor_does(tmp
     assert (*processor.image_mean, *processor.image_std) == (0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
     model = build_model(arguments, ["calm", "angry"])
     assert model.config.encoder_config.model_type == "frame_backbone" and model.config.image_size == (64, 64)
+
+
+def test_who_starts_from_a_model_of_cropped_faces_is_told_how_it_crops(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    MTCAEVideoProcessor(do_face_crop=True, face_crop_margin=0.02, face_crop_rise=0.1).save_pretrained(tmp_path)
+    make_processor(tiny_config(), FaceCropConfig(margin=0.02, rise=0.1), str(tmp_path))
+    assert not caplog.messages
+    told = (
+        f"{tmp_path} has learned from frames that are cropped to the face: --face_crop true --face_crop_margin 0.02 "
+        "--face_crop_rise 0.1 crops as it does."
+    )
+    for other in (None, FaceCropConfig()):
+        caplog.clear()
+        make_processor(tiny_config(), other, str(tmp_path))
+        assert caplog.messages == [told]
+    MTCAEVideoProcessor().save_pretrained(tmp_path)
+    caplog.clear()
+    make_processor(tiny_config(), None, str(tmp_path))
+    assert not caplog.messages
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}

@@ -29,7 +29,7 @@ from mtcae_dfer.hub_dataset.files import walk_folder
 from mtcae_dfer.modeling_encoders import ENCODERS, describe_clips, encode_clips
 from mtcae_dfer.training.affect.frame_features import FeatureError, FrameFeatures, write_features
 from mtcae_dfer.training.arguments import option
-from mtcae_dfer.training.pixel_statistics import read_pixel_statistics
+from mtcae_dfer.training.source_processor import read_source_processor
 from mtcae_dfer.video_reading import probe_video, read_clip, resize_frames
 
 DEFAULT_SIZE = 224
@@ -80,8 +80,9 @@ class FrameEncoder:
         self.is_video_model = config.model_type in ENCODERS or hasattr(config, "tubelet_size")
         own_size = describe_clips(config).image_size if self.is_video_model else getattr(config, "image_size", None)
         self.size = as_height_and_width(image_size or own_size or DEFAULT_SIZE)
-        mean, std = read_pixel_statistics(source)
-        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+        processor = read_source_processor(source)
+        # 3 -> (3, 1, 1)
+        self.mean, self.std = (torch.tensor(processor[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> np.ndarray:
