@@ -35,7 +35,9 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.optimisation import WeightAverage
 
-CLIP_WEIGHT, FADE_WEIGHT = 0.5, 0.5  # of the losses of clips and fading sequences beside the stills'
+# Of the losses of clips and fading sequences beside the stills'. Clips at four times their weight told faces of actors
+# whom nobody trained on no better, and stills far worse (docs/real_people.md).
+CLIP_WEIGHT, FADE_WEIGHT = 1.0, 0.5
 # Frames of a step's clips, and of its fading sequences: one of these. The last is what videos are looked at with: where
 # sequences were shorter, 16 copies of a still had other answers than the still, too often neutral.
 SEEN_FRAMES = (4, 8, recipe.MOTION_FRAMES)

@@ -90,7 +90,7 @@ class RealPeopleOptions:
     )
     cascade_steps: int = field(default=1000, metadata={"help": "Steps of stage 2."})
     still_batch: int = field(default=128, metadata={"help": "Stills of a step of stage 2."})
-    clip_batch: int = field(default=16, metadata={"help": "Clips of a step of stage 2."})
+    clip_batch: int = field(default=32, metadata={"help": "Clips of a step of stage 2."})
     fade_batch: int = field(default=16, metadata={"help": "Fading sequences of a step of stage 2."})
     cascade_learning_rate: float = field(default=1e-3, metadata={"help": "Peak of stage 2."})
 
