@@ -335,7 +335,7 @@ def test_options_that_need_clips_or_more_stills_are_refused(
     # 28 stills in equal parts, those of disgust twice.
     assert "--backbone_batch 128: there are no more than 32 to learn from; give a" in told("--clips", "B")
     fitting = ("--clips", "B", "--backbone_batch", "8", "--still_batch", "16")
-    assert "--clip_batch 16: there are no more than 5 to learn from; give a" in told(*fitting)
+    assert "--clip_batch 32: there are no more than 5 to learn from; give a" in told(*fitting)
 
 
 def test_folds_share_the_image_model_unless_it_learns_from_their_clips() -> None:
