@@ -50,8 +50,8 @@ class Plan:
     common: tuple[str, ...]  # arguments of every run, besides fold and seed
 
     def experiment(self, fold: str, seed: int, extra: Sequence[str] = (), prefix: str = "") -> Experiment:
-        """The run of one fold with one seed."""
-        name = fold if len(self.seeds) == 1 else f"{fold}-seed_{seed}"
+        """The run of one fold with one seed: of the same name whatever the other seeds, so that they can be added to."""
+        name = fold if seed == 0 else f"{fold}-seed_{seed}"
         words = (*self.common, *extra, "--fold", fold, "--seed", str(seed))
         return Experiment(prefix + name, words)
 

@@ -134,12 +134,16 @@ def test_a_class_without_training_clips_is_refused_and_without_test_clips_told(c
         refuse_missing_classes({"train": rows_of([0, 0]), "test": rows_of([0, 1])}, "data")
 
 
-def test_several_seeds_have_folders_of_their_own(small_dataset: Path) -> None:
-    options = parse_command(
-        "cross-validate",
-        ["--dataset", str(small_dataset), "--protocol", "folds:3", "--seeds", "0,7", "--model", "tiny"],
-    )
-    experiments = cross_validate.make_plan(options, options.run_words).experiments()
+def test_several_seeds_have_folders_of_their_own_and_can_be_added_to(small_dataset: Path) -> None:
+    words = ["--dataset", str(small_dataset), "--protocol", "folds:3", "--model", "tiny", "--seeds"]
+
+    def planned(seeds: str) -> dict:
+        options = parse_command("cross-validate", [*words, seeds])
+        return cross_validate.make_plan(options, options.run_words).experiments()
+
+    experiments = planned("0,7")
+    for alone in ("0", "7"):
+        assert planned(alone).items() <= experiments.items()
     assert experiments["fold_2", 7].name == "fold_2-seed_7" and len(experiments) == 6
     assert experiments["fold_2", 7].arguments[-4:] == ("--fold", "fold_2", "--seed", "7")
     assert parse_run_arguments(experiments["fold_2", 7].arguments).optimisation.seed == 7
