@@ -50,7 +50,7 @@ class Plan:
     common: tuple[str, ...]  # arguments of every run, besides fold and seed
 
     def experiment(self, fold: str, seed: int, extra: Sequence[str] = (), prefix: str = "") -> Experiment:
-        """The run of one fold with one seed: of the same name whatever the other seeds, so that they can be added to."""
+        """The run of one fold with one seed; its name does not hang on the other seeds, so that some can be added."""
         name = fold if seed == 0 else f"{fold}-seed_{seed}"
         words = (*self.common, *extra, "--fold", fold, "--seed", str(seed))
         return Experiment(prefix + name, words)
