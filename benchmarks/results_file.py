@@ -39,7 +39,8 @@ def machine(device: str = "cpu") -> str:
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    return f"{_processor()}, {available_processors()} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {available_processors()} cores, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _processor() -> str:
