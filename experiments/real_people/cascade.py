@@ -35,8 +35,8 @@ from mtcae_dfer.modeling_mtcae import MTCAEForMultiTaskVideo
 from mtcae_dfer.training.data.faces import FaceAugmentation, FaceCut, FaceSet, face_squares, make_batch
 from mtcae_dfer.training.optimisation import WeightAverage
 
-# Of the losses of clips and fading sequences beside the stills'. Clips at four times their weight told faces of actors
-# whom nobody trained on no better, and stills far worse (docs/real_people.md).
+# Of the losses of clips and fading sequences beside the stills'. At four times the weight clips of actors whom nobody
+# trained on were told no better, and stills worse (docs/real_people.md).
 CLIP_WEIGHT, FADE_WEIGHT = 1.0, 0.5
 # Frames of a step's clips, and of its fading sequences: one of these. The last is what videos are looked at with: where
 # sequences were shorter, 16 copies of a still had other answers than the still, too often neutral.
