@@ -31,9 +31,12 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if device.type != "cpu":
+        return True
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name)() for name in asked if hasattr(torch.cpu, name))
 
 
 def make_optimiser(

@@ -122,6 +122,13 @@ def test_the_encoder_of_a_whole_model_follows_the_overrides(tmp_path: Path) -> N
         MTCAEForMultiTaskVideo.from_encoder_pretrained(tmp_path, {"num_frame": 2}, **DECODER_SIZES)
 
 
+@pytest.mark.parametrize("kind", ["frame_backbone", "resnet_cascade"])
+def test_a_field_that_follows_from_the_image_model_is_none_to_override(tmp_path: Path, kind: str) -> None:
+    KINDS_OF_MODELS[kind].build().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="^encoder_overrides: a frame_backbone encoder has no field hidden_size[.]"):
+        MTCAEForMultiTaskVideo.from_encoder_pretrained(tmp_path, {"hidden_size": 48}, **DECODER_SIZES)
+
+
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_a_checkpoint_in_half_precision_gives_one_model_in_float32(tmp_path: Path, precision: torch.dtype) -> None:
     encoder = save_checkpoint(tmp_path / "encoder", "base model").to(precision)
