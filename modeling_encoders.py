@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from logging import Filter, LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -322,16 +323,26 @@ def explain_unreadable(source: str) -> Iterator[None]:
         raise ValueError(f"{source} holds no encoder that can be read ({reason}); {ENCODER_ADVICE}.") from error
 
 
+class NoLoadReport(Filter):
+    """Keeps back transformers' table of every weight that was new or not used, where one line of ours tells them.
+
+    Another level of the logger would do so too, but make transformers check its plans of sharding aloud.
+    """
+
+    def filter(self, record: LogRecord) -> bool:
+        """Whether a message is told."""
+        return "LOAD REPORT" not in record.getMessage()
+
+
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Keeps back transformers' table of every weight that was new or not used, where one line of ours tells them."""
-    told = logging.get_logger("transformers.modeling_utils")
-    before = told.level
-    told.setLevel(logging.ERROR)
+    """No table of weights from transformers as long as the block runs."""
+    told, no_report = logging.get_logger("transformers.modeling_utils"), NoLoadReport()
+    told.addFilter(no_report)
     try:
         yield
     finally:
-        told.setLevel(before)
+        told.removeFilter(no_report)
 
 
 def load_encoder(source: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -156,7 +156,7 @@ def test_it_says_which_weights_are_new_and_which_were_not_used(
 ) -> None:
     save_checkpoint(tmp_path, kind)
     MTCAEForMultiTaskVideo.from_encoder_pretrained(str(tmp_path), **DECODER_SIZES)
-    (told,) = [message for message in caplog.messages if "New and untrained" in message]
+    (told,) = caplog.messages  # without transformers' table of all of them
     heads = [f"heads.{task}.{part} (2)" for task in ("expression", "face_box", "face_landmarks") for part in HEAD_PARTS]
     decoders = [f"structure.decoders.{task} (20)" for task in ("expression", "face_box", "face_landmarks")]
     assert told == (
