@@ -279,22 +279,18 @@ def read_encoder_config(source: str, overrides: dict[str, Any]) -> tuple[PreTrai
     """
     stored: Any = PreTrainedConfig.get_config_dict(source)[0]
     model_type = stored.get("model_type")
-    # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
-    config_class = ENCODERS.get(model_type, VIDEOMAE_LIKE).config_class or AutoConfig
     if model_type == "mtcae":
         own = build_encoder_config(stored.get("encoder_config"))
     else:
-        own = config_class.from_pretrained(source)
-        if model_type not in ENCODERS:
-            alone = getattr(own, "vision_config", own)  # of an image model with a text model beside it
-            if is_image_model(alone):
-                return _wrap_image_model(alone, overrides)
+        # A checkpoint of this repository's own encoders loads without trusting the code in its folder.
+        own = (ENCODERS.get(model_type, VIDEOMAE_LIKE).config_class or AutoConfig).from_pretrained(source)
+        alone = getattr(own, "vision_config", own)  # of an image model with a text model beside it
+        if model_type not in ENCODERS and is_image_model(alone):
+            return _wrap_image_model(alone, overrides)
     renamed = _rename_sizes(own.model_type, overrides)
     unknown = sorted(name for name in renamed if not hasattr(own, name) or _is_computed(own, name))
     known = {name: value for name, value in renamed.items() if name not in unknown}
-    if model_type == "mtcae":
-        return build_encoder_config(type(own).from_dict(own.to_dict() | known)), unknown
-    return build_encoder_config(config_class.from_pretrained(source, **known)), unknown
+    return build_encoder_config(type(own).from_dict(own.to_dict() | known) if known else own), unknown
 
 
 def _is_computed(config: PreTrainedConfig, name: str) -> bool:

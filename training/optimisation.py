@@ -26,7 +26,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16.
 
-    A processor without them takes three to five times float32's time, and oneDNN's own answer is yes on every AVX-512
+    A processor without them takes two to five times float32's time, and oneDNN's own answer is yes on every AVX-512
     processor, also where it only converts.
     """
     if device.type == "cuda":

@@ -25,7 +25,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from mtcae_dfer.configuration_common import as_height_and_width
-from mtcae_dfer.face_crop import FACE_CROP_MARGIN
 from mtcae_dfer.hub_dataset.affect_labels import attach_drawn_labels
 from mtcae_dfer.hub_dataset.building.build import BuildOptions, build_dataset
 from mtcae_dfer.hub_dataset.clips import OptionError
@@ -312,9 +311,10 @@ def tell_other_crop(source: str, pretrained: dict[str, Any], crop: FaceCropConfi
     """Warns where a run crops its frames otherwise than the pre-trained model that it starts from."""
     if not pretrained.get("do_face_crop"):
         return
-    margin, rise = pretrained.get("face_crop_margin", FACE_CROP_MARGIN), pretrained.get("face_crop_rise", 0.0)
-    if crop != FaceCropConfig(margin, rise):
-        words = f"--face_crop true --face_crop_margin {margin:g} --face_crop_rise {rise:g}"
+    told = {name: pretrained.get(f"face_crop_{name}") for name in ("margin", "rise")}
+    learned = FaceCropConfig(**{name: value for name, value in told.items() if value is not None})
+    if crop != learned:
+        words = f"--face_crop true --face_crop_margin {learned.margin:g} --face_crop_rise {learned.rise:g}"
         logger.warning(f"{source} has learned from frames that are cropped to the face: {words} crops as it does.")
 
 
